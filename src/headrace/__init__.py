@@ -1,0 +1,23 @@
+"""Headrace serves, chains, explains and watches machine-learning models.
+
+`import headrace` is light: frameworks, the server and the command line are imported when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace.notebook import Server, serve
+
+__version__ = "0.1.0"
+__all__ = ["Server", "__version__", "serve"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"serve", "Server"}:
+        from headrace import notebook
+
+        return getattr(notebook, name)
+    msg = f"module 'headrace' has no attribute {name!r}; it has {', '.join(__all__)}"
+    raise AttributeError(msg)

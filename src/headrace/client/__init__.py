@@ -1,0 +1,4 @@
+"""Client: talking to a running server over HTTP.
+
+May import: payload, errors.
+"""

@@ -1,0 +1,126 @@
+"""The error tree. Every step of a request's walk raises from here, and nothing here knows a wire.
+
+    HeadraceError
+    ├── InvalidRequest          parse, decode: the caller's input is wrong; the message says where
+    │   └── UnsupportedEncoding receive: a content encoding we do not speak
+    ├── TooLarge                receive, parse: a limit on body, nesting or tensor size
+    ├── NotFound                route: a path, method or resource that is not there
+    │   └── ModelNotFound       route: no such model, or no such version of it
+    ├── NotSupported            route, predict: the model or server cannot do this kind of request
+    ├── RuntimeFailed           predict: the model raised, or broke its contract (row counts, names)
+    ├── LoadFailed              load: the model cannot be served; the reason stands in the index
+    │   ├── UnknownFormat       load: no runtime recognises the artifact
+    │   ├── MissingExtra        load: a library is not installed; names the extra
+    │   ├── UnsafeArtifact      load: the load policy refuses a global inside a pickle
+    │   └── VersionMismatch     load: written by a library version known to answer wrongly in silence here
+    ├── SettingsError           start: a setting, file or flag is wrong; names the key and the nearest known one
+    └── Temporary               trying again later may succeed
+        ├── ModelNotReady       route: known, but loading, unloaded or failed
+        ├── Overloaded          batch: a bounded queue is full; carries retry_after_seconds
+        ├── DeadlineExceeded    anywhere: the request's deadline has passed
+        └── WorkerDied          predict: the process that ran the model ended or hung
+
+Each protocol owns a table from these classes to its own codes, looked up along the MRO (`protocols.status`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class HeadraceError(Exception):
+    """Base of every error that Headrace raises on purpose. Its text may be shown to the caller."""
+
+
+class InvalidRequest(HeadraceError):
+    """The caller's input is wrong. The text names the input, what was expected and what came."""
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The body's content encoding is none of those the server speaks."""
+
+
+class TooLarge(HeadraceError):
+    """A limit on body, nesting depth or tensor size was passed. The text names the limit and its setting."""
+
+
+class NotFound(HeadraceError):
+    """The addressed thing does not exist."""
+
+
+class ModelNotFound(NotFound):
+    """No model of that name, or no such version of it."""
+
+
+class NotSupported(HeadraceError):
+    """The request is well formed, but this model or server cannot do it."""
+
+
+class RuntimeFailed(HeadraceError):
+    """The model raised, or its answer breaks the contract. Foreign exceptions are chained as cause."""
+
+
+class LoadFailed(HeadraceError):
+    """A model could not be loaded. The text says why and what would help."""
+
+
+class UnknownFormat(LoadFailed):
+    """No runtime recognises the artifact. The text says what was found."""
+
+
+class MissingExtra(LoadFailed):
+    """A library that the model needs is not installed. The text names the extra to install."""
+
+
+class UnsafeArtifact(LoadFailed):
+    """The load policy refuses to import a global that the artifact names."""
+
+
+class VersionMismatch(LoadFailed):
+    """The artifact was written by a library version known to answer wrongly, in silence, under the installed one."""
+
+
+class SettingsError(HeadraceError):
+    """A setting is wrong. The text names file and key, and the nearest known key."""
+
+
+class Temporary(HeadraceError):
+    """The same request may succeed later."""
+
+
+class ModelNotReady(Temporary):
+    """The model is known but is loading, unloaded or failed."""
+
+
+class Overloaded(Temporary):
+    """A bounded queue is full."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(Temporary):
+    """The request's deadline passed before its answer was ready."""
+
+
+class WorkerDied(Temporary):
+    """The process that ran the model ended, or hung and was ended, with this request in flight."""
+
+
+def unknown_key(key: str, known: Iterable[str], *, where: str) -> SettingsError:
+    """The error for a key nobody knows: names it, its place, and the nearest known key.
+
+    Args:
+        key: What was found.
+        known: The keys that would have been understood.
+        where: The file or object that holds the key, as a reader would name it.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys are {', '.join(names)}"
+    return SettingsError(f"{where}: unknown key {key!r}{hint}")

@@ -1,0 +1,98 @@
+"""The role of a runtime: the model itself, in its framework. The engine calls it; it sees no wire, codec or thread."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from headrace.payload import EMPTY, Signature
+
+Values = Mapping[str, Any]
+"""Inputs or outputs by name: arrays, unless the signature's content type asks for something else."""
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model comes from: a file or folder, an object in memory, or `module:Class`. Exactly one is set."""
+
+    path: Path | None = None
+    model: Any = None
+    reference: str = ""
+    unpickle: Callable[[Path], Any] | None = None
+    """The load policy's door for anything pickled (`security.pickles`); None: refuse pickles."""
+    parameters: Mapping[str, Any] = EMPTY
+    """`parameters` of headrace.yaml, for the runtime to interpret; an unknown one is a SettingsError."""
+
+
+class Recognition(msgspec.Struct, frozen=True):
+    """Why a runtime claims an artifact."""
+
+    evidence: str
+    """For a person: `pickle naming sklearn.pipeline.Pipeline`, `ONNX model, IR 9`."""
+    confidence: float = 1.0
+    """Between 0 and 1; the most confident runtime wins, a tie is an error that names both."""
+
+
+class Runtime(abc.ABC):
+    """A model in its framework. Constructors store; `load` does the work; a runtime is used by one thread at a time
+    unless `concurrent` says otherwise.
+
+    Errors: `load` raises LoadFailed or a subclass; `predict` raises InvalidRequest for input that the model refuses,
+    anything else is the model's own failure and is chained into RuntimeFailed by the engine.
+    """
+
+    extra: ClassVar[str] = ""
+    """The extra that installs what this runtime needs; empty: nothing beyond headrace."""
+    releases_lock: ClassVar[bool] = False
+    """The engine spends its time outside the interpreter lock, so a thread gains something."""
+    concurrent: ClassVar[bool] = False
+    """`predict` may be called from several threads at once."""
+    is_async: bool = False
+    """`predict` returns an awaitable and `predict_stream` an async iterator."""
+    streams: bool = False
+    """`predict_stream` exists."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @classmethod
+    @abc.abstractmethod
+    def recognise(cls, path: Path) -> Recognition | None:
+        """Whether the file or folder at `path` holds a model of this kind, judged by its content.
+
+        Imports no framework and executes nothing from the file.
+        """
+
+    @classmethod
+    def recognise_object(cls, model: Any) -> Recognition | None:
+        """Whether an object in memory is a model of this kind, judged by its class."""
+        return None
+
+    @abc.abstractmethod
+    def load(self) -> Signature:
+        """Bring the model into memory and say what it is."""
+
+    @abc.abstractmethod
+    def predict(self, inputs: Values, outputs: Sequence[str] = (), parameters: Mapping[str, Any] = EMPTY) -> Any:
+        """Answer a batch.
+
+        Args:
+            inputs: By name. Never written to: arrays may be read-only views of a request.
+            outputs: Names wanted, each known to the signature; empty: the default ones.
+            parameters: The request's parameters.
+
+        Returns:
+            Outputs by name (`Values`): arrays with as many rows as came in when the signature is batchable.
+        """
+
+    def predict_stream(
+        self, inputs: Values, outputs: Sequence[str] = (), parameters: Mapping[str, Any] = EMPTY
+    ) -> Iterator[Values] | Any:
+        """Answer one request with many partial answers."""
+        raise NotImplementedError  # streams is False: the engine never calls this
+
+    def unload(self) -> None:
+        """Give back what `load` took. Called once, after the last predict has ended."""
