@@ -148,8 +148,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     default_outputs: tuple[str, ...] = ()
     """Answered when the caller names none; empty: all of `outputs`."""
     strict: bool = True
-    """Input names and datatypes must be those of `inputs`. False: a single input may have any name and numeric datatype,
-    and columns may come one tensor each (the model itself decides)."""
+    """Input names and datatypes must be those of `inputs`. False: a single input may have any name and numeric
+    datatype, and columns may come one tensor each (the model itself decides)."""
     batchable: bool = True
     """Axis 0 of every input and output counts rows, and rows do not depend on one another."""
     content_type: str = ""

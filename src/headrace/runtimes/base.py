@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +21,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     path: Path | None = None
     model: Any = None
     reference: str = ""
-    unpickle: Callable[[Path], Any] | None = None
-    """The load policy's door for anything pickled (`security.pickles`); None: refuse pickles."""
+    allowed_globals: tuple[str, ...] | None = None
+    """Globals that anything pickled may name (`sklearn.*`, `numpy.dtype`), decided by `security.load_policy`;
+    None: the artifact is trusted. Enforced by `runtimes.pickles`, the only door to unpickling."""
     parameters: Mapping[str, Any] = EMPTY
     """`parameters` of headrace.yaml, for the runtime to interpret; an unknown one is a SettingsError."""
 
@@ -67,7 +68,7 @@ class Runtime(abc.ABC):
         """
 
     @classmethod
-    def recognise_object(cls, model: Any) -> Recognition | None:
+    def recognise_object(cls, model: Any) -> Recognition | None:  # noqa: ARG003 - the base claims nothing
         """Whether an object in memory is a model of this kind, judged by its class."""
         return None
 
