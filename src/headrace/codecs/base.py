@@ -1,4 +1,4 @@
-"""The role of a codec: a tensor to the value a model takes, and back. Called by the engine, before and after predict."""
+"""The role of a codec: a tensor to the value a model takes, and back. The engine calls it around predict."""
 
 from __future__ import annotations
 

@@ -1,0 +1,168 @@
+"""The routing table: step 3 of the walk, name and version to something that answers.
+
+The server asks, the repository writes.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from headrace.errors import ModelNotFound, ModelNotReady
+from headrace.payload import Infer, InferStream, Signature
+
+
+class State(enum.StrEnum):
+    """The states of the model repository extension."""
+
+    UNKNOWN = "UNKNOWN"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+
+
+class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
+    """One version of one model as the table holds it. The repository writes its fields; everybody else reads them."""
+
+    name: str
+    version: str = ""
+    state: State = State.UNKNOWN
+    reason: str = ""
+    """Why it is not READY; `unloaded` when somebody asked for that."""
+    wanted: bool = True
+    """It was asked for, so the server is not ready until it is."""
+    signature: Signature | None = None
+    infer: Infer | None = None
+    """Set while READY."""
+    infer_stream: InferStream | None = None
+    """Set while READY, for models that stream."""
+    placement: str = ""
+    """`inline`, `thread` or `process`, once loaded."""
+    loaded_at: float = 0.0
+    """Seconds since the epoch."""
+
+    def describe(self) -> str:
+        """The model as a message names it."""
+        return f"model '{self.name}'" + (f" version '{self.version}'" if self.version else "")
+
+
+def newest(versions: list[str]) -> str:
+    """The version served when none is asked for: the unversioned one if there is one, else the highest.
+
+    Versions compare as integers when all are; otherwise by runs of digits and text, as people read them.
+    """
+    if "" in versions:
+        return ""
+    return max(versions, key=_readable)
+
+
+def _readable(version: str) -> list[tuple[int, int, str]]:
+    runs: list[tuple[int, int, str]] = []
+    digits = text = ""
+    for letter in version + "\0":
+        if letter.isdecimal():
+            if text:
+                runs.append((0, 0, text))
+                text = ""
+            digits += letter
+        else:
+            if digits:
+                runs.append((1, int(digits), ""))
+                digits = ""
+            text += letter.strip("\0")
+    return [*runs, (0, 0, text)] if text else runs
+
+
+class Models:
+    """Every model version the server knows, by name and version."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, dict[str, Served]] = {}
+        self._ready: dict[tuple[str, str], Served] = {}  # what route answers at once; (name, "") is the default version
+        self._routed: dict[
+            str, set[tuple[str, str]]
+        ] = {}  # a model's keys in _ready: a change costs its own versions only
+
+    def __iter__(self) -> Iterator[Served]:
+        for versions in self._by_name.values():
+            yield from versions.values()
+
+    def route(self, name: str, version: str = "") -> Served:
+        """The READY version to ask; with no version, the newest READY one.
+
+        Raises:
+            ModelNotFound: nobody ever heard of this name or version.
+            ModelNotReady: it is known, but loading, unloaded or failed; the text carries the reason.
+        """
+        served = self._ready.get((name, version))
+        if served is not None:
+            return served
+        served = self.find(name, version)
+        raise ModelNotReady(
+            f"{served.describe()} is not ready: {served.state.lower()}"
+            + (f", {served.reason}" if served.reason else "")
+        )
+
+    def find(self, name: str, version: str = "") -> Served:
+        """The version in whatever state it is.
+
+        Raises:
+            ModelNotFound: nobody ever heard of this name or version.
+        """
+        ready = self._ready.get((name, version))
+        if ready is not None:
+            return ready
+        versions = self._by_name.get(name)
+        if not versions:
+            raise ModelNotFound(f"model '{name}' is not found")
+        if version:
+            if version not in versions:
+                known = ", ".join(sorted(versions))
+                raise ModelNotFound(f"model '{name}' version '{version}' is not found; known versions: {known}")
+            return versions[version]
+        return versions[newest(list(versions))]
+
+    def versions(self, name: str) -> list[Served]:
+        """All versions of a model, oldest first; empty when nobody heard of it."""
+        return [
+            served for _, served in sorted(self._by_name.get(name, {}).items(), key=lambda item: _readable(item[0]))
+        ]
+
+    def put(self, served: Served) -> None:
+        """Add a version, or put it in the place of the one that had its name and version, and route accordingly."""
+        self._by_name.setdefault(served.name, {})[served.version] = served
+        self._route(served.name)
+
+    def changed(self, served: Served, state: State, reason: str = "") -> None:
+        """Write a version's state and reason, and route accordingly."""
+        served.state, served.reason = state, reason
+        if state is State.READY:
+            served.loaded_at = time.time()
+        self._route(served.name)
+
+    def forget(self, served: Served) -> None:
+        """Take a version out of the table, if it is the one that stands there."""
+        versions = self._by_name.get(served.name, {})
+        if versions.get(served.version) is served:
+            del versions[served.version]
+            if not versions:
+                del self._by_name[served.name]
+        self._route(served.name)
+
+    def is_ready(self) -> bool:
+        """Whether every wanted model is READY."""
+        return all(served.state is State.READY for served in self if served.wanted)
+
+    def _route(self, name: str) -> None:
+        for key in self._routed.pop(name, ()):
+            del self._ready[key]
+        ready = {v: s for v, s in self._by_name.get(name, {}).items() if s.state is State.READY and s.infer is not None}
+        for version, served in ready.items():
+            self._ready[name, version] = served
+        if ready:
+            self._ready[name, ""] = ready[newest(list(ready))]
+            self._routed[name] = {(name, ""), *((name, version) for version in ready)}
