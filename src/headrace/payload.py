@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -87,6 +87,13 @@ class RequestedOutput(msgspec.Struct, frozen=True, gc=False):
     parameters: Parameters = EMPTY
 
 
+class Trace(Protocol):
+    """Where the steps of one request are recorded when somebody traces it."""
+
+    def record(self, name: str, start_ns: int, end_ns: int) -> None:
+        """One step (`parse`, `queue`, `predict`, `render`), by nanoseconds since the epoch."""
+
+
 class InferenceRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a caller asks of a model, whatever wire it came by."""
 
@@ -104,6 +111,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The protocol it came by (`v2_rest`, `v2_grpc`, `v1`), for metrics."""
     deadline: float | None = None
     """On the clock of `time.monotonic`, seconds; None: no deadline of its own."""
+    trace: Trace | None = None
+    """Set while somebody traces this request; the engine records `queue` and `predict`."""
 
 
 class InferenceResponse(msgspec.Struct, frozen=True, gc=False, kw_only=True):

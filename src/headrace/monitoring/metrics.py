@@ -1,0 +1,300 @@
+"""What Headrace counts, and how Prometheus reads it. `app.py` gives each model version a `ModelMetrics`.
+
+Counting happens on the event loop for every request, so it is plain integer arithmetic on slots; the text that
+Prometheus scrapes is made from them when it asks (`Metrics` is a prometheus_client collector). `NAMES` lists every metric:
+the metrics reference is generated from it. MLServer's and KServe's names are aliases, off unless a setting asks.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from headrace.payload import Infer, InferenceRequest, InferenceResponse
+
+SECONDS: Final = (
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+_NANOSECONDS: Final = tuple(int(bound * 1e9) for bound in SECONDS)
+ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
+    "headrace_requests_total": ("counter", "Requests answered by a model", ("model", "version", "protocol", "status")),
+    "headrace_request_seconds": ("histogram", "From routed to answered", ("model", "version")),
+    "headrace_requests_in_flight": ("gauge", "Requests a model is answering now", ("model", "version")),
+    "headrace_queue_seconds": ("summary", "Time requests waited for a predict", ("model", "version")),
+    "headrace_queue_depth": ("gauge", "Requests waiting for a predict now", ("model", "version")),
+    "headrace_predict_seconds": (
+        "histogram",
+        "Duration of one predict, of however many requests",
+        ("model", "version"),
+    ),
+    "headrace_batch_rows": ("histogram", "Rows of one predict", ("model", "version")),
+    "headrace_batch_requests_total": ("counter", "Requests that shared predicts", ("model", "version")),
+    "headrace_worker_restarts_total": (
+        "counter",
+        "Worker processes that ended and were started again",
+        ("model", "version"),
+    ),
+    "headrace_model_ready": ("gauge", "1 while the version answers", ("model", "version")),
+    "headrace_model_load_seconds": ("gauge", "How long the last load took", ("model", "version")),
+    "headrace_http_requests_total": ("counter", "HTTP requests by route", ("route", "method", "code")),
+    "headrace_grpc_requests_total": ("counter", "gRPC calls by method", ("method", "code")),
+}
+"""Name to kind, meaning and labels."""
+
+MLSERVER_NAMES: Final[Mapping[str, str]] = {
+    "model_infer_request_success_total": "counter of successful requests, by model and version",
+    "model_infer_request_failure_total": "counter of failed requests, by model and version",
+    "model_infer_request_duration": "summary in seconds, by model and version",
+}
+KSERVE_NAMES: Final[Mapping[str, str]] = {
+    "request_predict_seconds": "histogram of the predict step, by model_name",
+}
+
+
+class Histogram(msgspec.Struct, gc=False):
+    """Counts by bucket and their sum, in the unit of the bounds."""
+
+    bounds: tuple[int, ...]
+    counts: list[int]
+    total: int = 0
+
+    @classmethod
+    def of(cls, bounds: tuple[int, ...]) -> Histogram:
+        """An empty one."""
+        return cls(bounds, [0] * (len(bounds) + 1))
+
+    def add(self, value: int) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self, names: Iterable[object]) -> list[tuple[str, float]]:
+        """Cumulated, as Prometheus wants them."""
+        rows: list[tuple[str, float]] = []
+        seen = 0
+        for name, count in zip([*names, "+Inf"], self.counts, strict=True):
+            seen += count
+            rows.append((str(name), float(seen)))
+        return rows
+
+
+class ModelMetrics:
+    """One model version's counts. It is that version's `serving.Observer`, and what the statistics extension reads."""
+
+    __slots__ = (
+        "batches", "depth", "executed_requests", "failed_ns", "in_flight", "last_inference", "load_seconds", "model",
+        "outcomes", "predict", "queue_ns", "ready", "request", "restarts", "rows", "success_ns", "version",
+    )  # fmt: skip
+
+    def __init__(self, model: str, version: str) -> None:
+        self.model, self.version = model, version
+        self.outcomes: dict[tuple[str, str], int] = {}
+        """By protocol and status."""
+        self.request = Histogram.of(_NANOSECONDS)
+        self.predict = Histogram.of(_NANOSECONDS)
+        self.rows = Histogram.of(ROWS)
+        self.batches: dict[int, list[int]] = {}
+        """By rows: predicts and nanoseconds."""
+        self.in_flight = self.depth = self.queue_ns = self.executed_requests = self.restarts = 0
+        self.success_ns = self.failed_ns = 0
+        self.load_seconds = 0.0
+        self.last_inference = 0.0
+        """Seconds since the epoch."""
+        self.ready = False
+
+    # -- serving.Observer --
+
+    def executed(self, *, requests: int, rows: int, queue_ns: int, predict_ns: int) -> None:
+        """Count one predict that ended well."""
+        self.executed_requests += requests
+        self.queue_ns += queue_ns
+        self.predict.add(predict_ns)
+        self.rows.add(rows)
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = [0, 0]
+        batch[0] += 1
+        batch[1] += predict_ns
+
+    def failed(self, *, requests: int, queue_ns: int, predict_ns: int) -> None:
+        """Count one predict that failed."""
+        self.executed_requests += requests
+        self.queue_ns += queue_ns
+        self.predict.add(predict_ns)
+
+    def queued(self, depth: int) -> None:
+        """Note how many wait now."""
+        self.depth = depth
+
+    def restarted(self, reason: str) -> None:
+        """Count a worker that was started again."""
+        self.restarts += 1
+
+    # -- requests --
+
+    def finished(self, protocol: str, status: str, nanoseconds: int) -> None:
+        """Count one request that was answered, well or not."""
+        key = (protocol, status)
+        outcomes = self.outcomes
+        outcomes[key] = outcomes.get(key, 0) + 1
+        self.request.add(nanoseconds)
+        if status == "ok":
+            self.success_ns += nanoseconds
+        else:
+            self.failed_ns += nanoseconds
+
+    def successes(self) -> int:
+        """Requests answered well."""
+        return sum(count for (_, status), count in self.outcomes.items() if status == "ok")
+
+    def failures(self) -> int:
+        """Requests that ended in an error or were left by their caller."""
+        return sum(count for (_, status), count in self.outcomes.items() if status != "ok")
+
+
+def status_of(error: BaseException) -> str:
+    """An error's class as a label value: `InvalidRequest` is `invalid_request`."""
+    name = type(error).__name__
+    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def measure(infer: Infer, metrics: ModelMetrics) -> Infer:
+    """The same `Infer`, counted."""
+    clock = time.perf_counter_ns
+
+    async def measured(request: InferenceRequest) -> InferenceResponse:
+        started = clock()
+        metrics.in_flight += 1
+        try:
+            response = await infer(request)
+        except BaseException as error:
+            metrics.finished(request.protocol, status_of(error), clock() - started)
+            raise
+        finally:
+            metrics.in_flight -= 1
+        metrics.finished(request.protocol, "ok", clock() - started)
+        return response
+
+    return measured
+
+
+class Metrics(Collector):
+    """Every count of this server, and their text form."""
+
+    def __init__(self, *, mlserver_names: bool = False, kserve_names: bool = False) -> None:
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._mlserver_names, self._kserve_names = mlserver_names, kserve_names
+        self.http: dict[tuple[str, str, int], int] = {}
+        """Requests by route template, method and status code."""
+        self.grpc: dict[tuple[str, str], int] = {}
+        """Calls by method and code name."""
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def model(self, model: str, version: str) -> ModelMetrics:
+        """The counts of a version; they outlive its reloads."""
+        key = (model, version)
+        found = self._models.get(key)
+        if found is None:
+            found = self._models[key] = ModelMetrics(model, version)
+        return found
+
+    def find(self, model: str, version: str) -> ModelMetrics | None:
+        """The counts of a version that was loaded once."""
+        return self._models.get((model, version))
+
+    def render(self) -> bytes:
+        """The Prometheus text format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus_client asks a collector for."""
+        families = {name: _family(name, kind, text, labels) for name, (kind, text, labels) in NAMES.items()}
+        for metrics in self._models.values():
+            _fill(families, metrics)
+        for (route, method, code), count in self.http.items():
+            families["headrace_http_requests_total"].add_metric([route, method, str(code)], count)
+        for (method, name), count in self.grpc.items():
+            families["headrace_grpc_requests_total"].add_metric([method, name], count)
+        yield from families.values()
+        if self._mlserver_names:
+            yield from _mlserver(self._models.values())
+        if self._kserve_names:
+            yield from _kserve(self._models.values())
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing up front: names do not depend on what was counted."""
+        return iter(())
+
+
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | SummaryMetricFamily
+
+
+def _family(name: str, kind: str, text: str, labels: tuple[str, ...]) -> Family:
+    classes: dict[str, type[Family]] = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+        "summary": SummaryMetricFamily,
+    }
+    return classes[kind](name, text, labels=labels)
+
+
+def _fill(families: Mapping[str, Family], metrics: ModelMetrics) -> None:
+    key = [metrics.model, metrics.version]
+    for (protocol, status), count in metrics.outcomes.items():
+        families["headrace_requests_total"].add_metric([*key, protocol, status], count)
+    for name, histogram in (
+        ("headrace_request_seconds", metrics.request),
+        ("headrace_predict_seconds", metrics.predict),
+    ):
+        families[name].add_metric(key, histogram.buckets(SECONDS), histogram.total / 1e9)
+    families["headrace_batch_rows"].add_metric(key, metrics.rows.buckets(ROWS), metrics.rows.total)
+    families["headrace_queue_seconds"].add_metric(key, metrics.executed_requests, metrics.queue_ns / 1e9)
+    for name, value in (
+        ("headrace_requests_in_flight", metrics.in_flight),
+        ("headrace_queue_depth", metrics.depth),
+        ("headrace_batch_requests_total", metrics.executed_requests),
+        ("headrace_worker_restarts_total", metrics.restarts),
+        ("headrace_model_ready", int(metrics.ready)),
+        ("headrace_model_load_seconds", metrics.load_seconds),
+    ):
+        families[name].add_metric(key, value)
+
+
+def _mlserver(models: Iterable[ModelMetrics]) -> Iterator[Metric]:
+    labels = ("model", "version")
+    success = CounterMetricFamily("model_infer_request_success", "Model infer request success count", labels=labels)
+    failure = CounterMetricFamily("model_infer_request_failure", "Model infer request failure count", labels=labels)
+    duration = SummaryMetricFamily("model_infer_request_duration", "Model infer request duration", labels=labels)
+    for metrics in models:
+        key = [metrics.model, metrics.version or "None"]
+        success.add_metric(key, metrics.successes())
+        failure.add_metric(key, metrics.failures())
+        duration.add_metric(key, metrics.successes() + metrics.failures(), metrics.request.total / 1e9)
+    yield from (success, failure, duration)
+
+
+def _kserve(models: Iterable[ModelMetrics]) -> Iterator[Metric]:
+    predict = HistogramMetricFamily("request_predict_seconds", "predict request latency", labels=("model_name",))
+    for metrics in models:
+        predict.add_metric([metrics.model], metrics.predict.buckets(SECONDS), metrics.predict.total / 1e9)
+    yield predict
