@@ -1,8 +1,8 @@
 """What Headrace counts, and how Prometheus reads it. `app.py` gives each model version a `ModelMetrics`.
 
 Counting happens on the event loop for every request, so it is plain integer arithmetic on slots; the text that
-Prometheus scrapes is made from them when it asks (`Metrics` is a prometheus_client collector). `NAMES` lists every metric:
-the metrics reference is generated from it. MLServer's and KServe's names are aliases, off unless a setting asks.
+Prometheus scrapes is made from them when it asks (`Metrics` is a prometheus_client collector). `NAMES` lists every
+metric: the metrics reference is generated from it. MLServer's and KServe's names are aliases that a setting adds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from typing import Final
 
 import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-    SummaryMetricFamily,
-)
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from headrace.payload import Infer, InferenceRequest, InferenceResponse
@@ -82,15 +76,6 @@ class Histogram(msgspec.Struct, gc=False):
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
-
-    def buckets(self, names: Iterable[object]) -> list[tuple[str, float]]:
-        """Cumulated, as Prometheus wants them."""
-        rows: list[tuple[str, float]] = []
-        seen = 0
-        for name, count in zip([*names, "+Inf"], self.counts, strict=True):
-            seen += count
-            rows.append((str(name), float(seen)))
-        return rows
 
 
 class ModelMetrics:
@@ -227,74 +212,83 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus_client asks a collector for."""
-        families = {name: _family(name, kind, text, labels) for name, (kind, text, labels) in NAMES.items()}
+        families = {name: _Family(name, kind, text) for name, (kind, text, _) in NAMES.items()}
         for metrics in self._models.values():
             _fill(families, metrics)
         for (route, method, code), count in self.http.items():
-            families["headrace_http_requests_total"].add_metric([route, method, str(code)], count)
+            labels = {"route": route, "method": method, "code": str(code)}
+            families["headrace_http_requests_total"].value(labels, count)
         for (method, name), count in self.grpc.items():
-            families["headrace_grpc_requests_total"].add_metric([method, name], count)
-        yield from families.values()
+            families["headrace_grpc_requests_total"].value({"method": method, "code": name}, count)
         if self._mlserver_names:
-            yield from _mlserver(self._models.values())
+            families |= _mlserver(self._models.values())
         if self._kserve_names:
-            yield from _kserve(self._models.values())
+            families |= _kserve(self._models.values())
+        for family in families.values():
+            yield family.metric
 
     def describe(self) -> Iterator[Metric]:
         """Nothing up front: names do not depend on what was counted."""
         return iter(())
 
 
-Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | SummaryMetricFamily
+class _Family:
+    """One metric and its samples, as the text format names them."""
+
+    def __init__(self, name: str, kind: str, text: str) -> None:
+        self.name = name
+        self.metric = Metric(name.removesuffix("_total"), text, kind)
+
+    def value(self, labels: dict[str, str], value: float) -> None:
+        self.metric.add_sample(self.name, labels, value)
+
+    def summary(self, labels: dict[str, str], count: float, total: float) -> None:
+        self.metric.add_sample(self.name + "_count", labels, count)
+        self.metric.add_sample(self.name + "_sum", labels, total)
+
+    def histogram(
+        self, labels: dict[str, str], histogram: Histogram, names: Iterable[object], unit: float = 1.0
+    ) -> None:
+        seen = 0
+        for name, count in zip([*names, "+Inf"], histogram.counts, strict=True):
+            seen += count
+            self.metric.add_sample(self.name + "_bucket", {**labels, "le": str(name)}, seen)
+        self.summary(labels, seen, histogram.total * unit)
 
 
-def _family(name: str, kind: str, text: str, labels: tuple[str, ...]) -> Family:
-    classes: dict[str, type[Family]] = {
-        "counter": CounterMetricFamily,
-        "gauge": GaugeMetricFamily,
-        "histogram": HistogramMetricFamily,
-        "summary": SummaryMetricFamily,
-    }
-    return classes[kind](name, text, labels=labels)
-
-
-def _fill(families: Mapping[str, Family], metrics: ModelMetrics) -> None:
-    key = [metrics.model, metrics.version]
+def _fill(families: Mapping[str, _Family], metrics: ModelMetrics) -> None:
+    labels = {"model": metrics.model, "version": metrics.version}
     for (protocol, status), count in metrics.outcomes.items():
-        families["headrace_requests_total"].add_metric([*key, protocol, status], count)
-    for name, histogram in (
-        ("headrace_request_seconds", metrics.request),
-        ("headrace_predict_seconds", metrics.predict),
-    ):
-        families[name].add_metric(key, histogram.buckets(SECONDS), histogram.total / 1e9)
-    families["headrace_batch_rows"].add_metric(key, metrics.rows.buckets(ROWS), metrics.rows.total)
-    families["headrace_queue_seconds"].add_metric(key, metrics.executed_requests, metrics.queue_ns / 1e9)
+        families["headrace_requests_total"].value({**labels, "protocol": protocol, "status": status}, count)
+    families["headrace_request_seconds"].histogram(labels, metrics.request, SECONDS, 1e-9)
+    families["headrace_predict_seconds"].histogram(labels, metrics.predict, SECONDS, 1e-9)
+    families["headrace_batch_rows"].histogram(labels, metrics.rows, ROWS)
+    families["headrace_queue_seconds"].summary(labels, metrics.executed_requests, metrics.queue_ns / 1e9)
     for name, value in (
         ("headrace_requests_in_flight", metrics.in_flight),
         ("headrace_queue_depth", metrics.depth),
         ("headrace_batch_requests_total", metrics.executed_requests),
         ("headrace_worker_restarts_total", metrics.restarts),
-        ("headrace_model_ready", int(metrics.ready)),
+        ("headrace_model_ready", metrics.ready),
         ("headrace_model_load_seconds", metrics.load_seconds),
     ):
-        families[name].add_metric(key, value)
+        families[name].value(labels, value)
 
 
-def _mlserver(models: Iterable[ModelMetrics]) -> Iterator[Metric]:
-    labels = ("model", "version")
-    success = CounterMetricFamily("model_infer_request_success", "Model infer request success count", labels=labels)
-    failure = CounterMetricFamily("model_infer_request_failure", "Model infer request failure count", labels=labels)
-    duration = SummaryMetricFamily("model_infer_request_duration", "Model infer request duration", labels=labels)
+def _mlserver(models: Iterable[ModelMetrics]) -> dict[str, _Family]:
+    success = _Family("model_infer_request_success_total", "counter", "Model infer request success count")
+    failure = _Family("model_infer_request_failure_total", "counter", "Model infer request failure count")
+    duration = _Family("model_infer_request_duration", "summary", "Model infer request duration in seconds")
     for metrics in models:
-        key = [metrics.model, metrics.version or "None"]
-        success.add_metric(key, metrics.successes())
-        failure.add_metric(key, metrics.failures())
-        duration.add_metric(key, metrics.successes() + metrics.failures(), metrics.request.total / 1e9)
-    yield from (success, failure, duration)
+        labels = {"model": metrics.model, "version": metrics.version or "None"}
+        success.value(labels, metrics.successes())
+        failure.value(labels, metrics.failures())
+        duration.summary(labels, metrics.successes() + metrics.failures(), metrics.request.total / 1e9)
+    return {family.name: family for family in (success, failure, duration)}
 
 
-def _kserve(models: Iterable[ModelMetrics]) -> Iterator[Metric]:
-    predict = HistogramMetricFamily("request_predict_seconds", "predict request latency", labels=("model_name",))
+def _kserve(models: Iterable[ModelMetrics]) -> dict[str, _Family]:
+    predict = _Family("request_predict_seconds", "histogram", "Predict latency in seconds")
     for metrics in models:
-        predict.add_metric([metrics.model], metrics.predict.buckets(SECONDS), metrics.predict.total / 1e9)
-    yield predict
+        predict.histogram({"model_name": metrics.model}, metrics.predict, SECONDS, 1e-9)
+    return {predict.name: predict}

@@ -1,7 +1,8 @@
 """W3C trace context in and out, and OpenTelemetry spans for the steps of a request where a setting asks for them.
 
-Context: https://www.w3.org/TR/trace-context/ (section 3.2, `traceparent`). The server begins a `RequestTrace` per request;
-whoever does a step records it there; `finish` hands the spans to the OpenTelemetry SDK, whose exporter works off the path.
+Context: https://www.w3.org/TR/trace-context/ (section 3.2, `traceparent`). The server begins a `RequestTrace` per
+request; whoever does a step records it there; `finish` hands the spans to the OpenTelemetry SDK, whose exporter works
+off the path.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Tracing:
             from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
         except ImportError as exc:
             raise MissingExtra(
-                f"tracing needs OpenTelemetry ({exc.name} is not installed); install 'headrace[tracing]' or unset tracing"
+                f"tracing needs {exc.name}, which is not installed; install 'headrace[tracing]' or unset tracing"
             ) from exc
         exporter = exporter or OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
         self._provider = TracerProvider(
