@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
+from headrace.errors import MissingExtra, unknown_key
 from headrace.payload import EMPTY, Signature
 
 Values = Mapping[str, Any]
@@ -97,3 +98,19 @@ class Runtime(abc.ABC):
 
     def unload(self) -> None:
         """Give back what `load` took. Called once, after the last predict has ended."""
+
+
+def missing_extra(library: str, extra: str, *, needed_by: str = "this model") -> MissingExtra:
+    """The error for a library that is not installed: names it, and the extra to install."""
+    return MissingExtra(f"{needed_by} needs {library}, which is not installed; run: pip install 'headrace[{extra}]'")
+
+
+def check_parameters(parameters: Mapping[str, Any], known: Collection[str], *, runtime: str) -> None:
+    """Refuse a key of headrace.yaml's `parameters` that the runtime does not know.
+
+    Raises:
+        SettingsError: names the key and the nearest known one.
+    """
+    for key in parameters:
+        if key not in known:
+            raise unknown_key(key, known, where=f"parameters of a {runtime} model")
