@@ -7,6 +7,7 @@ import json
 import logging
 
 import pytest
+
 from headrace.monitoring import logs
 
 

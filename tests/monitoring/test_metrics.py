@@ -6,10 +6,11 @@ import asyncio
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from headrace.errors import InvalidRequest
 from headrace.monitoring.metrics import KSERVE_NAMES, MLSERVER_NAMES, NAMES, Metrics, measure, status_of
 from headrace.payload import InferenceRequest, InferenceResponse, Tensor
-from prometheus_client.parser import text_string_to_metric_families
 
 REQUEST = InferenceRequest(
     model_name="m", inputs=(Tensor("x", "FP32", np.zeros((1, 2), np.float32)),), protocol="v2_rest"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from headrace.monitoring import tracing
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from headrace.monitoring import tracing
 
 HEX = "0123456789abcdef"
 
