@@ -1,4 +1,4 @@
-"""The load step's fingerprint: one name for the bytes of a model. The load step keys its cache of faster engines by it."""
+"""The load step's fingerprint: one name for the bytes of a model. The load step keys faster engines by it."""
 
 from __future__ import annotations
 
