@@ -1,0 +1,64 @@
+"""BYTES tensors on a wire: each element behind its length as four little-endian bytes, row-major. Protocols call it."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Final
+
+import numpy as np
+
+from headrace.errors import InvalidRequest
+from headrace.payload import Array
+
+_LENGTH: Final = struct.Struct("<I")
+
+
+def pack(array: Array) -> bytes:
+    """A BYTES array as its wire form; text elements are written as UTF-8.
+
+    Raises:
+        InvalidRequest: an element is neither bytes nor text.
+    """
+    parts: list[bytes] = []
+    for element in array.reshape(-1).tolist():
+        match element:
+            case bytes():
+                data = element
+            case str():
+                data = element.encode()
+            case _:
+                raise InvalidRequest(f"a BYTES element must be bytes or text, got {type(element).__name__}")
+        parts.append(_LENGTH.pack(len(data)))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def unpack(data: bytes | memoryview, shape: tuple[int, ...], what: str) -> Array:
+    """The BYTES array of this shape in its wire form: an object array of `bytes`.
+
+    Args:
+        data: The whole tensor.
+        shape: Its dimensions, none negative.
+        what: The tensor as a message names it.
+
+    Raises:
+        InvalidRequest: the lengths do not add up to the data, or to the shape.
+    """
+    elements = math.prod(shape)
+    if elements * 4 > len(data):  # also keeps a huge shape from being allocated
+        raise InvalidRequest(f"{what}: shape {list(shape)} takes {elements} elements, but {len(data)} bytes hold fewer")
+    array: Array = np.empty(elements, np.object_)
+    position = 0
+    for index in range(elements):
+        if len(data) - position < 4:
+            raise InvalidRequest(f"{what}: the length of element {index} is cut off")
+        (length,) = _LENGTH.unpack_from(data, position)
+        position += 4
+        if len(data) - position < length:
+            raise InvalidRequest(f"{what}: element {index} takes {length} bytes, but {len(data) - position} are left")
+        array[index] = bytes(data[position : position + length])
+        position += length
+    if position != len(data):
+        raise InvalidRequest(f"{what}: {len(data) - position} bytes are left after {elements} elements")
+    return array.reshape(shape)
