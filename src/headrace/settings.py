@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 import yaml
 
 from headrace.errors import SettingsError, unknown_key
+from headrace.security.load_policy import Setting as LoadPolicy
 
 _PORT: Final = {"at_least": 0, "at_most": 65535}
 _POSITIVE: Final = {"at_least": 1}
@@ -119,9 +120,10 @@ class ModelDefaults:
     says so in the index, `retry` also tries the failed one again with growing pauses."""
     watch_seconds: float = field(default=0.0, metadata=_NOT_NEGATIVE)
     """How often to look for new, changed and removed models. 0: never."""
-    load_policy: Literal["restrict", "trust", "refuse"] = "restrict"
-    """What a pickle may import while it is loaded: `restrict` allows the known libraries, `trust` allows anything (use
-    it only for files you made), `refuse` loads no pickle at all."""
+    load_policy: LoadPolicy = "auto"
+    """What a pickle may name while it is loaded. `auto` trusts files that only this user can write and that were on
+    this machine all along; `restricted` allows known library names only; `trusted` allows anything, which runs
+    any code the file holds."""
     optimize: Literal["auto", "require", "off"] = "auto"
     """Whether a model gets a faster engine, proven equal, at load. `require` fails the load when there is none."""
     placement: Literal["auto", "inline", "thread", "process"] = "auto"
@@ -314,7 +316,7 @@ def reference() -> str:
                 "",
                 f"### {key}",
                 "",
-                f"{_kind(key)}; default `{_shown(key, each.default)}`; `{variable(key)}`",
+                f"{_kind(key)}; default `{shown(key, each.default)}`; `{variable(key)}`",
                 "",
                 notes[each.name],
             ]
@@ -466,7 +468,8 @@ def _kind(key: str) -> str:
     return f"{name}, {low} or more" if low is not None else name
 
 
-def _shown(key: str, value: Any) -> str:
+def shown(key: str, value: Any) -> str:
+    """A value as a person writes it: `64MiB`, `10s`, `true`."""
     if isinstance(value, bool):
         return str(value).lower()
     if key.endswith("_bytes"):

@@ -1,0 +1,149 @@
+"""The `headrace` command itself: its table of subcommands, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import click
+
+from headrace import __version__
+from headrace.errors import HeadraceError, LoadFailed, ModelNotFound, ModelNotReady, SettingsError
+
+COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "serve": "Serve models over REST and gRPC.",
+        "predict": "Ask a served model for answers.",
+        "models": "List the models of a running server.",
+        "load": "Load or reload a model of a running server.",
+        "unload": "Take a model of a running server out of service.",
+        "doctor": "Say what is installed, what can be served, and what is wrong.",
+        "init": "Write the skeleton of a model in Python, ready to serve.",
+        "settings": "Show every setting, its value, and where the value came from.",
+        "completions": "Print the completion script of a shell.",
+    }
+)
+"""Name to summary, in the order of the help; the command of that name is `command` in the module of that name."""
+
+EXIT_CODES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        0: "done",
+        1: "failed; the message says why",
+        2: "wrong usage or a wrong setting",
+        3: "no server could be reached",
+        4: "the model is not ready, is unknown, or cannot be loaded",
+        5: "the server is overloaded or too slow; try again",
+        130: "interrupted",
+    }
+)
+"""What the process's exit status says."""
+
+
+def exit_code(error: HeadraceError) -> int:
+    """The exit status for an error that reached the command line."""
+    from headrace.client import Unreachable
+    from headrace.errors import Temporary
+
+    if isinstance(error, SettingsError):
+        return 2
+    if isinstance(error, Unreachable):
+        return 3
+    if isinstance(error, ModelNotReady | ModelNotFound | LoadFailed):
+        return 4
+    return 5 if isinstance(error, Temporary) else 1
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand when it is called, and lists it from `COMMANDS` until then."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command, imported now; None for a name that the table does not have."""
+        if name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(f"headrace.cli.{name}").command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in the help, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The exit codes, at the end of the help."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), text) for code, text in EXIT_CODES.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command asked for; an unknown one is an error that names the nearest."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no such command '{name}'; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command; every error of ours becomes one line and an exit code."""
+        run = super().main
+        if not standalone_mode:
+            return run(args, prog_name or "headrace", complete_var, standalone_mode=False, **extra)
+        try:
+            code = run(args, prog_name or "headrace", complete_var, standalone_mode=False, **extra)
+        except click.UsageError as exc:
+            place = exc.ctx.command_path if exc.ctx else "headrace"
+            fail(f"{exc.format_message().rstrip('.')}; see `{place} --help`")
+            code = 2
+        except click.ClickException as exc:
+            fail(exc.format_message())
+            code = exc.exit_code
+        except click.Abort:
+            code = 130
+        except HeadraceError as exc:
+            fail(str(exc))
+            code = exit_code(exc)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str) -> None:
+    """One line on standard error, red on a terminal."""
+    line = " ".join(message.split())
+    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    click.echo((click.style("error:", fg="red", bold=True) if coloured else "error:") + f" {line}", err=True)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="headrace", message="%(prog)s %(version)s")
+def headrace() -> None:
+    """Serve, chain, explain and watch machine-learning models.
+
+    \b
+    Examples:
+      headrace serve model.joblib            serve one model on port 8080
+      headrace serve models/                 serve every model of a folder
+      headrace predict iris --data rows.csv  ask it
+      headrace doctor                        say what this machine can serve
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+
+
+def main() -> None:
+    """The `headrace` command: the entry point of the package."""
+    headrace()

@@ -1,0 +1,424 @@
+"""A synchronous client of the Open Inference Protocol over HTTP/1.1, on the standard library. Notebooks, the command
+line and programs call it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from headrace.client import tensors
+from headrace.errors import (
+    DeadlineExceeded,
+    HeadraceError,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    NotFound,
+    NotSupported,
+    Overloaded,
+    RuntimeFailed,
+    Temporary,
+    TooLarge,
+)
+from headrace.payload import EMPTY, InferenceRequest, InferenceResponse, Parameters, RequestedOutput, TensorSpec
+
+_IDLE_KEPT: Final = 16
+"""Idle connections kept for the next calls; more are closed."""
+
+
+class Unreachable(Temporary):
+    """No server answers at the address, or the connection broke before an answer came."""
+
+
+class IndexEntry(msgspec.Struct, frozen=True):
+    """One version of one model as the server's repository index shows it."""
+
+    name: str
+    version: str = ""
+    state: str = ""
+    """READY, LOADING, UNLOADING, UNAVAILABLE or UNKNOWN."""
+    reason: str = ""
+    """Why it is not READY."""
+
+
+class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model says of itself."""
+
+    name: str
+    versions: tuple[str, ...] = ()
+    platform: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    properties: Mapping[str, Any] = EMPTY
+    """Engine by rows, parity figures, placement, warnings: as the server shows them."""
+
+
+class _WireSpec(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: tuple[int, ...] = ()
+    parameters: dict[str, Any] | None = None
+
+
+class _WireMetadata(msgspec.Struct):
+    name: str
+    versions: tuple[str, ...] | None = None
+    platform: str | None = None
+    inputs: tuple[_WireSpec, ...] | None = None
+    outputs: tuple[_WireSpec, ...] | None = None
+    properties: dict[str, Any] | None = None
+
+
+class _WireEntry(msgspec.Struct):
+    name: str
+    version: str | None = None
+    state: str | None = None
+    reason: str | None = None
+
+
+class Client:
+    """Talks to one server. May be used from several threads at once; connections are kept open between calls.
+
+    Example:
+        >>> client = Client("http://localhost:8080")  # doctest: +SKIP
+        >>> client.predict([[5.1, 3.5, 1.4, 0.2]], model="iris")  # doctest: +SKIP
+        array([0])
+
+    Args:
+        url: `http://host:port`, with a path when an ingress adds one; `host:port` alone is taken for HTTP.
+        model: The model that calls mean when they name none. Empty: the server's only one.
+        timeout_seconds: How long one call may wait for the server.
+        headers: Sent with every call, for example an authorization.
+        binary: Whether tensors travel as bytes (fast). False for servers without the binary tensor extension.
+        tls: For HTTPS, in place of the system's default context.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://localhost:8080",
+        *,
+        model: str = "",
+        timeout_seconds: float = 60.0,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        binary: bool = True,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise InvalidRequest(f"expected a server's address such as http://localhost:8080, got {url!r}")
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self.model = model
+        self._parts, self._prefix = parts, parts.path.rstrip("/")
+        self._timeout, self._headers, self._binary, self._tls = timeout_seconds, dict(headers), binary, tls
+        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._known: dict[tuple[str, str], ModelMetadata] = {}
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r}{f', model={self.model!r}' if self.model else ''})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- inference --
+
+    def predict(
+        self,
+        values: Any,
+        *,
+        model: str = "",
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        parameters: Parameters | None = None,
+        named: bool = False,
+    ) -> Any:
+        """The model's answer for a batch of rows.
+
+        Args:
+            values: An array or nested list for a model of one input; a DataFrame, matched by column where the model has
+                an input per column; a mapping of input name to array otherwise. Numbers are cast to the declared
+                datatype.
+            model: Its name; empty: the client's model, or the server's only one.
+            version: Empty: the default version.
+            outputs: Names wanted; None: the model's default ones.
+            parameters: Request parameters: text, numbers, booleans.
+            named: Arrays by name even when there is only one.
+
+        Returns:
+            The array of a single output (`Array`), or arrays by name (`dict[str, Array]`) when there are several.
+
+        Raises:
+            InvalidRequest: the server, or the model's declared inputs, refuse the values.
+            ModelNotFound: no such model or version.
+            Temporary: not ready, overloaded, too late or unreachable; the same call may succeed later.
+            RuntimeFailed: the model itself failed.
+        """
+        name = model or self.model or self._only_model()
+        kept = self._known.get((name, version))
+        request = InferenceRequest(
+            model_name=name,
+            model_version=version,
+            inputs=(),
+            outputs=tuple(RequestedOutput(output) for output in outputs or ()),
+            parameters=parameters or EMPTY,
+        )
+        try:
+            response = self.infer(_filled(request, values, kept or self._refresh(name, version)))
+        except InvalidRequest:
+            # The model may have been replaced by one with other inputs since its metadata was kept.
+            if kept is None or self._refresh(name, version) == kept:
+                raise
+            response = self.infer(_filled(request, values, self._known[name, version]))
+        arrays = {tensor.name: tensors.array_of(tensor) for tensor in response.outputs}
+        return next(iter(arrays.values())) if len(arrays) == 1 and not named else arrays
+
+    def infer(self, request: InferenceRequest) -> InferenceResponse:
+        """The response to a request as it is, with its id, parameters and tensors. Raises as `predict` does."""
+        body, header_length = tensors.render(request, binary=self._binary)
+        headers = {"Content-Type": "application/json"}
+        if header_length is not None:
+            headers = {
+                "Content-Type": "application/octet-stream",
+                "Inference-Header-Content-Length": str(header_length),
+            }
+        path = _model_path(request.model_name, request.model_version) + "/infer"
+        answer, came = self._call("POST", path, body, headers | dict(request.headers))
+        length = came.get("inference-header-content-length")
+        return tensors.parse(answer, None if length is None else int(length))
+
+    # -- what there is --
+
+    def ready(self, model: str = "", *, version: str = "") -> bool:
+        """Whether the model is ready; with no name, whether every model the server wants is.
+
+        Raises:
+            ModelNotFound: no such model or version.
+            Unreachable: no server answers.
+        """
+        path = f"{_model_path(model, version)}/ready" if model else "/v2/health/ready"
+        try:
+            self._call("GET", path)
+        except Unreachable:
+            raise
+        except (Temporary, InvalidRequest):  # 503 here; 400 from servers of the Triton kind
+            return False
+        return True
+
+    def models(self) -> list[IndexEntry]:
+        """Every model version the server knows, in any state."""
+        body, _ = self._call("POST", "/v2/repository/index", b"{}", {"Content-Type": "application/json"})
+        entries = _decode(body, list[_WireEntry])
+        return [IndexEntry(e.name, e.version or "", e.state or "", e.reason or "") for e in entries]
+
+    def metadata(self, model: str = "", *, version: str = "") -> ModelMetadata:
+        """What a model says of itself: inputs, outputs, platform, engine.
+
+        Raises:
+            ModelNotFound: no such model or version.
+            ModelNotReady: it is known, but cannot say while it is not loaded; the text carries the reason.
+        """
+        return self._refresh(model or self.model or self._only_model(), version)
+
+    def load(self, model: str) -> None:
+        """Load or reload a model of the server's repository, and wait until it serves.
+
+        Raises:
+            LoadFailed: it cannot be loaded; the text says why.
+            ModelNotFound: the repository has no such model.
+        """
+        self._control("load", model)
+
+    def unload(self, model: str) -> None:
+        """Take a model out of service. Raises ModelNotFound for one that the server does not know."""
+        self._control("unload", model)
+
+    def close(self) -> None:
+        """Close the connections that stand idle. The client may still be used."""
+        while self._idle:
+            self._idle.pop().close()
+
+    # -- steps --
+
+    def _only_model(self) -> str:
+        names = sorted({entry.name for entry in self.models()})
+        if len(names) == 1:
+            return names[0]
+        raise InvalidRequest(f"name a model: the server has {', '.join(names) if names else 'none'}")
+
+    def _refresh(self, model: str, version: str) -> ModelMetadata:
+        body, _ = self._call("GET", _model_path(model, version))
+        wire = _decode(body, _WireMetadata)
+        metadata = ModelMetadata(
+            name=wire.name,
+            versions=wire.versions or (),
+            platform=wire.platform or "",
+            inputs=_specs(wire.inputs),
+            outputs=_specs(wire.outputs),
+            properties=wire.properties or {},
+        )
+        self._known[model, version] = metadata
+        return metadata
+
+    def _control(self, verb: str, model: str) -> None:
+        self._known = {key: value for key, value in self._known.items() if key[0] != model}
+        try:
+            self._call("POST", f"/v2/repository/models/{quote(model, safe='')}/{verb}", b"{}")
+        except (RuntimeFailed, InvalidRequest) as exc:
+            raise LoadFailed(str(exc)) from exc
+
+    def _call(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[bytearray, Mapping[str, str]]:
+        """One exchange. A kept connection that the server closed meanwhile is replaced by a new one, once."""
+        try:
+            connection, fresh = self._idle.pop(), False
+        except IndexError:
+            connection, fresh = self._connect(), True
+        try:
+            try:
+                response = self._send(connection, method, path, body, headers)
+            except (http.client.RemoteDisconnected, ConnectionError):
+                connection.close()
+                if fresh:
+                    raise
+                connection = self._connect()
+                response = self._send(connection, method, path, body, headers)
+            answer = _read(response)
+        except TimeoutError as exc:
+            connection.close()
+            raise DeadlineExceeded(f"{self.url} did not answer within {self._timeout:g} seconds") from exc
+        except (OSError, http.client.HTTPException) as exc:
+            connection.close()
+            text = str(exc) or type(exc).__name__
+            raise Unreachable(f"cannot reach a server at {self.url}: {text}; is it running?") from exc
+        except BaseException:
+            connection.close()  # an answer half read would be taken for the next call's
+            raise
+        if response.will_close or len(self._idle) >= _IDLE_KEPT:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        came = {name.lower(): value for name, value in response.getheaders()}
+        if response.status >= 400:
+            raise _error(response.status, answer, came, path)
+        return answer, came
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
+        return http.client.HTTPConnection(host, port, timeout=self._timeout)
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+    ) -> http.client.HTTPResponse:
+        connection.request(method, self._prefix + path, body=body or None, headers={**self._headers, **headers})
+        return connection.getresponse()
+
+
+def _filled(request: InferenceRequest, values: Any, metadata: ModelMetadata) -> InferenceRequest:
+    """The request with the values as the model's inputs."""
+    inputs, own = tensors.tensors_of(values, metadata.inputs)
+    return msgspec.structs.replace(request, inputs=inputs, parameters={**own, **request.parameters})
+
+
+def _read(response: http.client.HTTPResponse) -> bytearray:
+    """The body, into memory that may be written to, so that arrays may be views of it."""
+    if response.length is None:
+        return bytearray(response.read())
+    body = bytearray(response.length)
+    view, position = memoryview(body), 0
+    while position < len(body):
+        count = response.readinto(view[position:])
+        if not count:
+            raise http.client.IncompleteRead(bytes(body[:position]), len(body) - position)
+        position += count
+    response.read()  # marks the response as ended, so that the connection can be used again
+    return body
+
+
+def _model_path(model: str, version: str) -> str:
+    path = f"/v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _specs(wire: tuple[_WireSpec, ...] | None) -> tuple[TensorSpec, ...]:
+    found = []
+    for each in wire or ():
+        parameters = each.parameters or {}
+        found.append(
+            TensorSpec(
+                name=each.name,
+                datatype=each.datatype,
+                shape=each.shape,
+                content_type=str(parameters.get("content_type") or ""),
+                optional=bool(parameters.get("optional", False)),
+            )
+        )
+    return tuple(found)
+
+
+def _decode(body: bytearray, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as exc:
+        raise RuntimeFailed(f"the server's answer is not what the protocol says: {exc}") from exc
+
+
+_BY_STATUS: Final[Mapping[int, type[HeadraceError]]] = MappingProxyType(
+    {
+        400: InvalidRequest,
+        404: NotFound,
+        405: NotSupported,
+        408: DeadlineExceeded,
+        413: TooLarge,
+        415: InvalidRequest,
+        422: InvalidRequest,
+        429: Overloaded,
+        431: TooLarge,
+        501: NotSupported,
+        502: Unreachable,
+        503: ModelNotReady,
+        504: DeadlineExceeded,
+    }
+)
+
+
+def _error(status: int, body: bytearray, headers: Mapping[str, str], path: str) -> HeadraceError:
+    """Our error for a status, with the server's own text."""
+    text = _error_text(body) or f"HTTP status {status}"
+    if status in {429, 503} and "retry-after" in headers:
+        after = headers["retry-after"]
+        return Overloaded(text, retry_after_seconds=float(after) if after.isdecimal() else 1.0)
+    if status == 404 and "/models/" in path:
+        return ModelNotFound(text)
+    kind = _BY_STATUS.get(status, InvalidRequest if status < 500 else RuntimeFailed)
+    return kind(text)
+
+
+def _error_text(body: bytearray) -> str:
+    try:
+        content = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        return " ".join(body[:500].decode("utf-8", "replace").split())
+    if isinstance(content, dict):
+        return str(content.get("error") or content.get("detail") or content)
+    return str(content)
