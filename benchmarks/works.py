@@ -1,0 +1,117 @@
+"""The rows of docs/benchmarks.md: what is served, by whom, what is asked, and the target of the ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from load import Question, Server
+
+INFER = "/v2/models/{name}/infer"
+HEADRACE = "headrace serve {models}/%s --port {port} --grpc-port {grpc} --metrics-port {metrics} --log-level warning"
+
+
+def ours(model: str, body: str, *, options: str = "", expect: bytes = b"", name: str = "Headrace") -> Server:
+    path = INFER.format(name=model.rpartition("/")[2])
+    return Server(name, "headrace", HEADRACE % model + (f" {options}" if options else ""), Question(path, body, expect))
+
+
+def mlserver(model: str, body: str, *, batch: int = 0, name: str = "MLServer") -> Server:
+    settings = '{"debug": false, "parallel_workers": 0, "host": "127.0.0.1", "http_port": <port>, "grpc_port": <grpc>, "metrics_port": <metrics>}'
+    file, kind = MODELS[model]
+    implementation = "mlserver_sklearn.SKLearnModel" if kind == "joblib" else "peers.mlserver_app.Onnx"
+    batching = f', "max_batch_size": {batch}, "max_batch_time": 0.002' if batch else ""
+    described = f'{{"name": "{model}", "implementation": "{implementation}"{batching}, "parameters": {{"uri": "<models>/{file}"}}}}'
+    return Server(
+        name, "mlserver", "mlserver start {folder}", Question(INFER.format(name=model), body),
+        files={"settings.json": settings, "model-settings.json": described},
+    )  # fmt: skip
+
+
+def kserve(model: str, body: str) -> Server:
+    file, _ = MODELS[model]
+    command = f"python {{here}}/peers/kserve_app.py {{port}} {{grpc}} {model} {{models}}/{file}"
+    return Server("KServe", "kserve", command, Question(INFER.format(name=model), body))
+
+
+def mosec(model: str, body: str, *, batch: int = 1) -> Server:
+    file, _ = MODELS[model]
+    return Server(
+        f"mosec, batch {batch}" if batch > 1 else "mosec", "mosec",
+        "python {here}/peers/mosec_app.py --port {port} --address 127.0.0.1 --log-level error",
+        Question("/inference", body), variables={"MODEL": file, "BATCH": str(batch)},
+    )  # fmt: skip
+
+
+def pytriton(model: str, body: str) -> Server:
+    file, _ = MODELS[model]
+    command = f"python {{here}}/peers/pytriton_app.py {{port}} {{grpc}} {model} {{models}}/{file}"
+    return Server("PyTriton", "pytriton", command, Question(INFER.format(name=model), body))
+
+
+def floor(model: str, body: str) -> Server:
+    file, _ = MODELS[model]
+    return Server(
+        "raw ASGI on uvicorn", "floor",
+        "uvicorn peers.floor_app:app --port {port} --loop uvloop --http httptools --no-access-log --log-level warning",
+        Question("/", body), variables={"MODEL": file},
+    )  # fmt: skip
+
+
+MODELS = {
+    "iris": ("iris/model.onnx", "onnx"),
+    "pixels": ("pixels/model.onnx", "onnx"),
+    "forest": ("forest/model.joblib", "joblib"),
+    "plain": ("plain/model.joblib", "joblib"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row: ours against one peer."""
+
+    name: str
+    what: str
+    ours: Server
+    peer: Server
+    target: float
+    """Ratio of `figure`, ours over the peer's, at least; for latencies at most."""
+    figure: str = "rate"
+    connections: int = 16
+
+
+IRIS = ours("iris", "iris.json", expect=b'"outputs"')
+FOREST = ours("forest", "forest.json")
+PLAIN = ours("plain", "iris.json")
+BINARY, JSON = ours("pixels", "pixels.bin"), ours("pixels", "pixels.json")
+GRPC = ours("iris", "iris.raw.grpc")
+PROCESS = ours("iris", "iris.json", options="--placement process", name="Headrace, model in a worker process")
+UNBATCHED = replace(PLAIN, name="Headrace without batching", command=PLAIN.command + " --max-batch-size 1")
+HUNDRED = replace(
+    IRIS,
+    name="Headrace, 100 models",
+    command=HEADRACE % "hundred",
+    question=Question(INFER.format(name="iris-42"), "iris.json"),
+)
+
+WORKS = [
+    Work("rest-json-mlserver", "V2 JSON, 4 features, ONNX", IRIS, mlserver("iris", "iris.json"), 8),
+    Work("rest-json-kserve", "V2 JSON, 4 features, ONNX", IRIS, kserve("iris", "iris.json"), 9),
+    Work("rest-json-mosec", "V2 JSON, 4 features, ONNX", IRIS, mosec("iris", "iris.json"), 1.8),
+    Work("rest-json-mosec-batch", "V2 JSON, 4 features, ONNX (stretch)", IRIS, mosec("iris", "iris.json", batch=16), 1),
+    Work("rest-json-floor", "V2 JSON, 4 features, ONNX", IRIS, floor("iris", "iris.json"), 0.65),
+    Work("worker-process", "the same in a worker process", PROCESS, IRIS, 0.75),
+    Work("forest-mlserver", "random forest of 200 trees, joblib", FOREST, mlserver("forest", "forest.json"), 150),
+    Work("forest-kserve", "random forest of 200 trees, joblib", FOREST, kserve("forest", "forest.json"), 150),
+    Work("plain-mlserver", "scikit-learn, not convertible", PLAIN, mlserver("plain", "iris.json", batch=16, name="MLServer, batch 16"), 3),
+    Work("plain-one", "scikit-learn, one connection, p50", PLAIN, UNBATCHED, 1.05, "p50_ms", 1),
+    Work("binary-mlserver", "32x784 FP32, binary, against its gRPC", BINARY, mlserver("pixels", "pixels.typed.grpc", name="MLServer gRPC"), 8),
+    Work("binary-mlserver-json", "32x784 FP32, binary, against its JSON", BINARY, mlserver("pixels", "pixels.json"), 8),
+    Work("binary-pytriton", "32x784 FP32, binary", BINARY, pytriton("pixels", "pixels.bin"), 5),
+    Work("json-mlserver", "32x784 FP32, JSON", JSON, mlserver("pixels", "pixels.json"), 2.3),
+    Work("json-mosec", "32x784 FP32, JSON", JSON, mosec("pixels", "pixels.json"), 1.5),
+    Work("grpc-mlserver", "gRPC, 4 features", GRPC, mlserver("iris", "iris.raw.grpc", name="MLServer gRPC"), 1.8),
+    Work("grpc-kserve", "gRPC, 4 features", GRPC, kserve("iris", "iris.raw.grpc"), 1.8),
+    Work("one-mlserver", "V2 JSON, one connection, p50", IRIS, mlserver("iris", "iris.json"), 0.45, "p50_ms", 1),
+    Work("one-kserve", "V2 JSON, one connection, p50", IRIS, kserve("iris", "iris.json"), 0.45, "p50_ms", 1),
+    Work("hundred", "100 models, one of them asked", HUNDRED, IRIS, 0.9),
+]  # fmt: skip

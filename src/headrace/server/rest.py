@@ -1,0 +1,450 @@
+"""The REST surface: which path asks for what, and the walk of a request: *route, parse, await, render*.
+
+`app.py` gives an instance to `HttpServer` as its handler. Paths become targets once and are remembered; errors turn
+into replies in one place (`_failed`), by `protocols.status`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
+
+import msgspec
+
+from headrace.errors import (
+    HeadraceError,
+    InvalidRequest,
+    NotFound,
+    NotSupported,
+    Overloaded,
+    UnsupportedEncoding,
+)
+from headrace.monitoring import tracing
+from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream
+from headrace.protocols import openapi, status, v1, v2_control, v2_rest
+from headrace.server import compression
+from headrace.server.http import HttpReply, HttpRequest
+from headrace.serving.models import Models, Served, State
+
+log = logging.getLogger(__name__)
+
+_TARGETS_KEPT: Final = 4096
+_OFF_LOOP_BYTES: Final = 256 << 10
+"""Bodies above this are compressed in a thread: below it, the hand-over costs as much as the work."""
+EVENTS: Final = b"text/event-stream; charset=utf-8"
+HTML: Final = b"text/html; charset=utf-8"
+
+
+class Repository(Protocol):
+    """What loads and unloads (`serving.repository`)."""
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Load or reload a model of the repository."""
+
+    async def unload(self, name: str, *, unload_dependents: bool = False) -> None:
+        """Take a model out of service."""
+
+
+class RestSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the REST surface may be told."""
+
+    server_name: str = "headrace"
+    server_version: str = ""
+    max_body_bytes: int = 64 << 20
+    compress_min_bytes: int = 4096
+    """Answers from this size on are compressed for callers that accept it."""
+    access_log: bool = False
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a path asks for."""
+
+    call: Callable[[HttpRequest, Target], Awaitable[HttpReply]]
+    route: str
+    """The path with its variable parts named: the label in metrics."""
+    name: str = ""
+    version: str = ""
+    allow: str = ""
+    """For a method that is not the path's: those that are."""
+
+
+class Rest:
+    """Answers V2 (Open Inference Protocol with its extensions), V1, documents and health."""
+
+    def __init__(
+        self,
+        models: Models,
+        repository: Repository,
+        settings: RestSettings,
+        *,
+        statistics: Callable[[Served], v2_control.Statistics],
+        counts: dict[tuple[str, str, int], int],
+        traces: tracing.Tracing | None = None,
+    ) -> None:
+        self._models, self._repository, self._settings = models, repository, settings
+        self._statistics, self._counts, self._traces = statistics, counts, traces
+        self._targets: dict[tuple[bytes, bytes], Target] = {}
+
+    async def __call__(self, request: HttpRequest) -> HttpReply:
+        """Answer one request; never raises but for cancellation."""
+        key = (request.method, request.target)
+        target = self._targets.get(key)
+        if target is None:
+            target = self._resolve(key)
+        try:
+            reply = await target.call(request, target)
+        except Exception as error:  # noqa: BLE001 - the one place where errors become replies
+            reply = self._failed(error, request)
+        headers = request.headers
+        if "accept-encoding" in headers and len(reply.body) >= self._settings.compress_min_bytes:
+            await self._compress(reply, headers["accept-encoding"])
+        if "x-request-id" in headers:
+            reply.headers = (*reply.headers, (b"x-request-id", headers["x-request-id"].encode("latin-1")))
+        if "traceparent" in headers and self._traces is None:
+            context = tracing.parse(headers["traceparent"])
+            if context is not None:
+                reply.headers = (*reply.headers, (b"traceparent", context.child().render().encode()))
+        counted = (target.route, request.method.decode("latin-1"), reply.status)
+        self._counts[counted] = self._counts.get(counted, 0) + 1
+        if self._settings.access_log:
+            log.info("%s %s %d", counted[1], request.target.decode("latin-1"), reply.status)
+        return reply
+
+    # -- inference --
+
+    async def _infer(self, request: HttpRequest, target: Target) -> HttpReply:
+        if self._traces is not None:
+            return await self._infer_traced(self._traces, request, target)
+        served = self._models.route(target.name, target.version)
+        inference = self._parse_v2(request, served)
+        return _v2_reply(inference, await served.infer(inference))  # type: ignore[misc]  # set while READY
+
+    async def _infer_traced(self, traces: tracing.Tracing, request: HttpRequest, target: Target) -> HttpReply:
+        """The same walk, with a span for each step that the server takes itself."""
+        trace = traces.begin("infer", request.headers, {"model": target.name, "http.route": target.route})
+        error = ""
+        try:
+            started = time.time_ns()
+            served = self._models.route(target.name, target.version)
+            inference = msgspec.structs.replace(self._parse_v2(request, served), trace=trace)
+            trace.record("parse", started, time.time_ns())
+            response = await served.infer(inference)  # type: ignore[misc]  # set while READY
+            started = time.time_ns()
+            reply = _v2_reply(inference, response)
+            trace.record("render", started, time.time_ns())
+            reply.headers = (*reply.headers, (b"traceparent", trace.context.render().encode()))
+        except BaseException as exc:
+            error = type(exc).__name__
+            raise
+        finally:
+            trace.finish(error)
+        return reply
+
+    def _parse_v2(self, request: HttpRequest, served: Served) -> InferenceRequest:
+        headers = request.headers
+        body = request.body
+        if "content-encoding" in headers:
+            body = compression.decompress(body, headers["content-encoding"], limit=self._settings.max_body_bytes)
+        length = headers.get("inference-header-content-length")
+        inference = v2_rest.parse(
+            body,
+            model_name=served.name,
+            model_version=served.version,
+            header_length=None if length is None else _header_length(length),
+            signature=served.signature,
+            headers=headers,
+            deadline=request.deadline,
+        )
+        if "timeout" in inference.parameters:
+            inference = _sooner(inference, request.deadline)
+            request.deadline = inference.deadline or request.deadline
+        return inference
+
+    async def _infer_stream(self, request: HttpRequest, target: Target) -> HttpReply:
+        """Server-sent events, one response each; a model that does not stream answers with one."""
+        served = self._models.route(target.name, target.version)
+        inference = self._parse_v2(request, served)
+        stream = served.infer_stream or _once(served.infer)
+        responses = stream(inference)
+        first = await anext(aiter(responses), None)  # an error before the first answer still has a status of its own
+        return HttpReply(content_type=EVENTS, stream=_events(inference, first, responses))
+
+    async def _v1_predict(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.route(target.name, target.version)
+        body = self._body(request)
+        inference = v1.parse(
+            body,
+            model_name=served.name,
+            model_version=served.version,
+            signature=served.signature,
+            headers=request.headers,
+            deadline=request.deadline,
+        )
+        response = await served.infer(inference)  # type: ignore[misc]  # set while READY
+        return HttpReply(v1.render(inference, response), headers=_model_headers(response))
+
+    async def _v1_explain(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.route(target.name, target.version)
+        raise NotFound(f"{served.describe()} has no explainer, so it cannot explain; ask :predict")
+
+    def _body(self, request: HttpRequest) -> bytes:
+        encoding = request.headers.get("content-encoding")
+        if encoding is None:
+            return request.body
+        return compression.decompress(request.body, encoding, limit=self._settings.max_body_bytes)
+
+    # -- health and metadata --
+
+    async def _alive(self, request: HttpRequest, target: Target) -> HttpReply:
+        return HttpReply(b'{"status":"alive"}')
+
+    async def _live(self, request: HttpRequest, target: Target) -> HttpReply:
+        return HttpReply(v2_control.render_live(live=True))
+
+    async def _ready(self, request: HttpRequest, target: Target) -> HttpReply:
+        ready = self._models.is_ready()
+        return HttpReply(v2_control.render_ready(ready=ready), 200 if ready else 503)
+
+    async def _server_metadata(self, request: HttpRequest, target: Target) -> HttpReply:
+        return HttpReply(v2_control.render_server(self._settings.server_name, self._settings.server_version))
+
+    async def _models_list(self, request: HttpRequest, target: Target) -> HttpReply:
+        return HttpReply(v1.render_models(sorted({served.name for served in self._models})))
+
+    async def _metadata(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.route(target.name, target.version)
+        versions = [other.version for other in self._models.versions(served.name) if other.version]
+        return HttpReply(
+            v2_control.render_metadata(served.name, versions, _signature(served), placement=served.placement)
+        )
+
+    async def _model_ready(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.find(target.name, target.version)
+        ready = served.state is State.READY
+        return HttpReply(v2_control.render_model_ready(served.name, ready=ready), 200 if ready else 503)
+
+    async def _config(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.route(target.name, target.version)
+        return HttpReply(v2_control.render_config(served.name, _signature(served)))
+
+    async def _stats(self, request: HttpRequest, target: Target) -> HttpReply:
+        if not target.name:
+            chosen = [served for served in self._models if served.state is State.READY]
+        elif target.version:
+            chosen = [self._models.find(target.name, target.version)]
+        else:
+            self._models.find(target.name)
+            chosen = self._models.versions(target.name)
+        return HttpReply(v2_control.render_statistics([self._statistics(served) for served in chosen]))
+
+    async def _v1_model(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.find(target.name, target.version)
+        ready = served.state is State.READY
+        return HttpReply(v1.render_ready(served.name, ready=ready), 200 if ready else 503)
+
+    # -- model repository --
+
+    async def _index(self, request: HttpRequest, target: Target) -> HttpReply:
+        ready_only = v2_control.parse_index(self._body(request))
+        entries = [
+            v2_control.IndexEntry(served.name, served.version, served.state.value, served.reason)
+            for served in self._models
+            if served.state is State.READY or not ready_only
+        ]
+        return HttpReply(v2_control.render_index(entries))
+
+    async def _load(self, request: HttpRequest, target: Target) -> HttpReply:
+        await self._repository.load(target.name, v2_control.parse_load(self._body(request)))
+        return HttpReply(v2_control.render_loaded(target.name))
+
+    async def _unload(self, request: HttpRequest, target: Target) -> HttpReply:
+        unload_dependents = v2_control.parse_unload(self._body(request))
+        await self._repository.unload(target.name, unload_dependents=unload_dependents)
+        return HttpReply(v2_control.render_unloaded(target.name))
+
+    # -- documents --
+
+    def _documented(self, name: str) -> list[tuple[str, Any]]:
+        chosen = [self._models.find(name)] if name else list(self._models)
+        return [(served.name, served.signature) for served in chosen]
+
+    async def _document(self, request: HttpRequest, target: Target) -> HttpReply:
+        return HttpReply(msgspec.json.encode(openapi.document(self._documented(target.name))))
+
+    async def _page(self, request: HttpRequest, target: Target) -> HttpReply:
+        self._documented(target.name)
+        title = f"{self._settings.server_name}: {target.name or 'all models'}"
+        url = f"/v2/models/{target.name}/docs/dataplane.json" if target.name else "/openapi.json"
+        return HttpReply(openapi.page(title, url), content_type=HTML)
+
+    # -- paths and errors --
+
+    async def _unknown(self, request: HttpRequest, target: Target) -> HttpReply:
+        raise NotFound(f"no such path: {request.target.decode('latin-1')}; GET /openapi.json lists all")
+
+    async def _wrong_method(self, request: HttpRequest, target: Target) -> HttpReply:
+        text = f"method {request.method.decode('latin-1')} is not for this path; use {target.allow}"
+        return HttpReply(status.error_body(text), 405, headers=((b"allow", target.allow.encode()),))
+
+    def _resolve(self, key: tuple[bytes, bytes]) -> Target:
+        method, raw = key
+        segments = [unquote(segment) for segment in raw.partition(b"?")[0].decode("latin-1").strip("/").split("/")]
+        found = self._match(segments)
+        if found is None:
+            return Target(self._unknown, "unknown")
+        calls, route, name, version = found
+        verb = "GET" if method == b"HEAD" else method.decode("latin-1")
+        if verb not in calls:
+            return Target(self._wrong_method, route, name, allow=", ".join(calls))
+        target = Target(calls[verb], route, name, version)
+        if len(self._targets) >= _TARGETS_KEPT:
+            self._targets.clear()  # a caller that makes up paths costs a look-up, not memory
+        self._targets[key] = target
+        return target
+
+    def _match(self, segments: list[str]) -> tuple[dict[str, Any], str, str, str] | None:
+        """What a path asks for, by method: the table of all routes, kept equal to the OpenAPI document by a test."""
+        match segments:
+            case [""]:
+                return {"GET": self._alive}, "/", "", ""
+            case ["openapi.json"] | ["v2", "docs", "dataplane.json"]:
+                return {"GET": self._document}, "/openapi.json", "", ""
+            case ["docs"] | ["v2", "docs"]:
+                return {"GET": self._page}, "/docs", "", ""
+            case ["v2"]:
+                return {"GET": self._server_metadata}, "/v2", "", ""
+            case ["v2", "health", "live"]:
+                return {"GET": self._live}, "/v2/health/live", "", ""
+            case ["v2", "health", "ready"]:
+                return {"GET": self._ready}, "/v2/health/ready", "", ""
+            case ["v2", "models"]:
+                return {"GET": self._models_list}, "/v2/models", "", ""
+            case ["v2", "models", "stats"]:
+                return {"GET": self._stats}, "/v2/models/stats", "", ""
+            case ["v2", "models", name, "versions", version, *rest] if version:
+                return self._match_model("/v2/models/{model}/versions/{version}", name, version, rest)
+            case ["v2", "models", name, *rest]:
+                return self._match_model("/v2/models/{model}", name, "", rest)
+            case ["v2", "repository", "index"]:
+                return {"POST": self._index}, "/v2/repository/index", "", ""
+            case ["v2", "repository", "models", name, "load"]:
+                return {"POST": self._load}, "/v2/repository/models/{model}/load", name, ""
+            case ["v2", "repository", "models", name, "unload"]:
+                return {"POST": self._unload}, "/v2/repository/models/{model}/unload", name, ""
+            case ["v1", "models"]:
+                return {"GET": self._models_list}, "/v1/models", "", ""
+            case ["v1", "models", name]:
+                return self._match_v1("/v1/models/{model}", name, "")
+            case ["v1", "models", name, "versions", version]:
+                return self._match_v1("/v1/models/{model}/versions/{version}", name, version)
+        return None
+
+    def _match_model(
+        self, base: str, name: str, version: str, rest: list[str]
+    ) -> tuple[dict[str, Any], str, str, str] | None:
+        match rest:
+            case []:
+                return {"GET": self._metadata}, base, name, version
+            case ["ready"]:
+                return {"GET": self._model_ready}, base + "/ready", name, version
+            case ["infer"]:
+                return {"POST": self._infer}, base + "/infer", name, version
+            case ["infer_stream"]:
+                return {"POST": self._infer_stream}, base + "/infer_stream", name, version
+            case ["config"]:
+                return {"GET": self._config}, base + "/config", name, version
+            case ["stats"]:
+                return {"GET": self._stats}, base + "/stats", name, version
+            case ["docs"]:
+                return {"GET": self._page}, base + "/docs", name, version
+            case ["docs", "dataplane.json"]:
+                return {"GET": self._document}, base + "/docs/dataplane.json", name, version
+        return None
+
+    def _match_v1(self, base: str, last: str, version: str) -> tuple[dict[str, Any], str, str, str] | None:
+        name, _, verb = (version or last).rpartition(":")
+        if verb not in {"predict", "explain"} or not name:
+            return {"GET": self._v1_model}, base, last, version
+        call = self._v1_predict if verb == "predict" else self._v1_explain
+        return {"POST": call}, f"{base}:{verb}", last if version else name, name if version else ""
+
+    def _failed(self, error: Exception, request: HttpRequest) -> HttpReply:
+        code = status.http_status(error)
+        if code >= 500 and not isinstance(error, NotSupported):
+            unexpected = None if isinstance(error, HeadraceError) else error
+            extra = {"request_id": request.headers.get("x-request-id", "")}
+            log.warning("%s: %s", request.target.decode("latin-1"), error, exc_info=unexpected, extra=extra)
+        headers: tuple[tuple[bytes, bytes], ...] = ()
+        if isinstance(error, Overloaded):
+            headers = ((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))),)
+        elif isinstance(error, UnsupportedEncoding):
+            headers = ((b"accept-encoding", ", ".join(compression.ENCODINGS).encode()),)
+        return HttpReply(status.error_body(status.public_text(error)), code, headers=headers)
+
+    async def _compress(self, reply: HttpReply, accept: str) -> None:
+        encoding = compression.negotiate(accept)
+        if not encoding:
+            return
+        if len(reply.body) > _OFF_LOOP_BYTES:
+            reply.body = await asyncio.to_thread(compression.compress, reply.body, encoding)
+        else:
+            reply.body = compression.compress(reply.body, encoding)
+        reply.headers = (*reply.headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+
+
+def _header_length(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidRequest(f"Inference-Header-Content-Length must be a number of bytes, got: {text!r}") from None
+
+
+def _sooner(inference: InferenceRequest, deadline: float) -> InferenceRequest:
+    """The same request under its own `timeout` parameter, microseconds (Triton's schedule policy extension)."""
+    timeout = inference.parameters["timeout"]
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
+        raise InvalidRequest(f"parameter 'timeout' must be a number of microseconds, got: {timeout!r}")
+    own = time.monotonic() + timeout / 1e6
+    return msgspec.structs.replace(inference, deadline=min(own, deadline) if timeout else deadline)
+
+
+def _signature(served: Served) -> Any:
+    return served.signature
+
+
+def _model_headers(response: InferenceResponse) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())
+
+
+def _v2_reply(inference: InferenceRequest, response: InferenceResponse) -> HttpReply:
+    rendered = v2_rest.render(inference, response)
+    headers = _model_headers(response) if response.headers else ()
+    if rendered.header_length is not None:
+        headers = (*headers, (b"inference-header-content-length", b"%d" % rendered.header_length))
+    return HttpReply(rendered.body, 200, rendered.content_type, headers)
+
+
+def _once(infer: Infer | None) -> InferStream:
+    async def stream(inference: InferenceRequest) -> AsyncIterator[InferenceResponse]:
+        yield await infer(inference)  # type: ignore[misc]  # set while READY
+
+    return stream
+
+
+async def _events(
+    inference: InferenceRequest, first: InferenceResponse | None, responses: AsyncIterator[InferenceResponse]
+) -> AsyncIterator[bytes]:
+    """Frames of server-sent events; an error after the first answer travels as the last frame."""
+    try:
+        if first is not None:
+            yield b"data: %b\n\n" % v2_rest.render(inference, first).body
+        async for response in responses:
+            yield b"data: %b\n\n" % v2_rest.render(inference, response).body
+    except Exception as error:
+        if not isinstance(error, HeadraceError):
+            log.exception("a stream of model '%s' failed", inference.model_name)
+        yield b"data: %b\n\n" % status.error_body(status.public_text(error))

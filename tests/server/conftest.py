@@ -1,0 +1,9 @@
+"""Servers run on uvloop in production, so they are tested on it."""
+
+from __future__ import annotations
+
+import uvloop
+
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
