@@ -449,6 +449,18 @@ def _check(settings: Settings) -> None:
 # -- for readers --
 
 
+def metavar(key: str) -> str:
+    """What a flag for the key takes, as a help text shows it: `NUMBER`, `SIZE`, `fail|degrade|retry`."""
+    kind, _ = known_keys()[key]
+    if typing.get_origin(kind) is Literal:
+        return "|".join(typing.get_args(kind))
+    if key.endswith("_bytes"):
+        return "SIZE"
+    if key.endswith("_seconds"):
+        return "DURATION"
+    return {bool: "BOOL", str: "TEXT"}.get(kind, "NUMBER")
+
+
 def _kind(key: str) -> str:
     kind, limits = known_keys()[key]
     if typing.get_origin(kind) is Literal:

@@ -62,14 +62,9 @@ def _row(client: Client, entry: IndexEntry) -> dict[str, Any]:
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    engine = {
-        name: value for name, value in row["properties"].items() if name == "engine" or name.startswith("engine.")
-    }
     return {
         **{name: str(row[name]) for name in ("name", "version", "state", "reason", "platform", "placement")},
-        "engine": ", ".join(
-            f"{name.removeprefix('engine').removeprefix('.')} {value}".strip() for name, value in engine.items()
-        ),
+        "engine": output.engine_of(row["properties"]),
         "inputs": ", ".join(output.shape_of(**each) for each in row["inputs"]),
         "outputs": ", ".join(output.shape_of(**each) for each in row["outputs"]),
     }

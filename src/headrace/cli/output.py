@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -67,6 +67,12 @@ def working(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+def engine_of(properties: Mapping[str, Any]) -> str:
+    """The engine that answers, by number of rows, as the tables show it; empty: the model's own."""
+    found = {name: str(value) for name, value in properties.items() if name == "engine" or name.startswith("engine.")}
+    return ", ".join(f"{name.partition('.')[2]} {value}".strip() for name, value in found.items())
 
 
 def shape_of(name: str, datatype: str, shape: Sequence[int]) -> str:

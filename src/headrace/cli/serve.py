@@ -1,0 +1,192 @@
+"""`headrace serve`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from headrace import settings
+from headrace.cli import output
+from headrace.cli.settings import read_config
+
+if TYPE_CHECKING:
+    from headrace.app import App
+    from headrace.payload import TensorSpec
+    from headrace.serving.models import Served
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FLAGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "host": "http.host",
+        "port": "http.port",
+        "grpc-port": "grpc.port",
+        "metrics-port": "metrics.port",
+        "startup-policy": "models.startup_policy",
+        "watch": "models.watch_seconds",
+        "load-policy": "models.load_policy",
+        "optimize": "models.optimize",
+        "placement": "models.placement",
+        "replicas": "models.replicas",
+        "cache-dir": "models.cache_dir",
+        "drain": "models.drain_seconds",
+        "request-timeout": "http.request_timeout_seconds",
+        "max-body": "http.max_body_bytes",
+        "tls-certificate": "http.tls_certificate",
+        "tls-key": "http.tls_key",
+        "metrics-aliases": "metrics.aliases",
+        "log-format": "log.format",
+        "log-level": "log.level",
+        "otlp-endpoint": "tracing.otlp_endpoint",
+    }
+)
+"""Flag to the setting it sets. Values are parsed by the settings loader, so every road takes the same forms."""
+
+_EXAMPLES: Final = MappingProxyType(
+    {"BOOL": True, "BYTES": "text", "FP16": 0.5, "BF16": 0.5, "FP32": 0.5, "FP64": 0.5}
+)  # a value to paste, by datatype; whole numbers otherwise
+_MOST_VALUES: Final = 64
+
+
+def _setting_options(function: F) -> F:
+    defaults = settings.Settings()
+    for flag, key in reversed(FLAGS.items()):
+        section, _, name = key.partition(".")
+        note = settings.documentation(settings.SECTIONS[section])[name]
+        shown = settings.shown(key, getattr(getattr(defaults, section), name))
+        function = click.option(
+            f"--{flag}",
+            metavar=settings.metavar(key),
+            default=None,
+            help=note,
+            show_default=False if shown == '""' else shown,
+        )(function)
+    return function
+
+
+@click.command(short_help="Serve models over REST and gRPC.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--name", help="What the model is called in urls. For one PATH; default: from the file or folder.")
+@click.option("--runtime", help="The runtime for every PATH, where its content does not decide or decides wrong.")
+@_setting_options
+@click.option("--access-log/--no-access-log", default=None, help="Log a line for every request.")
+@click.option("--grpc/--no-grpc", default=None, help="Listen for gRPC.", show_default="grpc")
+@click.option("--metrics/--no-metrics", default=None, help="Listen for metrics scrapes.", show_default="metrics")
+@click.option("--config", envvar="HEADRACE_CONFIG", metavar="FILE", help="A server.yaml.", show_envvar=True)
+@click.option(
+    "--set", "others", multiple=True, metavar="KEY=VALUE", help="Any other setting: --set grpc.max_message_bytes=1GiB"
+)
+def command(
+    paths: tuple[str, ...],
+    *,
+    name: str | None,
+    runtime: str | None,
+    access_log: bool | None,
+    grpc: bool | None,
+    metrics: bool | None,
+    config: str | None,
+    others: tuple[str, ...],
+    **flags: str | None,
+) -> None:
+    """Serve models over REST and gRPC.
+
+    PATH is a model file, a folder with a model, a folder of models, or a class of your own (module:Class). What a file
+    holds is recognised by its content; a headrace.yaml beside it overrides anything.
+
+    Stops on Ctrl-C or SIGTERM: requests in flight end first.
+
+    \b
+    Examples:
+      headrace serve model.joblib
+      headrace serve models/ --watch 5s --startup-policy degrade
+      headrace serve fraud.onnx churn.ubj --port 9000 --grpc-port 9001
+      headrace serve mypackage.model:Ranker --name ranker --placement process
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    values: dict[str, Any] = {key: flags[flag.replace("-", "_")] for flag, key in FLAGS.items()}
+    values |= {"log.access": access_log, "grpc.enabled": grpc, "metrics.enabled": metrics}
+    for other in others:
+        key, equals, value = other.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set expected KEY=VALUE, got {other!r}", click.get_current_context())
+        values[key] = value
+    loaded = settings.load(settings.Settings(), read_config(config), os.environ, values, file_name=config or "")
+
+    import msgspec
+
+    from headrace import app
+    from headrace.serving import discovery
+
+    specs = discovery.discover(list(paths))
+    if name is not None and len(specs) != 1:
+        raise click.UsageError(f"--name is for one model, and {len(specs)} were found", click.get_current_context())
+    changes = {key: value for key, value in (("name", name), ("runtime", runtime)) if value is not None}
+    if changes:
+        specs = [msgspec.structs.replace(spec, **changes) for spec in specs]
+    code = app.run(loaded, specs, started=lambda running: announce(running, loaded))
+    click.get_current_context().exit(code)
+
+
+def announce(running: App, loaded: settings.Settings) -> None:
+    """Say what is served and where, with a request to paste."""
+    served = sorted(running.models, key=lambda each: (each.name, each.version))
+    output.write_table(
+        ["model", "version", "state", "platform", "engine", "placement", "inputs", "reason"],
+        [_row(each) for each in served],
+    )
+    scheme = "https" if loaded.http.tls_certificate else "http"
+    host = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "localhost"}.get(loaded.http.host, loaded.http.host)  # noqa: S104
+    host = f"[{host}]" if ":" in host else host
+    base = f"{scheme}://{host}:{running.http_port}"
+    click.echo(f"REST     {base}   docs: {base}/docs")
+    if loaded.grpc.enabled:
+        click.echo(f"gRPC     {host}:{running.grpc_port}")
+    if loaded.metrics.enabled:
+        click.echo(f"metrics  http://{host}:{running.metrics_port}/metrics")
+    for each in served:
+        paste = request_to_paste(base, each)
+        if paste:
+            click.echo(f"\n{paste}")
+            break
+
+
+def request_to_paste(base: str, served: Served) -> str:
+    """A curl command that the model answers, from what it declares of its inputs; empty when that is not enough."""
+    import json
+
+    inputs = [each for each in served.signature.inputs if not each.optional] if served.signature else []
+    if not inputs or any(each.datatype in {"FP16", "BF16"} for each in inputs):
+        return ""
+    body = {"inputs": []}
+    for spec in inputs:
+        shape = _example_shape(spec)
+        count = 1
+        for size in shape:
+            count *= size
+        if count > _MOST_VALUES:
+            return ""
+        value = _EXAMPLES.get(spec.datatype, 1)
+        body["inputs"].append({"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [value] * count})
+    return f"curl {base}/v2/models/{served.name}/infer -d '{json.dumps(body)}'"
+
+
+def _example_shape(spec: TensorSpec) -> list[int]:
+    return [1 if size < 0 else size for size in spec.shape]
+
+
+def _row(served: Served) -> list[str]:
+    signature = served.signature
+    inputs = ", ".join(output.shape_of(e.name, e.datatype, e.shape) for e in signature.inputs) if signature else ""
+    return [
+        served.name,
+        served.version,
+        served.state.value,
+        signature.platform if signature else "",
+        output.engine_of(signature.properties) if signature else "",
+        served.placement,
+        inputs,
+        served.reason,
+    ]
