@@ -1,0 +1,372 @@
+"""A loaded model as an `Infer`: decode, submit, encode. The repository makes one for each model version it serves, the
+routing table hands its `infer` to the server.
+
+Two roads, chosen once at start and not asked about again: *direct*, on the loop within the caller's own step (models
+of microseconds); *gathered*, through the batcher (everything else).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+from headrace.errors import DeadlineExceeded, LoadFailed, ModelNotReady
+from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature, Tensor
+from headrace.runtimes.base import Runtime
+from headrace.serving import placement as placing
+from headrace.serving.batching import Batcher, Batching, Lane
+from headrace.serving.build import RuntimeSpec, build
+from headrace.serving.decoding import Decoder
+from headrace.serving.execution import Execution, failed
+from headrace.serving.lanes import AsyncLane, InlineLane, ThreadLane
+from headrace.serving.observer import Observer, Silent
+from headrace.serving.workers import WorkerPool
+
+_CLOSE_SECONDS: Final = 5.0  # for a thread or a process to end once nothing runs in it any more
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+OnState = Callable[[bool, str], None]
+
+
+class Engine:
+    """One model version. Made by `load_engine`; `infer` is the `Infer`.
+
+    `infer` never awaits when the placement is inline and the model is quick: a server may step it and have the answer.
+    Elsewhere it awaits one future. It needs no current task.
+    """
+
+    def __init__(
+        self,
+        spec: RuntimeSpec,
+        *,
+        model: Any = None,
+        placement: str = "auto",
+        replicas: int = 1,
+        batching: Batching | None = None,
+        warm_up: Sequence[Sequence[Tensor]] = (),
+        predict_timeout_seconds: float = 60.0,
+        observer: Observer | None = None,
+        on_state: OnState | None = None,
+    ) -> None:
+        self.name = spec.name
+        self.version = spec.version
+        self.infer: Infer = self._not_started
+        self.signature = Signature(platform="")
+        self.choice = placing.Choice(placement="inline", reason="not started")
+        self._spec = spec
+        self._model = model
+        self._wanted = placement
+        self._replicas = replicas
+        self._declared = batching
+        self._batching = batching or Batching()
+        self._warm_up = warm_up
+        self._predict_timeout_seconds = predict_timeout_seconds
+        self._observer: Observer = observer or Silent()
+        self._on_state = on_state
+        self._refuses = "it is not started"
+        self._runtimes: list[Runtime] = []
+        self._lanes: Sequence[Lane] = ()
+        self._pool: WorkerPool | None = None
+        self._decoder = Decoder(self.name, self.signature)
+        self._batcher: Batcher | None = None
+        self._execution: Execution | None = None
+        self.streams = False
+        """Whether the model answers with streams; `infer_stream` gives one part where it does not."""
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.name} {self.choice.placement} {self._batcher or 'direct'}>"
+
+    @property
+    def placement(self) -> str:
+        """`inline`, `thread` or `process`."""
+        return self.choice.placement
+
+    # -- the walk --
+
+    async def _infer_directly(self, request: InferenceRequest) -> InferenceResponse:
+        """Decode, predict, encode, without a single await."""
+        if self._refuses:
+            raise ModelNotReady(f"model '{self.name}' is not ready: {self._refuses}")
+        if request.deadline is not None and request.deadline <= time.monotonic():
+            raise DeadlineExceeded(f"model '{self.name}': the deadline of the request passed before predict")
+        call = self._decoder.decode(request)
+
+        execution = self._execution
+        assert execution is not None
+        began = time.perf_counter_ns()
+        try:
+            answer = execution.runtime.predict(execution.values(call.arrays), call.outputs, call.parameters)
+            took = time.perf_counter_ns() - began
+            tensors = execution.encode(answer, call.outputs, call.rows)
+        except (Exception, SystemExit) as exc:
+            self._observer.failed(requests=1, queue_ns=0, predict_ns=time.perf_counter_ns() - began)
+            error = failed(self.name, exc)
+            if error is exc:
+                raise
+            raise error from exc
+        self._observer.executed(requests=1, rows=call.rows if call.rows > 0 else 1, queue_ns=0, predict_ns=took)
+        return InferenceResponse(model_name=self.name, outputs=tensors, model_version=self.version, id=request.id)
+
+    async def _infer_gathered(self, request: InferenceRequest) -> InferenceResponse:
+        """Decode, submit, encode: one await, on the future of the batch."""
+        batcher = self._batcher
+        assert batcher is not None
+        deadline = request.deadline
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlineExceeded(f"model '{self.name}': the deadline of the request passed before predict")
+        future = batcher.submit(self._decoder.decode(request), deadline)
+        try:
+            tensors = await future
+        finally:
+            if not future.done():  # the caller left: so does its request
+                future.cancel()
+        return InferenceResponse(model_name=self.name, outputs=tensors, model_version=self.version, id=request.id)
+
+    async def _not_started(self, request: InferenceRequest) -> InferenceResponse:
+        raise ModelNotReady(f"model '{self.name}' is not ready: {self._refuses}")
+
+    async def infer_stream(self, request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
+        """Partial answers as the model gives them; a model that does not stream gives its one answer.
+
+        Close the iterator to stop the model early. The model waits while the reader is behind.
+        """
+        if not self.streams:
+            yield await self.infer(request)
+            return
+        batcher = self._batcher
+        assert batcher is not None
+        parts = batcher.open(self._decoder.decode(request), request.deadline)
+        try:
+            async for tensors in parts:
+                yield InferenceResponse(
+                    model_name=self.name, outputs=tensors, model_version=self.version, id=request.id
+                )
+        finally:
+            parts.close()
+
+    # -- start and close --
+
+    async def start(self) -> None:
+        """Load the model, warm it up, and choose where it runs.
+
+        Raises:
+            LoadFailed: or a subclass: it cannot be served.
+            SettingsError: a setting asks for what this model cannot have.
+        """
+        movable = self._model is None
+        if self._wanted == "process":
+            measured = placing.Measurement(movable=movable)
+            self.choice = placing.choose(measured, "process", model=self.name)
+            await self._start_process()
+        else:
+            await self._start_here(movable=movable)
+        self._refuses = ""
+
+    async def _start_here(self, *, movable: bool) -> None:
+        runtime, signature = await _in_thread(lambda: build(self._spec, model=self._model), f"load-{self.name}")
+        self._runtimes.append(runtime)
+        try:
+            execution = Execution(self.name, runtime, signature)
+            measured = await self._measure(execution, movable=movable)
+            self.choice = placing.choose(measured, self._wanted, model=self.name)
+            if self.choice.placement == "process":
+                self._runtimes.remove(runtime)
+                await _in_thread(runtime.unload, f"unload-{self.name}")
+                await self._start_process()
+                return
+            self._serve(execution)
+            if self.choice.placement == "thread":
+                await self._start_threads(execution)
+            elif runtime.is_async:
+                lane = AsyncLane(execution, depth=self._batching.max_queue_size)
+                self._gather([lane], merges=signature.batchable and self._declared is not None)
+            elif signature.batchable and (self.choice.merges or self._batching.max_wait_seconds > 0):
+                self._gather([InlineLane(execution)], merges=True)
+            else:
+                self.infer = self._infer_directly
+        except BaseException:
+            await self._release(0.0)
+            raise
+
+    async def _measure(self, execution: Execution, *, movable: bool) -> placing.Measurement:
+        if not execution.runtime.is_async:
+            return await _in_thread(
+                lambda: placing.warm_up(execution, self._warm_up, movable=movable), f"warm-up-{self.name}"
+            )
+        for tensors in self._warm_up:
+            arrays = {each.name: each.data for each in tensors}
+            outcome = await execution.attempt_async(placing.call_of(arrays, execution.signature))
+            if outcome.error is not None:
+                raise LoadFailed(
+                    f"model '{self.name}' fails on its own warm-up sample: {outcome.error}"
+                ) from outcome.error
+        return placing.Measurement(is_async=True, streams=execution.runtime.streams, movable=movable)
+
+    async def _start_threads(self, execution: Execution) -> None:
+        lanes = [ThreadLane(execution)]
+        for _ in range(self._replicas - 1):
+            if execution.runtime.concurrent or self._model is not None:
+                # An object in memory cannot be loaded twice; one that is not `concurrent` keeps to one thread.
+                if not execution.runtime.concurrent:
+                    break
+                lanes.append(ThreadLane(execution))
+                continue
+            runtime, signature = await _in_thread(lambda: build(self._spec), f"load-{self.name}")
+            self._runtimes.append(runtime)
+            lanes.append(ThreadLane(Execution(self.name, runtime, signature)))
+        for lane in lanes:
+            lane.open()
+        self._gather(lanes, merges=execution.signature.batchable)
+
+    async def _start_process(self) -> None:
+        self._pool = WorkerPool(
+            self._spec,
+            replicas=self._replicas,
+            warm_up=self._warm_up,
+            predict_timeout_seconds=self._predict_timeout_seconds,
+            observer=self._observer,
+            on_state=self._state_changed,
+        )
+        loaded = await self._pool.start()
+        self.signature = loaded.signature
+        self.streams = loaded.streams
+        self._decoder = Decoder(self.name, loaded.signature)
+        merges = loaded.signature.batchable and (not loaded.is_async or self._declared is not None)
+        self._gather(self._pool.workers, merges=merges)
+        self._pool.on_free = self._flush
+
+    def _serve(self, execution: Execution) -> None:
+        self._execution = execution
+        self.signature = execution.signature
+        self.streams = execution.runtime.streams
+        self._decoder = Decoder(self.name, execution.signature)
+
+    def _gather(self, lanes: Sequence[Lane], *, merges: bool) -> None:
+        self._lanes = lanes
+        self._batcher = Batcher(self.name, self._batching, lanes, self._observer, merges=merges)
+        self.infer = self._infer_gathered
+
+    def _flush(self) -> None:
+        if self._batcher is not None:
+            self._batcher.flush()
+
+    def _state_changed(self, ready: bool, reason: str) -> None:
+        """A worker came up, or the last one went down."""
+        if self._batcher is not None:
+            self._batcher.refuses = "" if ready else reason
+            if ready:
+                self._batcher.flush()
+            else:
+                self._batcher.fail_waiting(reason)
+        if self._on_state is not None:
+            self._on_state(ready, reason)
+
+    async def close(self, drain_seconds: float = 30.0) -> None:
+        """Let what is in flight end, then give everything back. Requests that come meanwhile are still answered.
+
+        Args:
+            drain_seconds: How long to wait; whoever waits longer is answered ModelNotReady.
+        """
+        if self._batcher is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_seconds):
+                    await self._batcher.drained()
+        self._refuses = "it was unloaded"
+        if self._batcher is not None:
+            self._batcher.close(self._refuses)
+        await self._release(_CLOSE_SECONDS)
+
+    async def _release(self, seconds: float) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+        threads = [lane for lane in self._lanes if isinstance(lane, ThreadLane)]
+        for lane in threads:
+            lane.close()
+        for each in self._lanes:
+            if isinstance(each, (ThreadLane, AsyncLane)):
+                await each.closed(seconds)
+        if any(lane.alive for lane in threads):
+            _log.warning("model '%s': a predict does not end; its thread and its model stay in memory", self.name)
+            return
+        runtimes, self._runtimes = self._runtimes, []
+        for runtime in runtimes:
+            await _in_thread(runtime.unload, f"unload-{self.name}")
+
+
+async def load_engine(
+    spec: RuntimeSpec,
+    *,
+    model: Any = None,
+    placement: str = "auto",
+    replicas: int = 1,
+    batching: Batching | None = None,
+    warm_up: Sequence[Sequence[Tensor]] = (),
+    predict_timeout_seconds: float = 60.0,
+    observer: Observer | None = None,
+    on_state: OnState | None = None,
+) -> Engine:
+    """Load a model, warm it up, place it, and give its started engine.
+
+    Args:
+        spec: What to load.
+        model: The object itself, when it is in memory already.
+        placement: `auto`, `inline`, `thread` or `process`.
+        replicas: Threads or processes; inline has one.
+        batching: None: the defaults, and an async model is not merged.
+        warm_up: Requests' inputs to predict before the first caller does; a failure fails the load.
+        predict_timeout_seconds: How long a worker process may be silent over a predict before it is replaced.
+        observer: Told of predicts, queue depths and restarts.
+        on_state: Told, on the loop, when the last worker process goes down (False, why) and when one is back (True).
+
+    Raises:
+        LoadFailed: or a subclass: the model cannot be served.
+        SettingsError: a setting is wrong, or asks for what this model cannot have.
+    """
+    engine = Engine(
+        spec,
+        model=model,
+        placement=placement,
+        replicas=replicas,
+        batching=batching,
+        warm_up=warm_up,
+        predict_timeout_seconds=predict_timeout_seconds,
+        observer=observer,
+        on_state=on_state,
+    )
+    await engine.start()
+    return engine
+
+
+async def _in_thread(work: Callable[[], _T], name: str) -> _T:
+    """Run blocking work in a thread of its own. Loads are rare and long: they share no pool with anybody."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Callable[[], _T]] = loop.create_future()
+
+    def finish(outcome: Callable[[], _T]) -> None:
+        if not ended.done():
+            ended.set_result(outcome)
+
+    def run() -> None:
+        outcome: Callable[[], _T]
+        try:
+            result = work()
+        except BaseException as exc:  # noqa: BLE001 - it is raised where the work is awaited
+            outcome = functools.partial(_raise, exc)
+        else:
+            outcome = lambda: result  # noqa: E731 - the twin of the line above
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            loop.call_soon_threadsafe(finish, outcome)
+
+    threading.Thread(target=run, name=f"headrace-{name}", daemon=True).start()
+    return (await ended)()
+
+
+def _raise(exc: BaseException) -> NoReturn:
+    raise exc

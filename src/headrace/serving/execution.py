@@ -1,0 +1,191 @@
+"""Steps 6 and 7 of the walk, where the model is: arrays to what the model takes, predict, and back to tensors.
+
+The same code runs on the loop, in a lane's thread and in a worker process; whoever holds the runtime holds one
+`Execution` of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from headrace import codecs
+from headrace.errors import HeadraceError, InvalidRequest, RuntimeFailed
+from headrace.payload import DTYPES, Array, Signature, Tensor, datatype_of
+from headrace.runtimes.base import Runtime, Values
+from headrace.serving.decoding import UNCOUNTED, Call
+
+_DATATYPES: Final = {dtype: name for name, dtype in DTYPES.items() if name not in ("BF16", "BYTES")}
+_ARRAY_TYPES: Final = frozenset({"", "np"})  # content types that ask for an array, which a tensor's data is
+_SEPARABLE: Final = (InvalidRequest, ValueError, TypeError, LookupError, ArithmeticError)
+_TEXT_KEPT: Final = 1000  # characters of a foreign exception; some carry the whole input
+
+
+class Outcome(msgspec.Struct, gc=False):
+    """How a predict ended: tensors, or the error in their place."""
+
+    tensors: tuple[Tensor, ...]
+    predict_ns: int
+    error: HeadraceError | None = None
+    separable: bool = False
+    """The input may be to blame, so requests merged into this predict are worth another one each."""
+
+
+class Execution:
+    """One runtime, as arrays in and tensors out."""
+
+    def __init__(self, model: str, runtime: Runtime, signature: Signature) -> None:
+        self.model = model
+        self.runtime = runtime
+        self.signature = signature
+        self.defaults = signature.default_outputs or tuple(each.name for each in signature.outputs)
+        self._takes = {
+            each.name: each.content_type for each in signature.inputs if each.content_type not in _ARRAY_TYPES
+        }
+        self._datatypes = {each.name: each.datatype for each in signature.inputs}
+        self._gives = {
+            each.name: each.content_type for each in signature.outputs if each.content_type not in _ARRAY_TYPES
+        }
+        self._bf16 = frozenset(each.name for each in signature.outputs if each.datatype == "BF16")
+        self.takes_arrays = not self._takes and not signature.content_type
+        """What the model takes are the arrays as they come: `values` has nothing to do."""
+
+    def attempt(self, call: Call) -> Outcome:
+        """Predict, and never raise."""
+        began = time.perf_counter_ns()
+        try:
+            answer = self.runtime.predict(self.values(call.arrays), call.outputs, call.parameters)
+            took = time.perf_counter_ns() - began
+            return Outcome(self.encode(answer, call.outputs, call.rows), took)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - a model may raise anything; it ends the request alone
+            return self.failure(exc, time.perf_counter_ns() - began)
+
+    async def attempt_async(self, call: Call) -> Outcome:
+        """The same for a runtime whose predict is awaited; cancellation passes through."""
+        began = time.perf_counter_ns()
+        try:
+            answer = await self.runtime.predict(self.values(call.arrays), call.outputs, call.parameters)
+            took = time.perf_counter_ns() - began
+            return Outcome(self.encode(answer, call.outputs, call.rows), took)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - as above
+            return self.failure(exc, time.perf_counter_ns() - began)
+
+    def failure(self, exc: BaseException, predict_ns: int) -> Outcome:
+        """What a predict that raised amounts to."""
+        return Outcome((), predict_ns, failed(self.model, exc), isinstance(exc, _SEPARABLE))
+
+    def stream(self, call: Call) -> Any:
+        """The model's own iterator of partial answers, an async one where the runtime is."""
+        return self.runtime.predict_stream(self.values(call.arrays), call.outputs, call.parameters)
+
+    def values(self, arrays: dict[str, Array]) -> Values:
+        """What the model takes: the arrays, or what its signature's content types make of them.
+
+        Raises:
+            InvalidRequest: a tensor's content is not of its content type.
+        """
+        if self.takes_arrays:
+            return arrays
+        if self.signature.content_type:
+            tensors = tuple(self._tensor(name, array) for name, array in arrays.items())
+            return {"": codecs.decode_request(tensors, self.signature.content_type)}
+        return {
+            name: codecs.decode(self._tensor(name, array), self._takes[name]) if name in self._takes else array
+            for name, array in arrays.items()
+        }
+
+    def _tensor(self, name: str, array: Array) -> Tensor:
+        return Tensor(name, self._datatypes.get(name) or datatype_of(array), array)
+
+    def encode(self, answer: Any, wanted: Sequence[str], rows: int) -> tuple[Tensor, ...]:
+        """The model's answer as tensors, in the order wanted.
+
+        Args:
+            answer: Outputs by name.
+            wanted: Names; empty: the default outputs.
+            rows: How many each output must have; UNCOUNTED: any.
+
+        Raises:
+            RuntimeFailed: the answer is not what the model promised: names the output, what was expected, what came.
+        """
+        if not isinstance(answer, Mapping):
+            raise RuntimeFailed(
+                f"model '{self.model}': expected outputs by name, got {type(answer).__name__}; return a dict"
+            )
+        tensors = []
+        for name in wanted or self.defaults or answer:
+            if name not in answer:
+                raise RuntimeFailed(
+                    f"model '{self.model}': expected an output '{name}', got {', '.join(map(repr, answer)) or 'none'}"
+                )
+            value = answer[name]
+            if type(value) is np.ndarray and (datatype := _DATATYPES.get(value.dtype)) is not None:
+                tensor = Tensor(name, "BF16" if name in self._bf16 and datatype == "UINT16" else datatype, value)
+            else:
+                tensor = self._encode(name, value)
+            shape = tensor.data.shape
+            if rows != UNCOUNTED and (not shape or shape[0] != rows):
+                raise RuntimeFailed(
+                    f"model '{self.model}': output '{name}' has shape [{','.join(map(str, shape))}] for {rows} rows of "
+                    f"input; expected one row out for each row in (a model that cannot says batchable: false)"
+                )
+            tensors.append(tensor)
+        return tuple(tensors)
+
+    def _encode(self, name: str, value: Any) -> Tensor:
+        """One output that is not an array of numbers in this machine's byte order."""
+        try:
+            content_type = self._gives.get(name, "")
+            if isinstance(value, np.generic):
+                value = np.asarray(value)
+            if isinstance(value, np.ndarray) and not content_type:
+                if value.dtype.kind in "SUO":
+                    return _textual(name, value)
+                if value.dtype.newbyteorder("=") in _DATATYPES:
+                    native = value.astype(value.dtype.newbyteorder("="))
+                    return Tensor(name, datatype_of(native), native)
+            return codecs.encode(name, value, content_type)
+        except (InvalidRequest, ValueError, TypeError, AttributeError) as exc:
+            raise RuntimeFailed(
+                f"model '{self.model}': output '{name}' is {_described(value)}, which no tensor carries: {_line(exc)}"
+            ) from exc
+
+
+def failed(model: str, exc: BaseException) -> HeadraceError:
+    """The error that a caller sees for what a model raised; ours pass, foreign ones become RuntimeFailed, chained."""
+    if isinstance(exc, HeadraceError):
+        return exc
+    error = RuntimeFailed(f"model '{model}': {type(exc).__name__}: {_line(exc)}")
+    error.__cause__ = exc
+    return error
+
+
+def _textual(name: str, array: Array) -> Tensor:
+    """Text and bytes as BYTES; an object array of numbers as numbers."""
+    values = array.reshape(-1).tolist()
+    if all(isinstance(value, str) for value in values):
+        values = [value.encode() for value in values]
+    elif not all(isinstance(value, bytes) for value in values):
+        if all(isinstance(value, (str, bytes)) for value in values):
+            values = [value.encode() if isinstance(value, str) else value for value in values]
+        elif all(isinstance(value, (bool, int, float)) for value in values):
+            numbers = np.asarray(values).reshape(array.shape)
+            return Tensor(name, datatype_of(numbers), numbers)
+        else:
+            kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+            raise ValueError(f"expected text, bytes or numbers, got elements of {kinds}")
+    data = np.empty(array.size, np.object_)
+    data[:] = values
+    return Tensor(name, "BYTES", data.reshape(array.shape))
+
+
+def _described(value: Any) -> str:
+    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"of type {type(value).__name__}"
+
+
+def _line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:_TEXT_KEPT]

@@ -1,0 +1,209 @@
+"""Where a model's predict should run: on the loop, in a thread or in a worker process. Measured at warm-up, decided by
+`choose`, which is pure; the engine and the worker process call both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+
+from headrace.errors import LoadFailed, SettingsError
+from headrace.payload import DTYPES, EMPTY, Array, Signature, Tensor
+from headrace.runtimes.base import Runtime
+from headrace.serving.decoding import UNCOUNTED, Call
+from headrace.serving.execution import Execution
+
+Placement = Literal["inline", "thread", "process"]
+
+INLINE_SECONDS: Final = 0.0005
+"""Up to here the loop itself is the best place: a thread costs two hand-overs (20 to 60 us), and half a millisecond more
+on a reply is within what the loop's own turns vary by under load."""
+INLINE_LOCKED_SECONDS: Final = 0.002
+"""Up to here a model that holds the interpreter lock also stays on the loop: from a thread it would stop the loop for
+just as long, since the loop needs the lock to turn, and add the hand-overs and the lock's switch interval (5 ms)."""
+PROCESS_SECONDS: Final = 0.02
+"""From here on a model that holds the lock is worth a process of its own, though that costs its memory once more: in a
+thread it leaves the loop one turn each switch interval, and health checks and other models would wait in line."""
+DIRECT_SECONDS: Final = 0.00005
+"""Up to here predict is cheaper than gathering neighbours for it (about 5 us a request, and a turn of the loop)."""
+
+_RUNS: Final = 5
+_RUNS_SECONDS: Final = 0.25  # no further run once these have passed
+_TICK_SECONDS: Final = 0.0002
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What warm-up found out about a model."""
+
+    predict_seconds: float | None = None
+    """Median of a few single-row predicts; None: there was no sample that the model takes."""
+    releases_lock: bool = False
+    """Declared by the runtime, or seen: another thread ran while it predicted."""
+    is_async: bool = False
+    streams: bool = False
+    movable: bool = True
+    """Another process can load it too: it has a path or a reference."""
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """Where predict runs, and why, for metadata and `headrace models`."""
+
+    placement: Placement
+    reason: str
+    merges: bool = True
+    """Whether requests are worth merging there."""
+
+
+def choose(measured: Measurement, wanted: str = "auto", *, model: str = "") -> Choice:
+    """Decide a placement.
+
+    Args:
+        measured: What warm-up found.
+        wanted: `auto`, or what a person set.
+        model: Named in messages.
+
+    Raises:
+        SettingsError: the wish cannot be met; says why and what can be.
+    """
+    seconds = measured.predict_seconds
+    took = "predict could not be measured" if seconds is None else f"predict took {seconds * 1000:.3g} ms"
+    merges = seconds is None or seconds > DIRECT_SECONDS
+    if wanted not in ("auto", "inline", "thread", "process"):
+        raise SettingsError(f"model '{model}': placement {wanted!r}; expected auto, inline, thread or process")
+    if wanted == "process":
+        if not measured.movable:
+            raise SettingsError(
+                f"model '{model}': placement 'process' needs a file or a module:Class that another process can load; "
+                f"this model is an object in memory: save it first, or choose 'thread'"
+            )
+        return Choice(placement="process", reason="set", merges=not measured.is_async)
+    if measured.is_async:
+        if wanted == "thread":
+            raise SettingsError(
+                f"model '{model}': placement 'thread' is for synchronous models; an async predict runs 'inline', on "
+                f"the event loop, or in a 'process'"
+            )
+        return Choice(placement="inline", reason="predict is async", merges=False)
+    if measured.streams and wanted == "inline":
+        raise SettingsError(
+            f"model '{model}': a synchronous stream cannot run 'inline', the loop would stand still between its parts; "
+            f"choose 'thread' or 'process', or make predict_stream async"
+        )
+    if wanted == "inline":
+        return Choice(placement="inline", reason="set", merges=merges)
+    if wanted == "thread":
+        return Choice(placement="thread", reason="set")
+    if measured.streams:
+        return Choice(placement="thread", reason="it streams, one part at a time")
+    if seconds is None:
+        return Choice(placement="thread", reason=took)
+    if seconds < INLINE_SECONDS:
+        return Choice(placement="inline", reason=took, merges=merges)
+    if measured.releases_lock:
+        return Choice(placement="thread", reason=f"{took} and releases the interpreter lock")
+    if seconds < INLINE_LOCKED_SECONDS:
+        return Choice(placement="inline", reason=f"{took} and holds the interpreter lock", merges=merges)
+    if seconds >= PROCESS_SECONDS and measured.movable:
+        return Choice(placement="process", reason=f"{took} and holds the interpreter lock")
+    return Choice(placement="thread", reason=f"{took} and holds the interpreter lock")
+
+
+def samples(runtime: Runtime, signature: Signature) -> list[dict[str, Array]]:
+    """Inputs of one row to warm up with, when nobody gave any: the runtime's own sample, else zeros by signature."""
+    own = getattr(runtime, "sample", None)
+    if callable(own) and (found := own()) is not None:
+        return [{name: np.asarray(value) for name, value in found.items()}]
+    needed = [each for each in signature.inputs if not each.optional]
+    if not needed:
+        return []
+    arrays: dict[str, Array] = {}
+    for spec in needed:
+        shape = tuple(1 if size < 0 else size for size in spec.shape)
+        if spec.datatype == "BYTES":
+            arrays[spec.name] = np.full(shape, b"", np.object_)
+        else:
+            arrays[spec.name] = np.zeros(shape, DTYPES[spec.datatype])
+    return [arrays]
+
+
+def call_of(arrays: dict[str, Array], signature: Signature) -> Call:
+    """A call for these inputs, counted in rows where the model counts them."""
+    rows = UNCOUNTED
+    if signature.batchable:
+        rows = next((array.shape[0] for array in arrays.values() if array.shape), UNCOUNTED)
+    return Call(arrays, (), EMPTY, rows)
+
+
+def warm_up(execution: Execution, given: Sequence[Sequence[Tensor]] = (), *, movable: bool = True) -> Measurement:
+    """Predict a few times, so that the first caller meets a warm model, and measure it. Blocks.
+
+    A made-up sample that the model refuses is no fault of the model: it is then not measured.
+
+    Raises:
+        LoadFailed: the model fails on a sample that somebody gave.
+    """
+    runtime, signature = execution.runtime, execution.signature
+    for tensors in given:
+        outcome = execution.attempt(call_of({each.name: each.data for each in tensors}, signature))
+        if outcome.error is not None:
+            raise LoadFailed(
+                f"model '{execution.model}' fails on its own warm-up sample: {outcome.error}"
+            ) from outcome.error
+    sample = {each.name: each.data for each in given[0]} if given else next(iter(samples(runtime, signature)), None)
+    seconds = None
+    releases = runtime.releases_lock
+    if sample is not None:
+        call = call_of(sample, signature)
+        seconds = _median_seconds(execution, call)
+        if seconds is not None and seconds >= INLINE_LOCKED_SECONDS and not releases:
+            releases = _lets_others_run(execution, call)
+    return Measurement(
+        predict_seconds=seconds,
+        releases_lock=releases,
+        is_async=runtime.is_async,
+        streams=runtime.streams,
+        movable=movable,
+    )
+
+
+def _median_seconds(execution: Execution, call: Call) -> float | None:
+    if execution.attempt(call).error is not None:  # also the run that pays for whatever is made when first used
+        return None
+    taken: list[float] = []
+    until = time.perf_counter() + _RUNS_SECONDS
+    while len(taken) < _RUNS:
+        outcome = execution.attempt(call)
+        if outcome.error is not None:
+            return None
+        taken.append(outcome.predict_ns / 1e9)
+        if time.perf_counter() > until:
+            break
+    return statistics.median(taken)
+
+
+def _lets_others_run(execution: Execution, call: Call) -> bool:
+    """Whether another thread ran for more than half of a predict: the longest that it stood still tells."""
+    stop = threading.Event()
+    still = 0.0
+
+    def tick() -> None:
+        nonlocal still
+        before = time.perf_counter()
+        while not stop.is_set():
+            time.sleep(_TICK_SECONDS)
+            now = time.perf_counter()
+            still += max(0.0, now - before - 5 * _TICK_SECONDS)
+            before = now
+
+    ticker = threading.Thread(target=tick, name="headrace-measure", daemon=True)
+    ticker.start()
+    outcome = execution.attempt(call)
+    stop.set()
+    ticker.join()
+    return outcome.error is None and still < outcome.predict_ns / 1e9 / 2

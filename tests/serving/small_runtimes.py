@@ -1,0 +1,262 @@
+"""Small runtimes for the tests of the engine and its workers: real implementations of the role, loaded by reference."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from headrace.errors import InvalidRequest, LoadFailed
+from headrace.payload import EMPTY, Signature, TensorSpec
+from headrace.runtimes.base import Runtime
+
+X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+Y = TensorSpec(name="y", datatype="FP32", shape=(-1,))
+
+
+class Small(Runtime):
+    """Adds up each row; what it adds to that is in `parameters`."""
+
+    inputs = (X,)
+    outputs = (Y,)
+    batchable = True
+
+    @classmethod
+    def recognise(cls, path):
+        return None
+
+    def load(self):
+        self.calls = []
+        return Signature(
+            platform="test", inputs=self.inputs, outputs=self.outputs, batchable=self.batchable, strict=True
+        )
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        x = inputs["x"]
+        self.calls.append(len(x))
+        return {"y": x.sum(axis=1) + np.float32(self.source.parameters.get("bias", 0))}
+
+
+class Linear(Small):
+    """Sums rows."""
+
+
+class Alone(Small):
+    """The same, declared not batchable."""
+
+    batchable = False
+
+
+class TwoOutputs(Small):
+    """Sums and doubles, and the process that did it."""
+
+    outputs = (Y, TensorSpec(name="double", datatype="FP32", shape=(-1, 4)))
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        x = inputs["x"]
+        return {"double": x * 2, "y": x.sum(axis=1)}
+
+
+class Text(Small):
+    """Upper case of text; bytes in, text out."""
+
+    inputs = (TensorSpec(name="text", datatype="BYTES", shape=(-1,)),)
+    outputs = (TensorSpec(name="upper", datatype="BYTES", shape=(-1,)),)
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        return {"upper": np.array([each.decode().upper() for each in inputs["text"]])}
+
+
+class Loose(Small):
+    """Takes columns or a table, of any name."""
+
+    def load(self):
+        super().load()
+        return Signature(platform="test", inputs=self.inputs, outputs=self.outputs, strict=False)
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        table = np.column_stack(list(inputs.values()))
+        return {"y": table.sum(axis=1)}
+
+
+class Sleeping(Small):
+    """Sleeps, which releases the lock, as long as its parameter says, counted for each predict."""
+
+    releases_lock = True
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        time.sleep(self.source.parameters["seconds"])
+        return super().predict(inputs, outputs, parameters)
+
+
+class Gated(Small):
+    """Predicts when the gate is open; says how many rows each predict had."""
+
+    gates: dict = {}
+
+    def load(self):
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.gates[self.source.parameters["gate"]] = self
+        return super().load()
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        self.entered.release()
+        self.gate.wait(10)
+        return super().predict(inputs, outputs, parameters)
+
+
+class Fussy(Small):
+    """Refuses negative numbers with a ValueError, NaN with an InvalidRequest, infinity with a RuntimeError."""
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        x = inputs["x"]
+        if np.isnan(x).any():
+            raise InvalidRequest("x holds a NaN")
+        if np.isinf(x).any():
+            raise RuntimeError("cannot\n  go on")
+        if (x < 0).any():
+            raise ValueError("x is negative")
+        return super().predict(inputs, outputs, parameters)
+
+
+class Exits(Small):
+    """Calls sys.exit."""
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        sys.exit(3)
+
+
+class WrongRows(Small):
+    """Gives one row too few, quietly divisible."""
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        return {"y": inputs["x"].sum(axis=1)[:-1]}
+
+
+class Crashing(Small):
+    """Ends its process when x[0, 0] is negative, hangs when it is infinite, tells its pid in every answer."""
+
+    outputs = (Y, TensorSpec(name="pid", datatype="INT64", shape=(-1,)))
+
+    def load(self):
+        flag = self.source.parameters.get("refuse_while")
+        if flag and Path(flag).exists():
+            raise LoadFailed("told to refuse")
+        if self.source.parameters.get("crash_at_load"):
+            os._exit(9)
+        return super().load()
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        first = inputs["x"][0, 0]
+        if first == -np.inf:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if first == np.inf:
+            time.sleep(60)
+        if first < 0:
+            os._exit(7)
+        return {"y": inputs["x"].sum(axis=1), "pid": np.full(len(inputs["x"]), os.getpid())}
+
+
+class Busy(Small):
+    """Writes its pid to a file, then holds the lock for a long time: not even its own socket is read."""
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        path = self.source.parameters["pid_file"]
+        if path and inputs["x"][0, 0] > 0:
+            Path(path + ".part").write_text(str(os.getpid()))
+            os.rename(path + ".part", path)
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                pass
+        return super().predict(inputs, outputs, parameters)
+
+
+class Streaming(Small):
+    """Counts to x[0, 0], one number a part; writes how far it came when it is closed. Fails at x[0, 1] if that is set."""
+
+    inputs = (X,)
+    outputs = (TensorSpec(name="n", datatype="INT64", shape=(1,)),)
+    batchable = False
+    streams = True
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        return {"n": np.array([int(inputs["x"][0, 0])])}
+
+    def predict_stream(self, inputs, outputs=(), parameters=EMPTY):
+        made = 0
+        try:
+            for number in range(int(inputs["x"][0, 0])):
+                if inputs["x"][0, 1] == number and number:
+                    raise ValueError("told to fail")
+                if inputs["x"][0, 2]:
+                    time.sleep(float(inputs["x"][0, 2]))
+                made += 1
+                yield {"n": np.array([number])}
+        finally:
+            self.note(made)
+
+    def note(self, made):
+        if path := self.source.parameters.get("note"):
+            Path(path + ".part").write_text(str(made))
+            os.rename(path + ".part", path)
+
+
+class AsyncModel(Streaming):
+    """The same, awaited: x[0, 2] is how long it sleeps for."""
+
+    inputs = (X,)
+    is_async = True
+    running = 0
+    most = 0
+    cancelled = 0
+
+    async def predict(self, inputs, outputs=(), parameters=EMPTY):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            async with asyncio.timeout(30):
+                await asyncio.sleep(float(inputs["x"][0, 2]))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            self.note(-1)
+            raise
+        finally:
+            self.running -= 1
+        return {"n": np.array([self.most])}
+
+    async def predict_stream(self, inputs, outputs=(), parameters=EMPTY):
+        made = 0
+        try:
+            for number in range(int(inputs["x"][0, 0])):
+                await asyncio.sleep(float(inputs["x"][0, 2]))
+                made += 1
+                yield {"n": np.array([number])}
+        finally:
+            self.note(made)
+
+
+class Odd(Small):
+    """Answers what the parameter says, whatever was asked."""
+
+    batchable = False
+    outputs = ()
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        return {
+            "text": {"y": np.array(["é", "b"])},
+            "objects": {"y": np.array(["a", b"b"], object)},
+            "numbers": {"y": np.array([1, 2], object)},
+            "mixed": {"y": np.array([1, None], object)},
+            "complex": {"y": np.array([1j])},
+            "big-endian": {"y": np.array([1.5], ">f4")},
+            "scalar": {"y": np.float64(2.5)},
+            "not-a-dict": [1, 2],
+            "nothing": {},
+        }[self.source.parameters["answer"]]
