@@ -138,6 +138,7 @@ class ModelMetrics:
         outcomes = self.outcomes
         outcomes[key] = outcomes.get(key, 0) + 1
         self.request.add(nanoseconds)
+        self.last_inference = time.time()
         if status == "ok":
             self.success_ns += nanoseconds
         else:

@@ -1,0 +1,352 @@
+"""The composition root: settings and models in, a running server out. The one module that knows every room.
+
+`run` is what `headrace serve` calls; `App` is what `headrace.serve` runs on a loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+import headrace
+from headrace.errors import SettingsError
+from headrace.monitoring import logs
+from headrace.monitoring.metrics import Metrics, measure
+from headrace.monitoring.tracing import Tracing
+from headrace.payload import Infer, InferStream, Signature, Tensor
+from headrace.protocols import v2_control, v2_rest
+from headrace.runtimes import recognise
+from headrace.security import load_policy
+from headrace.server.grpc import GrpcServer
+from headrace.server.http import HttpLimits, HttpServer
+from headrace.server.metrics import handler as metrics_handler
+from headrace.server.rest import Rest, RestSettings
+from headrace.serving.build import RuntimeSpec
+from headrace.serving.digest import digest
+from headrace.serving.engine import Engine, load_engine
+from headrace.serving.models import Models, Served, State
+from headrace.serving.repository import Repository
+from headrace.serving.spec import ModelSpec, warm_up_bodies
+from headrace.settings import Settings
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class LoadedModel(msgspec.Struct, frozen=True):
+    """A started engine as the repository wants it: counted."""
+
+    engine: Engine
+    infer: Infer
+    infer_stream: InferStream | None
+
+    @property
+    def signature(self) -> Signature:
+        """What the model declares."""
+        return self.engine.signature
+
+    @property
+    def placement(self) -> str:
+        """Where it predicts."""
+        return self.engine.placement
+
+    async def close(self, drain_seconds: float) -> None:
+        """Let what is in flight end, then unload."""
+        await self.engine.close(drain_seconds)
+
+
+class App:
+    """One server: `start` opens it when every model is loaded, `stop` drains it."""
+
+    def __init__(self, settings: Settings, specs: Sequence[ModelSpec], *, paths: Sequence[str] = ()) -> None:
+        """Store what to serve.
+
+        Args:
+            settings: The server's.
+            specs: The models.
+            paths: Where the models were found, so that they can be found again; none for models in memory.
+        """
+        self._settings = settings
+        self._specs = list(specs)
+        aliases = settings.metrics.aliases
+        self.models = Models()
+        self.metrics = Metrics(mlserver_names=aliases in {"mlserver", "all"}, kserve_names=aliases in {"kserve", "all"})
+        self.http_port: int | None = None
+        self.grpc_port: int | None = None
+        self.metrics_port: int | None = None
+        self._repository = Repository(
+            models=self.models,
+            load_engine=self._load,
+            paths=paths,
+            startup_policy=settings.models.startup_policy,
+            max_parallel_loads=settings.models.max_parallel_loads,
+            watch_seconds=settings.models.watch_seconds,
+            drain_seconds=settings.models.drain_seconds,
+        )
+        self._http: HttpServer | None = None
+        self._grpc: GrpcServer | None = None
+        self._scrapes: HttpServer | None = None
+        self._tracing: Tracing | None = None
+
+    async def start(self) -> None:
+        """Listen, load, and return when the start-up policy is content.
+
+        The listeners open first, so that health and the index tell the truth while models load.
+
+        Whatever it raises, `stop` gives back what it took.
+
+        Raises:
+            LoadFailed: a model cannot be served, under the policy `fail`.
+            SettingsError: a port is taken, or a TLS file cannot be used.
+        """
+        settings = self._settings
+        tls = _tls(settings)
+        if settings.tracing.otlp_endpoint:
+            self._tracing = Tracing(
+                endpoint=settings.tracing.otlp_endpoint,
+                sample_ratio=settings.tracing.sample_ratio,
+                service_name="headrace",
+            )
+        await self._listen(settings, tls)
+        await self._repository.start(self._specs)
+
+    async def _listen(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
+        host = settings.http.host
+        limits = HttpLimits(
+            max_body_bytes=settings.http.max_body_bytes,
+            max_header_bytes=settings.http.max_header_bytes,
+            max_connections=settings.http.max_connections,
+            header_timeout_seconds=settings.http.header_timeout_seconds,
+            idle_timeout_seconds=settings.http.idle_timeout_seconds,
+            request_timeout_seconds=settings.http.request_timeout_seconds,
+        )
+        rest = Rest(
+            self.models,
+            self._repository,
+            RestSettings(
+                server_version=headrace.__version__,
+                max_body_bytes=settings.http.max_body_bytes,
+                access_log=settings.log.access,
+            ),
+            statistics=self._statistics,
+            counts=self.metrics.http,
+            traces=self._tracing,
+        )
+        self._http = HttpServer(rest, limits=limits)
+        with _taken(host, settings.http.port, "http.port"):
+            self.http_port = await self._http.start(host, settings.http.port, tls=tls)
+        if settings.grpc.enabled:
+            self._grpc = GrpcServer(
+                self.models,
+                self._repository,
+                name="headrace",
+                version=headrace.__version__,
+                max_message_bytes=settings.grpc.max_message_bytes,
+                request_timeout_seconds=settings.http.request_timeout_seconds,
+                statistics=self._statistics,
+                counts=self.metrics.grpc,
+            )
+            with _taken(host, settings.grpc.port, "grpc.port"):
+                self.grpc_port = await self._grpc.start(host, settings.grpc.port, ssl=tls)
+        if settings.metrics.enabled:
+            self._scrapes = HttpServer(metrics_handler(self._render_metrics), limits=HttpLimits(max_body_bytes=1))
+            with _taken(host, settings.metrics.port, "metrics.port"):
+                self.metrics_port = await self._scrapes.start(host, settings.metrics.port)
+
+    async def stop(self) -> None:
+        """Accept nothing new, let what is in flight end, unload, close."""
+        grace = self._settings.models.drain_seconds
+        listeners = [listener for listener in (self._http, self._grpc) if listener is not None]
+        await asyncio.gather(*(listener.stop(grace) for listener in listeners))
+        await self._repository.close()
+        if self._scrapes is not None:
+            await self._scrapes.stop(1.0)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
+
+    # -- what the rooms below are given --
+
+    async def _load(self, spec: ModelSpec) -> LoadedModel:
+        """The load walk: what may it name, where does it run, is it warm; counted from the first request on."""
+        counted = self.metrics.model(spec.name, spec.version)
+        started = time.monotonic()
+        defaults = self._settings.models
+        engine: Engine | None = None
+
+        def changed(ready: bool, reason: str) -> None:
+            served = self.models.find(spec.name, spec.version)
+            if engine is not None and served.infer is infer:
+                self.models.changed(served, State.READY if ready else State.UNAVAILABLE, reason)
+
+        runtime_spec, warm_up = await asyncio.to_thread(_prepare, spec, self._settings)
+        engine = await load_engine(
+            runtime_spec,
+            model=spec.model,
+            placement=_unless_set(spec.placement, "auto", defaults.placement),
+            replicas=_unless_set(spec.replicas, 1, defaults.replicas),
+            batching=spec.batching,
+            warm_up=warm_up,
+            predict_timeout_seconds=_unless_set(spec.predict_timeout_seconds, 60.0, defaults.predict_timeout_seconds),
+            observer=counted,
+            on_state=changed,
+        )
+        infer = measure(engine.infer, counted)
+        counted.load_seconds = time.monotonic() - started
+        return LoadedModel(engine, infer, engine.infer_stream if engine.streams else None)
+
+    def _statistics(self, served: Served) -> v2_control.Statistics:
+        counted = self.metrics.model(served.name, served.version)
+        return v2_control.Statistics(
+            name=served.name,
+            version=served.version,
+            last_inference_ms=int(counted.last_inference * 1000),
+            inference_count=counted.rows_total,
+            execution_count=counted.executions,
+            success=(counted.successes(), counted.success_ns),
+            fail=(counted.failures(), counted.failed_ns),
+            queue=(counted.executed_requests, counted.queue_ns),
+            compute_infer=(counted.executions, counted.predict.total),
+            batches=tuple((rows, count, nanoseconds) for rows, (count, nanoseconds) in sorted(counted.batches.items())),
+        )
+
+    def _render_metrics(self) -> bytes:
+        for served in self.models:
+            self.metrics.model(served.name, served.version).ready = served.state is State.READY
+        return self.metrics.render()
+
+
+def run(
+    settings: Settings,
+    specs: Sequence[ModelSpec],
+    *,
+    paths: Sequence[str] = (),
+    started: Callable[[App], None] | None = None,
+) -> int:
+    """Serve until SIGINT or SIGTERM, then drain. Blocks.
+
+    Args:
+        settings: The server's.
+        specs: The models.
+        paths: Where they were found.
+        started: Called once everything answers.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        LoadFailed: a model cannot be served, under the start-up policy `fail`.
+        SettingsError: a port is taken, or a TLS file cannot be used.
+    """
+    import uvloop
+
+    logs.configure(style=settings.log.format, level=settings.log.level)
+
+    async def serve() -> None:
+        app = App(settings, specs, paths=paths)
+        loop = asyncio.get_running_loop()
+        leave = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, leave.set)
+        starting = loop.create_task(app.start())
+        leaving = loop.create_task(leave.wait())
+        try:
+            await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():  # else: asked to end while models still load
+                starting.result()
+                if started is not None:
+                    started(app)
+                await leaving
+                log.info("stopping: requests in flight have %g s to end", settings.models.drain_seconds)
+        finally:
+            leaving.cancel()
+            starting.cancel()
+            await asyncio.wait({starting, leaving})
+            await app.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+    return 0
+
+
+def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tuple[Tensor, ...]]]:
+    """What the engine needs of a model, files read: blocks."""
+    defaults = settings.models
+    runtime, allowed, fingerprint = spec.runtime, None, ""
+    optimize = _unless_set(spec.optimize, "auto", defaults.optimize)
+    if spec.model is not None:
+        runtime = runtime or recognise.recognise_object(spec.model)[0]
+        fingerprint = _fingerprint(spec.model) if optimize != "off" else ""
+    elif spec.path:
+        path = Path(spec.path)
+        runtime = runtime or recognise.recognise(path)[0]
+        allowed = load_policy.decide(path, _unless_set(spec.load_policy, "auto", defaults.load_policy))
+        fingerprint = digest(path) if optimize != "off" else ""
+    runtime_spec = RuntimeSpec(
+        name=spec.name,
+        version=spec.version,
+        runtime=runtime or "python",
+        path=spec.path,
+        reference=spec.reference,
+        parameters=dict(spec.parameters),
+        allowed_globals=allowed,
+        optimize=optimize if fingerprint else "off",
+        cache=str(defaults.cache_path),
+        digest=fingerprint,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+    )
+    samples = [v2_rest.parse(body, model_name=spec.name).inputs for body in warm_up_bodies(spec)]
+    return runtime_spec, samples
+
+
+def _fingerprint(model: Any) -> str:
+    """Of a model in memory, by its pickle; empty when it has none, and then no faster engine is looked for."""
+    import hashlib
+    import pickle
+
+    try:
+        return hashlib.sha256(pickle.dumps(model)).hexdigest()
+    except Exception as exc:  # noqa: BLE001 - pickling runs the model's own code, which may fail in any way
+        log.info("no faster engine is looked for: %s cannot be pickled (%s)", type(model).__name__, exc)
+        return ""
+
+
+def _unless_set(own: _T, silent: _T, default: _T) -> _T:
+    """The model's own setting, unless it is silent; then the server's."""
+    return default if own == silent else own
+
+
+@contextlib.contextmanager
+def _taken(host: str, port: int, key: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise SettingsError(
+            f"{key}: cannot listen on {host}:{port}: {exc.strerror or exc}; choose another port"
+        ) from exc
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    certificate, key = settings.http.tls_certificate, settings.http.tls_key
+    if not certificate and not key:
+        return None
+    if not (certificate and key):
+        raise SettingsError("http.tls_certificate and http.tls_key go together: set both, or none")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsError(
+            f"http.tls_certificate {certificate!r} with http.tls_key {key!r} cannot be used: {exc}"
+        ) from exc
+    return context
