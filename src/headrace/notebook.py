@@ -22,9 +22,9 @@ import msgspec
 from headrace import settings as settings_
 from headrace.app import App
 from headrace.client import Client
-from headrace.errors import HeadraceError, SettingsError, unknown_key
+from headrace.errors import HeadraceError, SettingsError
 from headrace.serving import discovery
-from headrace.serving.spec import ModelSpec
+from headrace.serving.spec import ModelSpec, check_name, parse_yaml, render
 
 _STOP_SECONDS: Final = 60.0
 """How long `stop` waits beyond the time that requests in flight are given."""
@@ -56,7 +56,8 @@ def serve(
         host: The address to listen on. `0.0.0.0` lets other machines ask.
         port: The port of REST; 0 takes a free one. gRPC and metrics take free ones unless `settings` says otherwise.
         settings: Any other setting by its key: `{"models.optimize": "off", "grpc.enabled": False}`.
-        overrides: Fields of `ModelSpec`, for every model given: `placement="process"`, `max_batch_size=32`.
+        overrides: Keys of headrace.yaml, for every model given: `placement="process"`,
+            `batching={"max_batch_size": 32}`.
 
     Raises:
         SettingsError: an unknown setting or field.
@@ -179,8 +180,8 @@ class Server:
     async def _serve(self, started: concurrent.futures.Future[None]) -> None:
         self._loop, self._leave = asyncio.get_running_loop(), asyncio.Event()
         app = App(self._settings, self._specs)
+        await app.start()
         try:
-            await app.start()
             self.http_port, self.grpc_port, self.metrics_port = app.http_port, app.grpc_port, app.metrics_port
             started.set_result(None)
             await self._leave.wait()
@@ -189,17 +190,15 @@ class Server:
 
 
 def _specs(model: Any, name: str | None, overrides: Mapping[str, Any]) -> list[ModelSpec]:
-    fields = ModelSpec.__struct_fields__
-    for key in overrides:
-        if key not in fields:
-            raise unknown_key(key, fields, where="headrace.serve")
+    changes = parse_yaml(render(overrides), "headrace.serve")  # the same keys, forms and errors as beside a model
     if isinstance(model, str | Path):
         specs = discovery.discover([str(model)])
     else:
         specs = [ModelSpec(name=name or _name_of(model), model=model)]
     if name is not None and len({spec.name for spec in specs}) > 1:
         raise SettingsError(f"name={name!r} is for one model, and {model} holds {len(specs)}")
-    changes = dict(overrides) if name is None else {**overrides, "name": name}
+    if name is not None:
+        changes["name"] = check_name(name, where="headrace.serve")
     return [msgspec.structs.replace(spec, **changes) for spec in specs]
 
 

@@ -57,8 +57,9 @@ def _option(option: click.Option, context: click.Context) -> str:
     flags = ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
     metavar = "" if option.is_flag else f" {option.make_metavar(context)}"
     variable = f" (`{option.envvar}`)" if isinstance(option.envvar, str) else ""
-    default = "" if option.is_flag or option.default in {None, "", ()} else f"`{option.default}`"
-    if isinstance(option.show_default, str):
-        default = f"`{option.show_default}`"
-    text = (option.help or "").replace("|", "\\|")
+    text, _, default = (option.help or "").replace("|", "\\|").partition("  [default: ")
+    default = default.removesuffix("]")
+    if option.show_default and not option.is_flag and isinstance(option.default, str | int | float):
+        default = str(option.default)
+    default = f"`{default}`" if default else ""
     return f"| {flags}{metavar.replace('|', chr(92) + '|')} | {default} | {text}{variable} |"

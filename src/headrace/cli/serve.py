@@ -54,7 +54,7 @@ _MOST_VALUES: Final = 64
 
 def _setting_options(function: F) -> F:
     defaults = settings.Settings()
-    for flag, key in reversed(FLAGS.items()):
+    for flag, key in reversed(list(FLAGS.items())):
         section, _, name = key.partition(".")
         note = settings.documentation(settings.SECTIONS[section])[name]
         shown = settings.shown(key, getattr(getattr(defaults, section), name))
@@ -62,8 +62,7 @@ def _setting_options(function: F) -> F:
             f"--{flag}",
             metavar=settings.metavar(key),
             default=None,
-            help=note,
-            show_default=False if shown == '""' else shown,
+            help=note if shown == '""' else f"{note}  [default: {shown}]",
         )(function)
     return function
 
@@ -74,8 +73,8 @@ def _setting_options(function: F) -> F:
 @click.option("--runtime", help="The runtime for every PATH, where its content does not decide or decides wrong.")
 @_setting_options
 @click.option("--access-log/--no-access-log", default=None, help="Log a line for every request.")
-@click.option("--grpc/--no-grpc", default=None, help="Listen for gRPC.", show_default="grpc")
-@click.option("--metrics/--no-metrics", default=None, help="Listen for metrics scrapes.", show_default="metrics")
+@click.option("--grpc/--no-grpc", default=None, help="Listen for gRPC.  [default: grpc]")
+@click.option("--metrics/--no-metrics", default=None, help="Listen for metrics scrapes.  [default: metrics]")
 @click.option("--config", envvar="HEADRACE_CONFIG", metavar="FILE", help="A server.yaml.", show_envvar=True)
 @click.option(
     "--set", "others", multiple=True, metavar="KEY=VALUE", help="Any other setting: --set grpc.max_message_bytes=1GiB"
@@ -126,7 +125,7 @@ def command(
     changes = {key: value for key, value in (("name", name), ("runtime", runtime)) if value is not None}
     if changes:
         specs = [msgspec.structs.replace(spec, **changes) for spec in specs]
-    code = app.run(loaded, specs, started=lambda running: announce(running, loaded))
+    code = app.run(loaded, specs, paths=list(paths), started=lambda running: announce(running, loaded))
     click.get_current_context().exit(code)
 
 
@@ -160,7 +159,7 @@ def request_to_paste(base: str, served: Served) -> str:
     inputs = [each for each in served.signature.inputs if not each.optional] if served.signature else []
     if not inputs or any(each.datatype in {"FP16", "BF16"} for each in inputs):
         return ""
-    body = {"inputs": []}
+    tensors: list[dict[str, Any]] = []
     for spec in inputs:
         shape = _example_shape(spec)
         count = 1
@@ -169,8 +168,8 @@ def request_to_paste(base: str, served: Served) -> str:
         if count > _MOST_VALUES:
             return ""
         value = _EXAMPLES.get(spec.datatype, 1)
-        body["inputs"].append({"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [value] * count})
-    return f"curl {base}/v2/models/{served.name}/infer -d '{json.dumps(body)}'"
+        tensors.append({"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [value] * count})
+    return f"curl {base}/v2/models/{served.name}/infer -d '{json.dumps({'inputs': tensors})}'"
 
 
 def _example_shape(spec: TensorSpec) -> list[int]:

@@ -28,6 +28,7 @@ from headrace.errors import (
     RuntimeFailed,
     Temporary,
     TooLarge,
+    UnsupportedEncoding,
 )
 from headrace.payload import EMPTY, InferenceRequest, InferenceResponse, Parameters, RequestedOutput, TensorSpec
 
@@ -390,7 +391,7 @@ _BY_STATUS: Final[Mapping[int, type[HeadraceError]]] = MappingProxyType(
         405: NotSupported,
         408: DeadlineExceeded,
         413: TooLarge,
-        415: InvalidRequest,
+        415: UnsupportedEncoding,
         422: InvalidRequest,
         429: Overloaded,
         431: TooLarge,
