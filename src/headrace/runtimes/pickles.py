@@ -140,7 +140,7 @@ def load_with_warnings(path: Path, allowed: tuple[str, ...] | None) -> Loaded:
         except HeadraceError:
             raise
         except ModuleNotFoundError as error:
-            raise _missing(path, error) from error
+            raise missing_module(path, error) from error
         except Exception as error:
             raise LoadFailed(f"{path} cannot be unpickled: {type(error).__name__}: {error}") from error
     return Loaded(model, tuple(entry.message for entry in caught if isinstance(entry.message, Warning)))
@@ -483,10 +483,9 @@ class _Restricted(_PythonUnpickler):  # type: ignore[misc]
                 return self._new(args[0], (), {})
             return function(*args)
         if id(function) in self.classes:
-            if isinstance(function.__init__, types.FunctionType):
-                # Protocols 0 and 1 and `copyreg` aside, libraries rebuild instances without their constructor.
+            # Libraries rebuild instances without their constructor, unless it is native.
+            if isinstance(function.__init__, types.FunctionType) or _has_python_new(function):
                 raise self.rules.refuse(f"calls the constructor of {function.__module__}.{function.__qualname__}")
-            self._check_new(function)
             return function(*args)
         raise self.rules.refuse("calls something it has not named")
 
@@ -494,22 +493,16 @@ class _Restricted(_PythonUnpickler):  # type: ignore[misc]
         """Make an instance without its constructor."""
         if id(cls) not in self.classes and not (isinstance(cls, type) and id(cls) in self.exact):
             raise self.rules.refuse("makes an instance of something it has not named")
-        if id(cls) in self.classes:
-            self._check_new(cls)
+        if id(cls) in self.classes and _has_python_new(cls):
+            if args or kwargs:
+                raise self.rules.refuse(f"makes a {cls.__module__}.{cls.__qualname__} by code of its own")
+            return object.__new__(cls)
         return cls.__new__(cls, *args, **kwargs)
-
-    def _check_new(self, cls: type) -> None:
-        if isinstance(cls.__new__, types.FunctionType) and not issubclass(cls, tuple):
-            raise self.rules.refuse(
-                f"makes an instance of {cls.__module__}.{cls.__qualname__}, which runs its own code"
-            )
 
     def _read_array(self, wrapper: _ArrayWrapper) -> Array:
         shape: Any = wrapper.shape
         dtype: Any = wrapper.dtype
-        if not (
-            isinstance(dtype, np.dtype) and type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)
-        ):
+        if not (isinstance(dtype, np.dtype) and type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)):
             raise LoadFailed(f"{self.rules.path} describes an array in a way joblib does not")
         if wrapper.dtype.hasobject:
             return cast("Array", _Restricted(self.file, self.rules).load())
@@ -548,6 +541,10 @@ def _read_exactly(file: BinaryIO, wrapper: _ArrayWrapper, path: Path) -> bytearr
             raise LoadFailed(f"{path} ends within an array of {wanted} bytes")
         data += piece
     return data
+
+
+def _has_python_new(cls: type) -> bool:
+    return isinstance(cls.__new__, types.FunctionType) and not issubclass(cls, tuple)
 
 
 def _plain_object(args: Any) -> bool:
@@ -648,7 +645,8 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _missing(path: Path, error: ModuleNotFoundError) -> LoadFailed:
+def missing_module(path: Path, error: ModuleNotFoundError) -> LoadFailed:
+    """The error for a module that an artifact needs and that is not there: which package or extra, or which version."""
     module = error.name or ""
     top = module.partition(".")[0]
     if module == top and top in EXTRAS:

@@ -60,6 +60,8 @@ ALLOWED: Final[Mapping[str, str]] = MappingProxyType(
             ("numpy._core.multiarray", "_reconstruct scalar"),
             ("numpy.core.numeric", "_frombuffer"),
             ("numpy._core.numeric", "_frombuffer"),
+            ("numpy.ma.core", "MaskedArray _mareconstruct"),
+            ("numpy.ma", "MaskedArray"),
             ("numpy.dtypes", "BoolDType Int8DType Int16DType Int32DType Int64DType"),
             ("numpy.dtypes", "Float16DType Float32DType Float64DType StrDType ObjectDType"),
         ),
@@ -70,7 +72,7 @@ ALLOWED: Final[Mapping[str, str]] = MappingProxyType(
             ("numpy.random._pcg64", "PCG64"),
             ("numpy.random.mtrand", "RandomState"),
             ("numpy.random._generator", "Generator"),
-            ("numpy.random.bit_generator", "SeedSequence"),
+            ("numpy.random.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence"),
         ),
         **_names(
             "arithmetic that FunctionTransformer applies",
@@ -90,6 +92,7 @@ ALLOWED: Final[Mapping[str, str]] = MappingProxyType(
             ("scipy.interpolate._interpolate", "interp1d"),
             ("scipy.interpolate.interpolate", "interp1d"),
             ("scipy.interpolate._bsplines", "BSpline"),
+            ("scipy._lib.array_api_compat.numpy._aliases", "asarray"),
         ),
         "sklearn.*": "estimators: classes only, without their constructors; test, data and vendored modules apart",
         **_names(
