@@ -57,10 +57,11 @@ def newest(versions: list[str]) -> str:
     """
     if "" in versions:
         return ""
-    return max(versions, key=_readable)
+    return max(versions, key=readable)
 
 
-def _readable(version: str) -> list[tuple[int, int, str]]:
+def readable(version: str) -> list[tuple[int, int, str]]:
+    """What to sort versions by, so that 10 comes after 9 and v1.10 after v1.9."""
     runs: list[tuple[int, int, str]] = []
     digits = text = ""
     for letter in version + "\0":
@@ -129,7 +130,7 @@ class Models:
     def versions(self, name: str) -> list[Served]:
         """All versions of a model, oldest first; empty when nobody heard of it."""
         return [
-            served for _, served in sorted(self._by_name.get(name, {}).items(), key=lambda item: _readable(item[0]))
+            served for _, served in sorted(self._by_name.get(name, {}).items(), key=lambda item: readable(item[0]))
         ]
 
     def put(self, served: Served) -> None:
