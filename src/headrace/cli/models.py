@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="For programs: everything that the server says of each model.")
 @remote.server_options
 def command(as_json: bool, url: str, timeout: float, headers: tuple[str, ...]) -> None:
-    """List the models of a running server: state and reason, runtime, engine, placement, inputs, warnings.
+    """List the models of a running server.
+
+    With state and reason, platform, engine by number of rows, placement, inputs, outputs and warnings.
 
     \b
     Examples:

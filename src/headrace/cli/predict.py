@@ -43,7 +43,9 @@ def command(
     timeout: float,
     headers: tuple[str, ...],
 ) -> None:
-    """Ask a served model for answers, and print them.
+    """Ask a served model for answers.
+
+    They are printed as a table, one line for each row, or as JSON.
 
     JSON data is a list of rows, a list of objects (column: value), an object of columns, or the body of a V1 or
     V2 request. CSV has a head line when its first line is not all numbers.

@@ -18,7 +18,12 @@ def server_options(function: F) -> F:
     for option in (
         click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Sent with every request."),
         click.option(
-            "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS"
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            default=60.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long the server may take to answer.",
         ),
         click.option(
             "--url",
