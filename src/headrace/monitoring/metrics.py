@@ -293,3 +293,32 @@ def _kserve(models: Iterable[ModelMetrics]) -> dict[str, _Family]:
     for metrics in models:
         predict.histogram({"model_name": metrics.model}, metrics.predict, SECONDS, 1e-9)
     return {predict.name: predict}
+
+
+def reference() -> str:
+    """The metrics reference in Markdown, made from the tables above."""
+    lines = [
+        "# Metrics",
+        "",
+        "<!-- Generated from src/headrace/monitoring/metrics.py by scripts/docs; edit the tables there. -->",
+        "",
+        "`GET /metrics` on the metrics port (8082), in the Prometheus text format. Durations are seconds.",
+        "",
+        "| name | kind | labels | meaning |",
+        "|---|---|---|---|",
+        *(f"| `{name}` | {kind} | {', '.join(labels)} | {text} |" for name, (kind, text, labels) in NAMES.items()),
+        "",
+        "`status` is `ok` or the class of the error (`invalid_request`, `overloaded`, `deadline_exceeded`, ...). `version` is",
+        "empty for a model without versions. Beside these stand the `process_*` and `python_*` metrics of the server.",
+        "",
+        "## Names of other servers",
+        "",
+        "`metrics.aliases: mlserver`, `kserve` or `all` adds the same counts under the names that dashboards made for those",
+        "servers read.",
+        "",
+        "| setting | name | meaning |",
+        "|---|---|---|",
+        *(f"| `mlserver` | `{name}` | {text} |" for name, text in MLSERVER_NAMES.items()),
+        *(f"| `kserve` | `{name}` | {text} |" for name, text in KSERVE_NAMES.items()),
+    ]
+    return "\n".join(lines) + "\n"
