@@ -51,7 +51,8 @@ class XgboostRuntime(Runtime):
         self._features = Features(width=0)
         self._score: _Score = _unloaded
         self._outputs: Mapping[str, _Output] = EMPTY
-        self._model: Any = None
+        self.model: Any = None
+        """The Booster or estimator that answers, for whoever wants to answer faster."""
 
     @classmethod
     def recognise(cls, path: Path) -> Recognition | None:
@@ -108,7 +109,7 @@ class XgboostRuntime(Runtime):
             config = json.loads(booster.save_config())["learner"]
         except (xgboost.core.XGBoostError, ValueError, AttributeError) as error:
             raise LoadFailed(f"{self._name} is no trained XGBoost model: {_first_line(error)}") from error
-        self._model = booster
+        self.model = booster if estimator is None else estimator
         self._features, remarks = _features(booster)
         objective = _objective(estimator, config)
         classes = _class_count(estimator, config, objective) if labels else 0
@@ -148,7 +149,7 @@ class XgboostRuntime(Runtime):
     def unload(self) -> None:
         """Let the booster go."""
         self._score = _unloaded
-        self._model = None
+        self.model = None
 
     # -- loading --
 
