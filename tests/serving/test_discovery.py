@@ -199,6 +199,15 @@ def test_defaults_hold_where_the_file_is_silent(tmp_path):
     assert b.warm_up == (f"{tmp_path}/top/x.json",)
 
 
+def test_overrides_hold_over_the_file(tmp_path):
+    """What all models are told (flags) wins over headrace.yaml, for versions, references and files that nobody knows."""
+    write(tmp_path, {"m/headrace.yaml": "name: n", "m/1/x.pkl": "MODEL a", "m/2/x.pkl": "MODEL a", "odd/x.bin": "?"})
+    assert [row[:2] for row in found(tmp_path, tmp_path / "m", overrides={"name": "k"})] == [("k", "1"), ("k", "2")]
+    assert found(tmp_path, "p.q:R", overrides={"name": "k"})[0][0] == "k"
+    for path in ("odd", "odd/x.bin"):
+        assert found(tmp_path, tmp_path / path, overrides={"runtime": "own"})[0][2:] == ("own", "odd/x.bin")
+
+
 def test_a_mounted_volume(tmp_path):
     """Models behind the links of a mounted volume are found under the names that the mount shows, once."""
     write(

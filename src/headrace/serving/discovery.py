@@ -53,13 +53,18 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def discover(
-    paths: Sequence[str], *, defaults: Overrides = EMPTY, recognise: Recognise | None = None
+    paths: Sequence[str],
+    *,
+    defaults: Overrides = EMPTY,
+    overrides: Overrides = EMPTY,
+    recognise: Recognise | None = None,
 ) -> list[ModelSpec]:
     """The models at these paths, if there is nothing wrong with any.
 
     Args:
         paths: As for `survey`.
         defaults: As for `survey`.
+        overrides: As for `survey`.
         recognise: As for `survey`.
 
     Raises:
@@ -67,13 +72,19 @@ def discover(
         SettingsError: a headrace.yaml is wrong, a name cannot stand in a URL, or two places hold the same version.
         LoadFailed: something cannot be read.
     """
-    found = survey(paths, defaults=defaults, recognise=recognise)
+    found = survey(paths, defaults=defaults, overrides=overrides, recognise=recognise)
     for problem in found.problems:
         raise problem.error
     return list(found.specs)
 
 
-def survey(paths: Sequence[str], *, defaults: Overrides = EMPTY, recognise: Recognise | None = None) -> Survey:
+def survey(
+    paths: Sequence[str],
+    *,
+    defaults: Overrides = EMPTY,
+    overrides: Overrides = EMPTY,
+    recognise: Recognise | None = None,
+) -> Survey:
     """Look at everything at these paths. Blocks for as long as reading the heads of the files takes.
 
     Rules, the first that fits:
@@ -91,13 +102,14 @@ def survey(paths: Sequence[str], *, defaults: Overrides = EMPTY, recognise: Reco
     Args:
         paths: Files, folders, or references.
         defaults: Fields that hold where a model's own headrace.yaml is silent (the server's settings).
+        overrides: Fields that hold whatever a headrace.yaml says (flags of the command line).
         recognise: Who recognises; default: `runtimes.recognise.recognise`.
     """
     if recognise is None:
         from headrace.runtimes.recognise import recognise as of_content
 
         recognise = of_content
-    look = _Look(recognise, dict(defaults))
+    look = _Look(recognise, defaults, overrides)
     for path in paths:
         look.at(path)
     return look.result()
@@ -122,9 +134,10 @@ class _Folder(msgspec.Struct, frozen=True):
 class _Look:
     """One survey under way."""
 
-    def __init__(self, recognise: Recognise, defaults: dict[str, Any]) -> None:
+    def __init__(self, recognise: Recognise, defaults: Overrides, overrides: Overrides) -> None:
         self._recognise = recognise
         self._defaults = defaults
+        self._overrides = overrides
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._problems: list[Problem] = []
         self._known: dict[Path, tuple[str, Recognition] | HeadraceError] = {}
@@ -137,15 +150,22 @@ class _Look:
         place = _absolute(Path(path).expanduser())
         in_file = _FILE_REFERENCE.fullmatch(path)
         if place.is_dir():
-            self._guard(place.name, "", place, lambda: self._top(_list(place), _read(place)))
+            self._guard(place.name, "", place, lambda: self._top(_list(place), self._read(place)))
         elif place.is_file():
             self._guard(place.stem, "", place, lambda: self._add(self._file(place, self._beside(place))))
         elif in_file is not None and Path(in_file["file"]).expanduser().is_file():
             file, name = _absolute(Path(in_file["file"]).expanduser()), in_file["attribute"]
-            self._guard(name, "", file, lambda: self._add(self._python(f"{file}:{name}", file.parent, name)))
+            self._guard(
+                name,
+                "",
+                file,
+                lambda: self._add(self._python(f"{file}:{name}", file.parent, name, "", self._overrides)),
+            )
         elif (named := REFERENCE.fullmatch(path)) is not None:
             name = named["attribute"]
-            self._guard(name, "", Path(path), lambda: self._add(self._python(path, Path.cwd(), name)))
+            self._guard(
+                name, "", Path(path), lambda: self._add(self._python(path, Path.cwd(), name, "", self._overrides))
+            )
         else:
             nothing = SettingsError(
                 f"{path}: there is nothing here; expected a model file, a folder of models, or module:Class of a model "
@@ -167,7 +187,7 @@ class _Look:
         if len(files) <= 1 and not holding:
             self._named(folder, overrides)
             return
-        if overrides:
+        if overrides.keys() - self._overrides.keys():
             raise SettingsError(
                 f"{folder.path / FILE}: it speaks for one model, and this folder holds several: "
                 f"{_names([*files, *(each.path for each in holding)])}. Put it beside the one it is meant for, name "
@@ -180,10 +200,10 @@ class _Look:
                 self._guard(each.path.name, "", each.path, functools.partial(self._folder_of_many, each))
 
     def _file_of_many(self, file: Path) -> None:
-        self._add(self._file(file, _read(file.parent, file.stem)))
+        self._add(self._file(file, self._read(file.parent, file.stem)))
 
     def _folder_of_many(self, folder: _Folder) -> None:
-        self._named(folder, _read(folder.path))
+        self._named(folder, self._read(folder.path))
 
     def _named(self, folder: _Folder, overrides: Overrides) -> None:
         """A folder that is one model, in versions or not."""
@@ -197,7 +217,7 @@ class _Look:
 
     def _version_of(self, folder: _Folder, name: str, above: Overrides) -> None:
         if folder.files or folder.folders or (folder.path / FILE).is_file():  # an empty one is about to be filled
-            overrides = {**above, **_read(folder.path)}
+            overrides = {**above, **self._read(folder.path)}
             self._add(self._one(folder, name, folder.path.name, overrides))
 
     def _is_one(self, folder: _Folder, overrides: Overrides) -> bool:
@@ -230,7 +250,10 @@ class _Look:
         if "reference" in overrides:
             return self._python(overrides["reference"], folder.path, name, version, overrides)
         if "path" in overrides:
-            return self._spec(folder.path / overrides["path"], name, version, overrides)
+            place = folder.path / overrides["path"]
+            if not place.exists():
+                raise SettingsError(f"{place}: there is nothing here, and 'path' in {FILE} says that the model is")
+            return self._spec(place, name, version, overrides)
         if self._is_recognised(folder.path):
             return self._spec(folder.path, name, version, overrides)
         models = self._models(folder)
@@ -249,8 +272,6 @@ class _Look:
 
     def _spec(self, path: Path, name: str, version: str, overrides: Overrides) -> ModelSpec:
         path = _absolute(path)
-        if not path.exists():
-            raise SettingsError(f"{path}: there is nothing here, and 'path' in {FILE} says that the model is")
         found: dict[str, Any] = {"name": name, "version": version, **self._defaults, **overrides}
         if not found.get("runtime"):
             found["runtime"], recognition = self._runtime_or_raise(path)
@@ -259,20 +280,22 @@ class _Look:
             found["evidence"] = f"named in {FILE}" if "runtime" in overrides else "named in the settings"
         return _checked({**found, "path": str(path), "folder": str(path.parent)}, path)
 
-    def _python(
-        self, reference: str, folder: Path, name: str, version: str = "", overrides: Overrides = EMPTY
-    ) -> ModelSpec:
+    def _python(self, reference: str, folder: Path, name: str, version: str, overrides: Overrides) -> ModelSpec:
         found = {"name": name, "version": version, "runtime": "python", "evidence": "module:Class", **self._defaults}
         return _checked({**found, **overrides, "reference": reference, "folder": str(folder)}, Path(reference))
 
     def _beside(self, file: Path) -> Overrides:
         """What is said of a file that was named itself: by a headrace.yaml of its own, else by the folder's."""
         if (file.parent / f"{file.stem}.{FILE}").is_file():
-            return _read(file.parent, file.stem)
-        overrides = _read(file.parent)
+            return self._read(file.parent, file.stem)
+        overrides = self._read(file.parent)
         if "reference" in overrides or file.parent / overrides.get("path", file.name) != file:
-            return EMPTY
+            return self._overrides
         return overrides
+
+    def _read(self, folder: Path, stem: str = "") -> dict[str, Any]:
+        """What holds for a model over what is found: its headrace.yaml, and above that what all models are told."""
+        return {**_said(folder, stem), **self._overrides}
 
     # -- what is a model --
 
@@ -332,7 +355,7 @@ def _checked(found: Mapping[str, Any], place: Path) -> ModelSpec:
     return ModelSpec(**found)
 
 
-def _read(folder: Path, stem: str = "") -> dict[str, Any]:
+def _said(folder: Path, stem: str = "") -> dict[str, Any]:
     """What a headrace.yaml sets; files that it names are found beside it."""
     file = folder / (f"{stem}.{FILE}" if stem else FILE)
     if not file.is_file():
