@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class Sleeping(Small):
 class Gated(Small):
     """Predicts when the gate is open; says how many rows each predict had."""
 
-    gates: dict = {}
+    gates: ClassVar = {}
 
     def load(self):
         self.gate = threading.Event()
@@ -131,6 +132,13 @@ class Exits(Small):
 
     def predict(self, inputs, outputs=(), parameters=EMPTY):
         sys.exit(3)
+
+
+class Broken(Small):
+    """Cannot be loaded."""
+
+    def load(self):
+        raise KeyError("no such layer")
 
 
 class WrongRows(Small):
@@ -171,7 +179,7 @@ class Busy(Small):
         path = self.source.parameters["pid_file"]
         if path and inputs["x"][0, 0] > 0:
             Path(path + ".part").write_text(str(os.getpid()))
-            os.rename(path + ".part", path)
+            Path(path + ".part").rename(path)
             until = time.monotonic() + 30
             while time.monotonic() < until:
                 pass
@@ -205,7 +213,7 @@ class Streaming(Small):
     def note(self, made):
         if path := self.source.parameters.get("note"):
             Path(path + ".part").write_text(str(made))
-            os.rename(path + ".part", path)
+            Path(path + ".part").rename(path)
 
 
 class AsyncModel(Streaming):
@@ -260,3 +268,24 @@ class Odd(Small):
             "not-a-dict": [1, 2],
             "nothing": {},
         }[self.source.parameters["answer"]]
+
+
+class Echo(Small):
+    """Gives back what it got, large or small."""
+
+    inputs = (TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),)
+    outputs = (TensorSpec(name="y", datatype="FP32", shape=(-1, -1)),)
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        assert not inputs["x"].flags.writeable
+        return {"y": inputs["x"]}
+
+
+class Spinning(Small):
+    """Spins in Python, which holds the lock."""
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        until = time.perf_counter() + self.source.parameters["seconds"]
+        while time.perf_counter() < until:
+            pass
+        return super().predict(inputs, outputs, parameters)

@@ -5,8 +5,8 @@ batches, an idle one answers at once, and no timer is involved (`max_wait_second
 With a lane on the event loop itself, the requests that arrived in one turn of the loop share a predict.
 
 Arrays merge, not messages: requests are neighbours when names, dtypes, trailing shapes, wanted outputs and parameters
-are equal (`key`). One bad request never harms another: when a merged predict fails in a way that input may be to blame for
-(InvalidRequest, ValueError and their like), each member is tried once more, alone. That costs one predict a member,
+are equal (`key`). One bad request never harms another: when a merged predict fails in a way that input may be to blame
+for (InvalidRequest, ValueError and their like), each member is tried once more, alone. That costs one predict a member,
 once; any other failure (a crash, a wrong row count) is everybody's, loudly.
 """
 

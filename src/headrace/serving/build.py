@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -33,12 +33,12 @@ class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
     allowed_globals: tuple[str, ...] | None = None
     """As in `Source`: None trusts the artifact."""
-    optimize: str = "off"
-    """`auto`, `require` or `off`."""
+    optimize: Literal["auto", "require", "off"] = "off"
+    """Whether to look for a faster engine; see `runtimes.optimize`."""
     cache: str = ""
-    """Folder where faster engines and their verdicts are kept; empty: none are kept, so none are made."""
+    """Folder where faster engines and their verdicts are kept; empty: none are."""
     digest: str = ""
-    """Of the artifact's bytes; the key of the cache."""
+    """Of the artifact's bytes, the key of the cache; empty: unknown."""
     inputs: tuple[TensorSpec, ...] = ()
     """Said in headrace.yaml, in place of what the model says; empty: the model's own."""
     outputs: tuple[TensorSpec, ...] = ()
@@ -78,7 +78,7 @@ def build(spec: RuntimeSpec, *, model: Any = None) -> tuple[Runtime, Signature]:
     runtime = kind(source)
     try:
         signature = runtime.load()
-        if spec.optimize != "off" and spec.cache and not runtime.is_async:
+        if spec.optimize != "off" and not runtime.is_async:
             runtime, signature = _optimized(spec, runtime, signature)
     except HeadraceError:
         raise
@@ -111,4 +111,5 @@ def _find(name: str) -> type[Runtime]:
 def _optimized(spec: RuntimeSpec, runtime: Runtime, signature: Signature) -> tuple[Runtime, Signature]:
     from headrace.runtimes.optimize import optimize
 
-    return optimize(runtime, signature, mode=spec.optimize, digest=spec.digest, cache=Path(spec.cache))
+    digest = spec.digest if spec.cache else ""  # without either, nothing is stored
+    return optimize(runtime, signature, mode=spec.optimize, digest=digest, cache=Path(spec.cache))

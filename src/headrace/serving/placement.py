@@ -22,11 +22,11 @@ from headrace.serving.execution import Execution
 Placement = Literal["inline", "thread", "process"]
 
 INLINE_SECONDS: Final = 0.0005
-"""Up to here the loop itself is the best place: a thread costs two hand-overs (20 to 60 us), and half a millisecond more
-on a reply is within what the loop's own turns vary by under load."""
+"""Up to here the loop itself is the best place: a thread costs two hand-overs (20 to 60 us), and half a millisecond
+more on a reply is within what the loop's own turns vary by under load."""
 INLINE_LOCKED_SECONDS: Final = 0.002
 """Up to here a model that holds the interpreter lock also stays on the loop: from a thread it would stop the loop for
-just as long, since the loop needs the lock to turn, and add the hand-overs and the lock's switch interval (5 ms)."""
+just as long, since the loop needs the lock to turn, and add the hand-overs and the lock's switch time (5 ms)."""
 PROCESS_SECONDS: Final = 0.02
 """From here on a model that holds the lock is worth a process of its own, though that costs its memory once more: in a
 thread it leaves the loop one turn each switch interval, and health checks and other models would wait in line."""
@@ -173,17 +173,18 @@ def warm_up(execution: Execution, given: Sequence[Sequence[Tensor]] = (), *, mov
 
 
 def _median_seconds(execution: Execution, call: Call) -> float | None:
-    if execution.attempt(call).error is not None:  # also the run that pays for whatever is made when first used
+    first = execution.attempt(call)  # also the run that pays for whatever is made when first used
+    if first.error is not None:
         return None
+    if first.predict_ns > _RUNS_SECONDS * 1e9:
+        return first.predict_ns / 1e9
     taken: list[float] = []
     until = time.perf_counter() + _RUNS_SECONDS
-    while len(taken) < _RUNS:
+    while len(taken) < _RUNS and time.perf_counter() < until:
         outcome = execution.attempt(call)
         if outcome.error is not None:
             return None
         taken.append(outcome.predict_ns / 1e9)
-        if time.perf_counter() > until:
-            break
     return statistics.median(taken)
 
 

@@ -1,12 +1,12 @@
 """A model in a process of its own: `python -m headrace.serving.worker SOCKET SHARED...`, started by `workers`.
 
 The socket's first frame says what to load; every later one is a call, a stream, or a word about one. A synchronous
-runtime is served by a plain loop of receive, predict and send: every frame that is ready is answered, and the answers leave
-together. An asynchronous one is served on an event loop, a task for each call.
+runtime is served by a plain loop of receive, predict, send: every frame that is ready is answered, and the answers
+leave together. An asynchronous one is served on an event loop, a task for each call.
 
-It ends when the socket does, which is when the server has closed it or is no more; on Linux the kernel also ends it with
-the server while it is deep in a predict. Interrupts and SIGTERM sent to the whole process group are the server's to
-handle: it drains first.
+It ends when the socket does, which is when the server has closed it or is no more; on Linux the kernel also ends it
+with the server while it is deep in a predict. Interrupts and SIGTERM sent to the whole process group are the server's
+to handle: it drains first.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A worker's end is seen by the socket's end or by the process's own (`pidfd`), whichever comes first; a hang by a predict
 that stays silent for `predict_timeout_seconds`, upon which the process is ended. Either way, what was in flight fails
-at once with `WorkerDied` naming the cause, and the worker is started again after a pause that grows while it keeps dying.
+at once with `WorkerDied` naming the cause, and the worker is started again after a pause that grows while it keeps
+dying.
 """
 
 from __future__ import annotations
