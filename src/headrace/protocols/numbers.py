@@ -66,27 +66,29 @@ def _packer(code: str, count: int) -> Callable[..., bytes]:
 def small(text: msgspec.Raw, datatype: str, shape: tuple[int, ...]) -> Array:
     """The tensor in the text of a short list, flat or in rows; declines (DECLINED) whatever it is not sure of."""
     if datatype == "BYTES":
-        return _object_array([each.encode() for each in _flat(_TEXTS(text), shape)], shape)
+        texts: Any = _TEXTS(text)
+        if texts and type(texts[0]) is list:
+            texts = _rows(texts, shape)
+        return _object_array([each.encode() for each in texts], shape)
     decode, code, dtype = _SMALL[datatype]
-    values = _flat(decode(text), shape)
-    # A list among the numbers does not pack; a shape of another size, or with a negative dimension, does not build.
-    return np.ndarray(shape, dtype, _packer(code, len(values))(*values))
-
-
-def _flat(values: list[Any], shape: tuple[int, ...]) -> list[Any]:
+    values = decode(text)
     if values and type(values[0]) is list:
-        rows, columns = shape
-        if len(values) != rows:
-            raise ValueError(len(values))
-        for row in values:
-            if len(row) != columns:
-                raise ValueError(len(row))
-        if rows == 1:
-            return values[0]  # type: ignore[no-any-return]
-        return [each for row in values for each in row]
-    if len(values) != math.prod(shape):
+        values = _rows(values, shape)
+    # A list among the numbers does not pack; a shape that is larger, or has a negative dimension, does not build.
+    array: Array = np.ndarray(shape, dtype, _packer(code, len(values))(*values))
+    if array.size != len(values):
         raise ValueError(len(values))
-    return values
+    return array
+
+
+def _rows(values: Any, shape: tuple[int, ...]) -> list[Any]:
+    rows, columns = shape
+    if len(values) != rows:
+        raise ValueError(len(values))
+    for row in values:
+        if len(row) != columns:
+            raise ValueError(len(row))
+    return values[0] if rows == 1 else [each for row in values for each in row]
 
 
 def _object_array(elements: list[Any], shape: tuple[int, ...]) -> Array:
@@ -111,7 +113,7 @@ _WIDE: Final[Mapping[str, tuple[str, np.dtype[Any]]]] = {
 }
 
 
-def wide(values: simdjson.Array, datatype: str, shape: tuple[int, ...]) -> tuple[Array, int]:
+def wide(values: Any, datatype: str, shape: tuple[int, ...]) -> tuple[Array, int]:
     """The tensor in a list that simdjson has parsed, and of how many lists it is made if it is well formed.
 
     simdjson flattens `[[1,2],[3]]` and `[1,[2]]` alike. The lengths of all rows are checked here; that no further list
@@ -131,7 +133,7 @@ def wide(values: simdjson.Array, datatype: str, shape: tuple[int, ...]) -> tuple
     return numbers.reshape(shape), lists
 
 
-def _count_lists(values: simdjson.Array, shape: tuple[int, ...]) -> int:
+def _count_lists(values: Any, shape: tuple[int, ...]) -> int:
     if len(values) != shape[0]:
         raise ValueError(len(values))
     if len(shape) == 1:
@@ -143,7 +145,7 @@ def _count_lists(values: simdjson.Array, shape: tuple[int, ...]) -> int:
             if len(row) != width:
                 raise ValueError(len(row))
         return 1 + shape[0]
-    return 1 + sum(_count_lists(row, inner) for row in values)
+    return 1 + sum([_count_lists(row, inner) for row in values])
 
 
 def _narrow(numbers: Array, dtype: np.dtype[Any]) -> Array:
@@ -248,7 +250,9 @@ def typed(flat: list[Any], datatype: str, what: str) -> Array:
         return np.array(flat, dtype)
     if dtype.kind == "f":
         if kinds - {float, int, type(None)}:
-            raise _mistyped(flat, (float, int, type(None)), f"{what}: {datatype} data must be numbers", " (null is NaN)")
+            raise _mistyped(
+                flat, (float, int, type(None)), f"{what}: {datatype} data must be numbers", " (null is NaN)"
+            )
         if type(None) in kinds:
             flat = [math.nan if each is None else each for each in flat]
         try:

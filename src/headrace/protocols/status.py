@@ -1,5 +1,5 @@
-"""The REST protocols' table from errors to HTTP statuses, and what an error's reply says. The HTTP server calls it once,
-where errors become replies.
+"""The REST protocols' table from errors to HTTP statuses, and what an error's reply says. The HTTP server calls it,
+in the one place where errors become replies.
 
 Where peers differ, the reason for the choice stands beside the row.
 """

@@ -1,14 +1,14 @@
 """Steps 2 and 7 of the walk for the Open Inference Protocol over HTTP: a body to a request, a response to a body.
 
-The HTTP server calls `parse`, `render` and `render_error`; clients and tests call `render_request` and `parse_response`.
+The HTTP server calls `parse`, `render` and `render_error`; clients call `render_request` and `parse_response`.
 Sources: the Open Inference Protocol's REST document, Triton's binary tensor data, classification and parameters
 extensions.
 
 What the documents leave open is decided so:
 
 - Data may be flat or nested as its shape is; dimensions of 1 may be left out or added. Answers are flat.
-- `null` is NaN in FP32 and FP64 and refused elsewhere; the tokens `NaN` and `Infinity` are not JSON and refused. NaN and
-  infinities are answered as `null`. The binary form carries all of them.
+- `null` is NaN in FP32 and FP64 and refused elsewhere; the tokens `NaN` and `Infinity` are not JSON and refused. NaN
+  and infinities are answered as `null`. The binary form carries all of them.
 - FP16 and BF16 travel in the binary form only. BYTES are UTF-8 strings in JSON; an output that is not UTF-8 is refused
   with the advice to ask for `binary_data`.
 - 1.0 is an integer, 1.5 is not; numbers that a datatype cannot hold are refused, also those that would be infinite.
@@ -40,14 +40,11 @@ from headrace.payload import (
     Signature,
     Tensor,
 )
-from headrace.protocols import bytes_tensor, classification, numbers, status
+from headrace.protocols import bytes_tensor, classification, documents, numbers, status
 
 PROTOCOL: Final = "v2_rest"
 JSON: Final = b"application/json"
 BINARY: Final = b"application/octet-stream"
-MAX_DEPTH: Final = 100
-"""Levels of nesting inside a parameter; Triton's limit."""
-
 _WIDE_BYTES: Final = 4096
 """From about 200 numbers on, simdjson is the faster reader: reading its document member by member costs 8 us."""
 _KEPT_BYTES: Final = 4 << 20
@@ -55,6 +52,8 @@ _KEPT_BYTES: Final = 4 << 20
 _SIZE: Final = "binary_data_size"
 _REGION: Final = "shared_memory_region"
 _NO_JSON: Final = frozenset({"FP16", "BF16"})
+_NUMERIC: Final = frozenset(DTYPES) - _NO_JSON - {"BYTES"}
+_BRACKET: Final = ord("[")
 _NOTHING: Final = msgspec.Raw(b"")
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
@@ -129,11 +128,20 @@ def parse(
         head: bytes | memoryview = body
         position = len(body)
     elif header_length == 0:
-        return _parse_raw(body, model_name, model_version, signature, headers, deadline)
+        return InferenceRequest(
+            model_name=model_name,
+            model_version=model_version,
+            inputs=(_parse_raw(body, model_name, signature),),
+            parameters={"binary_data_output": True},  # as the extension has it: what came raw is answered in bytes
+            headers=headers,
+            protocol=PROTOCOL,
+            deadline=deadline,
+        )
     else:
         if not 0 < header_length <= len(body):
             raise InvalidRequest(
-                f"inference header size should be in range (0, {len(body)}), got: {header_length} for model '{model_name}'"
+                f"inference header size should be in range (0, {len(body)}), got: {header_length} "
+                f"for model '{model_name}'"
             )
         head = body[:header_length]
         position = header_length
@@ -173,18 +181,20 @@ def _quick(head: bytes | memoryview, body: bytes | memoryview, position: int) ->
         parsed = _decode_body(head)
         tensors = []
         for each in parsed.inputs:
-            parameters: Parameters = EMPTY
-            if each.parameters:
-                parameters = each.parameters
-                if _REGION in parameters or (_SIZE in parameters) is not (each.data is _NOTHING):
-                    return None
-            if each.data is _NOTHING:
-                size = each.parameters.pop(_SIZE)  # type: ignore[union-attr]  # None has no pop: declined
+            datatype = each.datatype
+            parameters = each.parameters
+            if parameters is None:  # without data, the empty text declines
+                tensors.append(Tensor(each.name, datatype, numbers.small(each.data, datatype, each.shape)))
+                continue
+            if _REGION in parameters or (_SIZE in parameters) is not (each.data is _NOTHING):
+                return None
+            if _SIZE in parameters:
+                size = parameters.pop(_SIZE)
                 tensors.append(_binary(each, body, position, size, parameters or EMPTY))
                 position += size
             else:
-                data = numbers.small(each.data, each.datatype, each.shape)
-                tensors.append(Tensor(each.name, each.datatype, data, parameters))
+                data = numbers.small(each.data, datatype, each.shape)
+                tensors.append(Tensor(each.name, datatype, data, parameters or EMPTY))
     except numbers.DECLINED:
         return None
     if position != len(body):
@@ -228,7 +238,7 @@ def _wide(head: bytes | memoryview, body: bytes | memoryview, position: int) -> 
 
 
 def _read_document(parser: simdjson.Parser, text: bytes) -> _Parsed:
-    document = parser.parse(text)
+    document: Any = parser.parse(text)
     members = _keys(document)
     lists = 1
     tensors = []
@@ -255,13 +265,13 @@ def _read_document(parser: simdjson.Parser, text: bytes) -> _Parsed:
             if type(name) is not str:
                 raise TypeError(name)
             outputs.append(RequestedOutput(name, _plain(each["parameters"]) if "parameters" in _keys(each) else EMPTY))
-    if text.count(b"[") != lists:
+    if np.count_nonzero(np.frombuffer(text, np.uint8) == _BRACKET) != lists:
         raise ValueError(lists)  # a list among the numbers, or a bracket in some text: not for this road to tell
     parameters = _plain(document["parameters"]) if "parameters" in members else EMPTY
     return identity, tuple(tensors), tuple(outputs), parameters
 
 
-def _keys(element: simdjson.Object) -> set[str]:
+def _keys(element: Any) -> set[str]:
     """The members of an object. simdjson finds the first of two alike where the other roads find the last: declined."""
     keys = list(element.keys())
     unique = set(keys)
@@ -270,17 +280,15 @@ def _keys(element: simdjson.Object) -> set[str]:
     return unique
 
 
-def _plain(parameters: simdjson.Object | None) -> Parameters:
+def _plain(parameters: Any) -> Parameters:
     if parameters is None:
         return EMPTY
     plain: dict[str, Any] = parameters.as_dict()
     return plain or EMPTY
 
 
-def _careful(
-    head: bytes | memoryview, body: bytes | memoryview, position: int, model: str, role: str
-) -> _Parsed:
-    document = read_object(head)
+def _careful(head: bytes | memoryview, body: bytes | memoryview, position: int, model: str, role: str) -> _Parsed:
+    document = documents.read_object(head)
     tensors = []
     for index, each in enumerate(_member(document, f"{role}s", list, "request body", required=True)):
         place = f"{role} {index}"
@@ -328,9 +336,9 @@ def _careful(
             if size > len(body) - position:
                 raise InvalidRequest(
                     f"unexpected size for {what}, expecting {size - len(body) + position} additional bytes: "
-                    f"{len(body) - position} are left after the JSON, whose length Inference-Header-Content-Length tells"
+                    f"{len(body) - position} are left after the JSON (Inference-Header-Content-Length)"
                 )
-            data = _tensor_bytes(body, position, size, datatype, shape, what)
+            data = _tensor_bytes(body, position, size, (datatype, shape), what)
             position += size
         tensors.append(Tensor(name, datatype, data, parameters or EMPTY))
     if position != len(body):
@@ -351,16 +359,18 @@ def _careful(
 
 
 def _tensor_bytes(
-    body: bytes | memoryview, position: int, size: int, datatype: str, shape: tuple[int, ...], what: str
+    body: bytes | memoryview, position: int, size: int, form: tuple[str, tuple[int, ...]], what: str
 ) -> Array:
-    """A tensor in the binary form, size and content checked."""
+    """A tensor in the binary form, size and content checked. `form`: datatype and shape."""
+    datatype, shape = form
     if datatype == "BYTES":
         return bytes_tensor.unpack(memoryview(body)[position : position + size], shape, what)
     dtype = DTYPES[datatype]
     expected = math.prod(shape) * dtype.itemsize
     if size != expected:
         raise InvalidRequest(
-            f"input byte size mismatch for {what}. Expected {expected} for shape {list(shape)} of {datatype}, got {size}"
+            f"input byte size mismatch for {what}. Expected {expected} for {datatype} of shape {list(shape)}, "
+            f"got {size}"
         )
     data = _view(body, position, dtype, shape)
     if datatype == "BOOL" and data.size and data.view(np.uint8).max() > 1:
@@ -368,14 +378,7 @@ def _tensor_bytes(
     return data
 
 
-def _parse_raw(
-    body: bytes | memoryview,
-    model_name: str,
-    model_version: str,
-    signature: Signature | None,
-    headers: Mapping[str, str],
-    deadline: float | None,
-) -> InferenceRequest:
+def _parse_raw(body: bytes | memoryview, model_name: str, signature: Signature | None) -> Tensor:
     """The raw binary form: the body is the one tensor of the model, whose shape follows from its length."""
     specs = signature.inputs if signature is not None else ()
     if len(specs) != 1:
@@ -404,58 +407,11 @@ def _parse_raw(
         if variable:
             step = math.prod(size for size in shape if size >= 0) * DTYPES[spec.datatype].itemsize
             shape[variable[0]] = len(body) // step if step else 0
-        data = _tensor_bytes(body, 0, len(body), spec.datatype, tuple(shape), what)
-    return InferenceRequest(
-        model_name=model_name,
-        model_version=model_version,
-        inputs=(Tensor(spec.name, spec.datatype, data),),
-        parameters={"binary_data_output": True},  # as the extension has it: what came raw is answered in bytes
-        headers=headers,
-        protocol=PROTOCOL,
-        deadline=deadline,
-    )
+        data = _tensor_bytes(body, 0, len(body), (spec.datatype, tuple(shape)), what)
+    return Tensor(spec.name, spec.datatype, data)
 
 
 # -- checks that every road shares --
-
-
-def read_json(text: bytes | memoryview, what: str = "request body") -> Any:
-    """Any JSON value.
-
-    Raises:
-        InvalidRequest: the text is not JSON; it gives the place, and the way out for NaN and infinities.
-    """
-    try:
-        return msgspec.json.decode(text)
-    except RecursionError:
-        raise InvalidRequest(f"{what}: JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})") from None
-    except ValueError as exc:  # msgspec's errors, and text that is not UTF-8
-        raise InvalidRequest(f"{what} is not JSON: {_located(bytes(text), str(exc))}") from None
-
-
-def read_object(text: bytes | memoryview, what: str = "request body") -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        InvalidRequest: the text is not JSON, or another kind of value.
-    """
-    document = read_json(text, what)
-    if type(document) is not dict:
-        raise InvalidRequest(f"{what} must be a JSON object")
-    return document
-
-
-def _located(text: bytes, message: str) -> str:
-    if not text.strip():
-        return "it is empty"
-    _, _, place = message.rpartition("(byte ")
-    if place.endswith(")") and place[:-1].isdigit():
-        rest = text[int(place[:-1]) :].lstrip(b"-")
-        for token in (b"NaN", b"Infinity"):
-            # msgspec stops at the first letter that is not `null`'s, or right after a minus
-            if rest.startswith((token, token[1:])):
-                return f"{token.decode()} is no JSON number; send null for NaN, or the tensor in the binary form"
-    return message
 
 
 _EXPECTED: Final[Mapping[type, str]] = {
@@ -494,7 +450,9 @@ def _check_output(output: RequestedOutput) -> None:
             case "classification" if type(value) is not int or value < 1:
                 raise InvalidRequest(f"output '{output.name}': classification must be an integer of at least 1")
             case "shared_memory_region":
-                raise NotSupported(f"output '{output.name}' is asked for in shared memory, which this server does not map")
+                raise NotSupported(
+                    f"output '{output.name}' is asked for in shared memory, which this server does not map"
+                )
             case _:
                 pass
 
@@ -502,23 +460,9 @@ def _check_output(output: RequestedOutput) -> None:
 def _check_parameters(parameters: Parameters) -> None:
     for key, value in parameters.items():
         if type(value) in (dict, list):
-            _check_depth(value)
+            documents.check_depth(value, f"parameter '{key}'")
         elif key == "binary_data_output" and type(value) is not bool:
             raise InvalidRequest("parameter 'binary_data_output' must be true or false")
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for each in level
-            if type(each) in (dict, list)
-            for inner in (each.values() if type(each) is dict else each)
-        ]
-        if not level:
-            return
-    raise InvalidRequest(f"parameters: JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})")
 
 
 # -- render --
@@ -539,26 +483,27 @@ def render(
             cannot be classified.
         RuntimeFailed: an output or a parameter holds what no wire carries.
     """
-    binary = request.parameters.get("binary_data_output") is True
-    wanted: Mapping[str, Parameters] = EMPTY
-    if request.outputs:
-        wanted = {output.name: output.parameters for output in request.outputs if output.parameters}
     document: dict[str, Any] = {"model_name": response.model_name}
     if response.model_version:
         document["model_version"] = response.model_version
-    if response.id or request.id:
-        document["id"] = response.id or request.id
+    identity = response.id or request.id
+    if identity:
+        document["id"] = identity
     if response.parameters:
         document["parameters"] = dict(response.parameters)
     outputs = response.outputs
-    if wanted:
-        outputs = tuple(_classified(tensor, wanted, labels) for tensor in outputs)
-        forms = [wanted.get(tensor.name, EMPTY).get("binary_data", binary) for tensor in outputs]
-    elif binary:
-        forms = [True] * len(outputs)
-    else:
-        document["outputs"] = [_entry(tensor) for tensor in outputs]
-        return Rendered(_dumps(document, response.model_name))
+    if not request.outputs and not request.parameters:  # the common case, without the bookkeeping
+        document["outputs"] = [
+            {"name": each.name, "shape": each.data.shape, "datatype": each.datatype, "data": each.data.ravel()}
+            if each.datatype in _NUMERIC and not each.parameters
+            else _entry(each)
+            for each in outputs
+        ]
+        return Rendered(_dumps(document))
+    binary = request.parameters.get("binary_data_output") is True
+    wanted = {output.name: output.parameters for output in request.outputs if output.parameters}
+    outputs = tuple([_classified(tensor, wanted, labels) for tensor in outputs])
+    forms = [wanted.get(tensor.name, EMPTY).get("binary_data", binary) for tensor in outputs]
     return _render_mixed(document, "outputs", outputs, forms)
 
 
@@ -598,7 +543,7 @@ def parse_response(body: bytes | memoryview, *, header_length: int | None = None
     """
     position = len(body) if header_length is None else header_length
     head = body[:position]
-    document = read_object(head, "response body")
+    document = documents.read_object(head, "response body")
     name = _member(document, "model_name", str, "response body") or ""
     identity, outputs, _, parameters = _careful(head, body, position, name, "output")
     return InferenceResponse(
@@ -610,9 +555,7 @@ def parse_response(body: bytes | memoryview, *, header_length: int | None = None
     )
 
 
-def _classified(
-    tensor: Tensor, wanted: Mapping[str, Parameters], labels: Mapping[str, Sequence[str]]
-) -> Tensor:
+def _classified(tensor: Tensor, wanted: Mapping[str, Parameters], labels: Mapping[str, Sequence[str]]) -> Tensor:
     parameters = wanted.get(tensor.name, EMPTY)
     if "classification" not in parameters:
         return tensor
@@ -639,29 +582,27 @@ def _entry(tensor: Tensor) -> dict[str, Any]:
 
 def _texts(tensor: Tensor) -> list[str]:
     try:
-        return [
-            each if type(each) is str else each.decode()
-            for each in tensor.data.ravel().tolist()
-        ]
+        return [each if type(each) is str else each.decode() for each in tensor.data.ravel().tolist()]
     except UnicodeDecodeError as exc:
         raise InvalidRequest(
             f"output '{tensor.name}' holds bytes that are not UTF-8 text, which JSON cannot carry; "
             "ask for it with the parameter binary_data"
         ) from exc
     except AttributeError as exc:
-        raise RuntimeFailed(f"output '{tensor.name}' is BYTES but holds values that are neither bytes nor text") from exc
+        raise RuntimeFailed(
+            f"output '{tensor.name}' is BYTES but holds values that are neither bytes nor text"
+        ) from exc
 
 
-def _dumps(document: dict[str, Any], model: str) -> bytes:
+def _dumps(document: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(document, option=_NUMPY)
     except TypeError as exc:
-        raise RuntimeFailed(f"model '{model}' answered with what JSON cannot carry: {exc}") from exc
+        name = document.get("model_name", "")
+        raise RuntimeFailed(f"model '{name}': a parameter or output holds what JSON cannot carry: {exc}") from exc
 
 
-def _render_mixed(
-    document: dict[str, Any], member: str, tensors: Sequence[Tensor], forms: Sequence[bool]
-) -> Rendered:
+def _render_mixed(document: dict[str, Any], member: str, tensors: Sequence[Tensor], forms: Sequence[bool]) -> Rendered:
     entries = document[member] = []
     chunks: list[bytes | memoryview] = []
     for tensor, binary in zip(tensors, forms, strict=True):
@@ -685,7 +626,7 @@ def _render_mixed(
             }
         )
         chunks.append(chunk)
-    head = _dumps(document, document.get("model_name", ""))
-    if not chunks and True not in forms:
+    head = _dumps(document)
+    if not chunks:
         return Rendered(head)
     return Rendered(b"".join((head, *chunks)), BINARY, len(head))
