@@ -140,6 +140,9 @@ class Server:
         except KeyboardInterrupt:
             self.stop()
             raise
+        except BaseException:
+            self._thread.join()
+            raise
         atexit.register(self.stop)
 
     def stop(self) -> None:

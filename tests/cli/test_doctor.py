@@ -1,0 +1,131 @@
+"""`headrace doctor`: what it says of this machine, of settings, ports and folders, and of models."""
+
+import json
+import socket
+import tomllib
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.linear_model import LogisticRegression
+
+from headrace.cli import doctor
+from headrace.cli.group import headrace
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+QUIET = {"HEADRACE_HTTP_PORT": "0", "HEADRACE_GRPC_PORT": "0", "HEADRACE_METRICS_PORT": "0"}
+
+
+def run(*args, **environ):
+    result = CliRunner().invoke(headrace, ["doctor", "--json", *args], env=QUIET | environ)
+    report = json.loads(result.output)
+    return result.exit_code, {(each["about"], each["name"]): each for each in report["findings"]}
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A file with a small classifier."""
+    path = tmp_path / "sorter.joblib"
+    joblib.dump(LogisticRegression().fit(np.arange(8.0).reshape(4, 2), [0, 0, 1, 1]), path)
+    return path
+
+
+def test_extras_are_those_of_the_project():
+    """The doctor's table of extras is that of pyproject.toml, and each extra says what it is for."""
+    extras = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]
+    del extras["all"]
+    assert {name: list(needs) for name, needs in doctor.EXTRAS.items()} == extras
+    assert set(doctor.SERVES) == set(doctor.EXTRAS)
+
+
+def test_healthy(tmp_path):
+    """On a machine with everything, nothing is wrong and each extra shows its version."""
+    code, found = run(HEADRACE_MODELS_CACHE_DIR=str(tmp_path / "cache"))
+    assert code == 0
+    assert found["extra", "sklearn"]["state"] == "ok"
+    assert "scikit-learn 1." in found["extra", "sklearn"]["detail"]
+    assert found["server", "cache folder"]["state"] == "ok"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_missing_extra(monkeypatch):
+    """An extra that is not installed is missing, not wrong, and says how to install it."""
+    monkeypatch.setattr(doctor, "EXTRAS", {"onnx": ("surely-not-installed>=1",)})
+    (finding,) = doctor.extras()
+    assert finding.state == "missing"
+    assert "pip install 'headrace[onnx]'" in finding.detail
+
+
+def test_old_library(monkeypatch):
+    """A library older than the extra needs is wrong, with both versions."""
+    monkeypatch.setattr(doctor, "EXTRAS", {"onnx": ("numpy>=99.1",)})
+    (finding,) = doctor.extras()
+    assert finding.state == "wrong"
+    assert "is older than 99.1" in finding.detail
+
+
+def test_taken_port():
+    """A port that somebody listens on is wrong, and the setting to change is named."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, found = run(HEADRACE_HTTP_PORT=str(port))
+    assert code == 1
+    finding = found["server", "REST port"]
+    assert finding["state"] == "wrong"
+    assert f"127.0.0.1:{port}" in finding["detail"]
+    assert "http.port" in finding["detail"]
+
+
+def test_wrong_settings():
+    """A wrong setting is a finding, not the end of the report."""
+    code, found = run(HEADRACE_HTTP_PROT="1")
+    assert code == 1
+    assert "HEADRACE_HTTP_PORT" in found["server", "settings"]["detail"]
+    assert ("machine", "python") in found
+
+
+def test_cache_that_is_a_file(tmp_path):
+    """A cache folder that cannot be written is wrong."""
+    (tmp_path / "file").write_text("")
+    code, found = run(HEADRACE_MODELS_CACHE_DIR=str(tmp_path / "file"))
+    assert code == 1
+    assert found["server", "cache folder"]["state"] == "wrong"
+
+
+def test_model_is_recognised(model):
+    """A model's runtime is named with the evidence, without loading it."""
+    code, found = run("--no-load", str(model))
+    assert code == 0
+    assert found["model", "sorter"]["detail"].startswith("sklearn: ")
+
+
+def test_model_loads(model):
+    """With loading, the report says that the model loads, and what its inputs are."""
+    code, found = run(str(model))
+    assert code == 0
+    assert "loads; inputs" in found["model", "sorter"]["detail"]
+
+
+def test_file_that_is_no_model(tmp_path):
+    """A file that no runtime recognises is wrong, and the report says what was found."""
+    path = tmp_path / "noise.onnx"
+    path.write_bytes(b"\x00" * 64)
+    code, found = run(str(path))
+    assert code == 1
+    assert found["model", str(path)]["state"] == "wrong"
+
+
+def test_report_for_people(model):
+    """Without --json the report is in sections, and ends with a verdict."""
+    result = CliRunner().invoke(headrace, ["doctor", "--no-load", str(model)], env=QUIET)
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert [title for title in ("Machine", "Extras", "Server", "Models") if title in lines] == [
+        "Machine",
+        "Extras",
+        "Server",
+        "Models",
+    ]
+    assert lines[-1] == "nothing is wrong"

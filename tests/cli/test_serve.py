@@ -1,0 +1,220 @@
+"""`headrace serve` and the commands that ask it, as processes: what is printed, answered, and left behind."""
+
+import contextlib
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import joblib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.linear_model import LogisticRegression
+
+from headrace.cli.group import headrace
+
+X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 3.0], [3.0, 2.0]])
+SORTER = LogisticRegression().fit(X, [0, 0, 1, 1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of two models: a file, and a class in a file."""
+    place = tmp_path_factory.mktemp("models")
+    joblib.dump(SORTER, place / "sorter.joblib")
+    (place / "adder").mkdir()
+    (place / "adder" / "model.py").write_text(
+        "import numpy as np\n\nclass Adder:\n    def predict(self, x: np.ndarray) -> np.ndarray:\n        return x.sum(axis=1)\n"
+    )
+    (place / "adder" / "headrace.yaml").write_text("reference: model:Adder\n")
+    return place
+
+
+@contextlib.contextmanager
+def serving(*args, cache):
+    """A server process and what it printed until it answered."""
+    ports = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0", "--cache-dir", str(cache)]
+    command = [sys.executable, "-m", "headrace", "serve", *map(str, args), *ports]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        printed = []
+        for line in process.stdout:
+            printed.append(line.rstrip("\n"))
+            if line.startswith("curl"):
+                break
+        yield process, printed
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(folder, tmp_path_factory):
+    """The url of a server of the folder, and what it printed."""
+    with serving(folder, cache=tmp_path_factory.mktemp("cache")) as (process, printed):
+        assert process.poll() is None, process.communicate()
+        (rest,) = [line for line in printed if line.startswith("REST")]
+        yield rest.split()[1], printed
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.fixture
+def ask(server):
+    """Runs a command that asks the server."""
+
+    def run(*args, **rest):
+        return CliRunner().invoke(headrace, [*args, "--url", server[0]], **rest)
+
+    return run
+
+
+def test_table(server):
+    """The models are listed with state, platform, placement and inputs; the ports are those it listens on."""
+    _, printed = server
+    assert printed[0].split()[:3] == ["model", "version", "state"] or printed[0].split()[:2] == ["model", "state"]
+    rows = {line.split()[0]: line for line in printed[1:3]}
+    assert set(rows) == {"sorter", "adder"}
+    assert all("READY" in row for row in rows.values())
+    assert any(line.startswith("gRPC     localhost:") and not line.endswith(":0") for line in printed)
+    assert any(line.startswith("metrics  http://localhost:") for line in printed)
+
+
+def test_pasted_request_is_answered(server):
+    """The curl command that is printed gets an answer."""
+    _, printed = server
+    words = shlex.split(printed[-1])
+    request = urllib.request.Request(words[1], words[3].encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        assert json.loads(reply.read())["outputs"]
+
+
+def test_models(ask):
+    """`headrace models` lists both models as READY, with their inputs; --json says the same."""
+    result = ask("models")
+    assert result.exit_code == 0, result.stderr
+    assert result.output.count("READY") == 2
+    rows = {row["name"]: row for row in json.loads(ask("models", "--json").output)}
+    assert rows["sorter"]["platform"] == "sklearn"
+    assert rows["sorter"]["inputs"][0]["shape"][-1] == 2
+    assert rows["sorter"]["placement"] in {"inline", "thread", "process"}
+
+
+def test_predict(ask, tmp_path):
+    """`headrace predict` answers rows of a file as the model itself would, as a table or as JSON."""
+    np.savetxt(tmp_path / "rows.csv", X, delimiter=",", header="a,b", comments="")
+    result = ask("predict", "sorter", "--data", str(tmp_path / "rows.csv"))
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.output.splitlines()]
+    assert [line[1] for line in lines[1:]] == [str(label) for label in SORTER.predict(X)]
+    answer = json.loads(ask("predict", "sorter", "--data", "-", "--json", input=json.dumps(X.tolist())).output)
+    assert next(iter(answer.values())) == SORTER.predict(X).tolist()
+
+
+def test_predict_named_input(ask):
+    """Inputs given by name reach the model under these names."""
+    result = ask("predict", "adder", "--input", "x=[[1, 2.5]]", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert list(json.loads(result.output).values()) == [[3.5]]
+
+
+def test_predict_unknown_model(ask):
+    """An unknown model is one line and exit code 4."""
+    result = ask("predict", "nobody", "--input", "x=[1]")
+    assert result.exit_code == 4
+    assert "nobody" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_unload_and_load(ask):
+    """An unloaded model is not ready, says why, and comes back by load."""
+    assert ask("unload", "adder").output == "adder is unloaded\n"
+    rows = {row["name"]: row for row in json.loads(ask("models", "--json").output)}
+    assert rows["adder"]["state"] == "UNAVAILABLE"
+    assert rows["adder"]["reason"] == "unloaded"
+    assert ask("predict", "adder", "--input", "x=[[1, 2]]").exit_code == 4
+    assert ask("load", "adder").output == "adder is loaded\n"
+    assert ask("predict", "adder", "--input", "x=[[1, 2]]").exit_code == 0
+
+
+def test_load_unknown(ask):
+    """Loading a model that the repository does not have fails with 4."""
+    assert ask("load", "nobody").exit_code == 4
+
+
+def failing(*args):
+    command = [sys.executable, "-m", "headrace", "serve", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_nothing_there(tmp_path):
+    """A path where nothing is ends at once with one line and no traceback."""
+    result = failing(tmp_path / "none.joblib", "--port", "0", "--grpc-port", "0", "--metrics-port", "0")
+    assert result.returncode in {2, 4}
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_model_that_cannot_load(tmp_path):
+    """Under the policy `fail`, a model that cannot be loaded ends the server with 4 and the reason."""
+    (tmp_path / "broken.py").write_text(
+        "class Broken:\n    def load(self):\n        raise OSError('no weights')\n    def predict(self, x):\n        return x\n"
+    )
+    ports = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    result = failing(f"{tmp_path / 'broken.py'}:Broken", *ports)
+    assert result.returncode == 4
+    assert "no weights" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr.splitlines()[-1]
+
+
+def test_taken_port(folder):
+    """A port that is taken ends the server with 2 and names the setting."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = failing(folder, "--port", str(port), "--grpc-port", "0", "--metrics-port", "0")
+    assert result.returncode == 2
+    assert f"http.port: cannot listen on 127.0.0.1:{port}" in result.stderr
+
+
+def test_wrong_flag_value(folder):
+    """A flag's value is checked by the settings loader: exit code 2, before any model loads."""
+    result = failing(folder, "--watch", "often")
+    assert result.returncode == 2
+    assert (
+        result.stderr == "error: flag for models.watch_seconds: expected a number of seconds, 0 or more, got 'often'\n"
+    )
+
+
+def test_set_any_setting(folder):
+    """--set reaches any setting, and refuses an unknown one by the nearest name."""
+    result = failing(folder, "--set", "http.max_conections=5")
+    assert result.returncode == 2
+    assert "did you mean 'http.max_connections'?" in result.stderr
+
+
+def test_name_for_several(folder):
+    """--name is for one model; for a folder of several it is a usage error."""
+    result = failing(folder, "--name", "x")
+    assert result.returncode == 2
+    assert "--name is for one model, and 2 were found" in result.stderr
+
+
+def test_renamed(folder, tmp_path):
+    """--name changes what callers ask for, also after a reload."""
+    with serving(folder / "sorter.joblib", "--name", "renamed", cache=tmp_path) as (process, printed):
+        assert process.poll() is None, process.communicate()
+        (rest,) = [line for line in printed if line.startswith("REST")]
+        url = rest.split()[1]
+        for command in ("load", "models"):
+            args = ["load", "renamed"] if command == "load" else ["models", "--json"]
+            result = CliRunner().invoke(headrace, [*args, "--url", url])
+            assert result.exit_code == 0, result.stderr
+        assert [row["name"] for row in json.loads(result.output)] == ["renamed"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
