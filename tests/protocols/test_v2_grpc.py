@@ -312,7 +312,7 @@ STATUS = {
     errors.RuntimeFailed("x"): 13,
     errors.LoadFailed("x"): 13,
     errors.MissingExtra("x"): 13,
-    errors.SettingsError("x"): 13,
+    errors.SettingsError("x"): 3,
     errors.ModelNotReady("x"): 14,
     errors.Overloaded("x"): 14,
     errors.DeadlineExceeded("x"): 4,

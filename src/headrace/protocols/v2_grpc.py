@@ -90,7 +90,7 @@ GRPC_STATUS: Final[Mapping[type[HeadraceError], int]] = {
     NotSupported: UNIMPLEMENTED,
     RuntimeFailed: INTERNAL,
     LoadFailed: INTERNAL,
-    SettingsError: INTERNAL,
+    SettingsError: INVALID_ARGUMENT,  # at run time, only a load request brings settings
     Temporary: UNAVAILABLE,
     ModelNotReady: UNAVAILABLE,
     # Retry policies of clients and proxies retry UNAVAILABLE by default and RESOURCE_EXHAUSTED never: a full queue is

@@ -1,0 +1,181 @@
+"""What a server says of itself and its models, as messages of the Open Inference Protocol over gRPC.
+
+The gRPC server calls it for every call but inference; `v2_grpc` has that. What the shared memory, trace and log
+extensions ask for is answered with what is true here: no region is mapped, nothing is traced or set by their calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from headrace.errors import NotSupported
+from headrace.payload import Signature
+from headrace.protocols.v2_grpc import Message, message_class
+
+EXTENSIONS: Final = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+"""Extensions of the protocol that are served, by their registered names."""
+
+_Metadata: Final = message_class("inference.ModelMetadataResponse")
+_Config: Final = message_class("inference.ModelConfigResponse")
+_Statistics: Final = message_class("inference.ModelStatisticsResponse")
+_Index: Final = message_class("inference.RepositoryIndexResponse")
+_ServerMetadata: Final = message_class("inference.ServerMetadataResponse")
+_TraceSettings: Final = message_class("inference.TraceSettingResponse")
+_LogSettings: Final = message_class("inference.LogSettingsResponse")
+
+Duration = tuple[int, int]
+"""Count and nanoseconds."""
+
+
+class Statistics(Protocol):
+    """What was counted of one version."""
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+
+    @property
+    def version(self) -> str:
+        """Of the model; may be empty."""
+
+    @property
+    def last_inference_ms(self) -> int:
+        """Milliseconds since the epoch."""
+
+    @property
+    def inference_count(self) -> int:
+        """Rows answered."""
+
+    @property
+    def execution_count(self) -> int:
+        """Predicts; several requests may share one."""
+
+    @property
+    def success(self) -> Duration:
+        """Requests answered."""
+
+    @property
+    def fail(self) -> Duration:
+        """Requests failed."""
+
+    @property
+    def queue(self) -> Duration:
+        """Waits for a predict."""
+
+    @property
+    def compute_infer(self) -> Duration:
+        """Predicts."""
+
+    @property
+    def batches(self) -> Sequence[tuple[int, int, int]]:
+        """Rows of a predict, how often, nanoseconds in all."""
+
+
+def render_server(name: str, version: str) -> Message:
+    """A ServerMetadataResponse."""
+    return _ServerMetadata(name=name, version=version, extensions=EXTENSIONS)
+
+
+def render_metadata(name: str, versions: Sequence[str], signature: Signature, *, placement: str = "") -> Message:
+    """A ModelMetadataResponse; what a person should know stands in its properties."""
+    message = _Metadata(name=name, versions=versions, platform=signature.platform)
+    for specs, tensors in ((signature.inputs, message.inputs), (signature.outputs, message.outputs)):
+        for spec in specs:
+            tensors.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+    properties = dict(signature.properties)
+    if placement:
+        properties["placement"] = placement
+    properties.update((f"library.{library}", version) for library, version in signature.libraries.items())
+    if signature.warnings:
+        properties["warnings"] = "\n".join(signature.warnings)
+    for key, value in properties.items():
+        message.properties[key] = value
+    return message
+
+
+def render_config(name: str, signature: Signature, *, decoupled: bool = False) -> Message:
+    """A ModelConfigResponse.
+
+    `max_batch_size` is 0, which says that shapes are whole: axis 0 stands in `dims` where a model has rows.
+    """
+    message = _Config()
+    config = message.config
+    config.name, config.platform, config.backend = name, signature.platform, signature.platform
+    config.version_policy.latest.num_versions = 1
+    for spec in signature.inputs:
+        config.input.add(name=spec.name, data_type=_data_type(spec.datatype), dims=spec.shape, optional=spec.optional)
+    for spec in signature.outputs:
+        config.output.add(name=spec.name, data_type=_data_type(spec.datatype), dims=spec.shape)
+    if decoupled:
+        config.model_transaction_policy.decoupled = True
+    return message
+
+
+def _data_type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
+def render_statistics(versions: Iterable[Statistics]) -> Message:
+    """A ModelStatisticsResponse. What is not measured (input, output, cache) stays zero."""
+    message = _Statistics()
+    for counted in versions:
+        stats = message.model_stats.add(
+            name=counted.name,
+            version=counted.version,
+            last_inference=counted.last_inference_ms,
+            inference_count=counted.inference_count,
+            execution_count=counted.execution_count,
+        )
+        for field in ("success", "fail", "queue", "compute_infer"):
+            duration = getattr(stats.inference_stats, field)
+            duration.count, duration.ns = getattr(counted, field)
+        for rows, count, nanoseconds in counted.batches:
+            batch = stats.batch_stats.add(batch_size=rows)
+            batch.compute_infer.count, batch.compute_infer.ns = count, nanoseconds
+    return message
+
+
+def render_index(entries: Iterable[tuple[str, str, str, str]]) -> Message:
+    """A RepositoryIndexResponse from names, versions, states and reasons."""
+    message = _Index()
+    for name, version, state, reason in entries:
+        message.models.add(name=name, version=version, state=state, reason=reason)
+    return message
+
+
+def render_trace_settings(asked: Mapping[str, Any]) -> Message:
+    """A TraceSettingResponse; tracing is set where the server is configured, so a change is refused.
+
+    Raises:
+        NotSupported: the request would change something.
+    """
+    if asked:
+        raise NotSupported("trace settings cannot be changed by a call; set `tracing` in the server's settings")
+    message = _TraceSettings()
+    message.settings["trace_level"].value.append("OFF")
+    return message
+
+
+def render_log_settings(asked: Mapping[str, Any], level: int) -> Message:
+    """A LogSettingsResponse for a logger's effective level; a change is refused.
+
+    Raises:
+        NotSupported: the request would change something.
+    """
+    if asked:
+        raise NotSupported("log settings cannot be changed by a call; set `log` in the server's settings")
+    message = _LogSettings()
+    for name, threshold in (("log_error", logging.ERROR), ("log_warning", logging.WARNING), ("log_info", logging.INFO)):
+        message.settings[name].bool_param = level <= threshold
+    message.settings["log_verbose_level"].uint32_param = 1 if level <= logging.DEBUG else 0
+    return message

@@ -1,0 +1,305 @@
+"""inference.GRPCInferenceService: what each call does. `server.grpc` puts its rows into the table of calls.
+
+Inference is the walk and nothing else: *route, parse, await, render*.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from headrace.errors import HeadraceError, ModelNotReady, NotSupported
+from headrace.monitoring.tracing import Tracing
+from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, Signature
+from headrace.protocols import status, v2_grpc, v2_grpc_control
+from headrace.protocols.v2_grpc_control import Statistics
+from headrace.server.grpc_connection import Call, Kind, Message, Method, Send
+from headrace.serving.models import Models, Served, State
+
+log = logging.getLogger(__name__)
+
+SERVICE: Final = "inference.GRPCInferenceService"
+_FINAL: Final = "triton_final_response"
+_WANTS_FINAL: Final = "triton_enable_empty_final_response"
+
+_message: Final = v2_grpc.message_class
+_StreamResponse: Final = v2_grpc.ModelStreamInferResponse
+_LiveResponse: Final = _message("inference.ServerLiveResponse")
+_ReadyResponse: Final = _message("inference.ServerReadyResponse")
+_ModelReadyResponse: Final = _message("inference.ModelReadyResponse")
+_LoadResponse: Final = _message("inference.RepositoryModelLoadResponse")
+_UnloadResponse: Final = _message("inference.RepositoryModelUnloadResponse")
+_SystemStatusResponse: Final = _message("inference.SystemSharedMemoryStatusResponse")
+_SystemUnregisterResponse: Final = _message("inference.SystemSharedMemoryUnregisterResponse")
+_CudaStatusResponse: Final = _message("inference.CudaSharedMemoryStatusResponse")
+_CudaUnregisterResponse: Final = _message("inference.CudaSharedMemoryUnregisterResponse")
+
+
+class Repository(Protocol):
+    """What loads and unloads (`serving.repository`)."""
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Load or reload a model of the repository."""
+
+    async def unload(self, name: str, *, unload_dependents: bool = False) -> None:
+        """Take a model out of service."""
+
+
+class InferenceService:
+    """The calls of the service, over the routing table and the repository.
+
+    Args:
+        models: The routing table.
+        repository: What loads and unloads.
+        name: The server's.
+        version: The server's.
+        statistics: What was counted of a version; None: the statistics call is not supported.
+        traces: Set to trace inference.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        repository: Repository,
+        *,
+        name: str,
+        version: str,
+        statistics: Callable[[Served], Statistics] | None = None,
+        traces: Tracing | None = None,
+    ) -> None:
+        self._models, self._repository = models, repository
+        self._name, self._version = name, version
+        self._statistics, self._traces = statistics, traces
+
+    def methods(self) -> dict[str, Method]:
+        """The rows of the table, by path."""
+        unary = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer if self._traces is None else self._model_infer_traced,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+            "SystemSharedMemoryStatus": self._system_status,
+            "SystemSharedMemoryRegister": self._register,
+            "SystemSharedMemoryUnregister": self._system_unregister,
+            "CudaSharedMemoryStatus": self._cuda_status,
+            "CudaSharedMemoryRegister": self._register,
+            "CudaSharedMemoryUnregister": self._cuda_unregister,
+            "TraceSetting": self._trace_setting,
+            "LogSettings": self._log_settings,
+        }
+        rows = {
+            name: Method(name=name, kind=Kind.UNARY, request=_message(f"inference.{name}Request"), handler=handler)
+            for name, handler in unary.items()
+        }
+        rows["ModelStreamInfer"] = Method(
+            name="ModelStreamInfer",
+            kind=Kind.BIDIRECTIONAL,
+            request=v2_grpc.ModelInferRequest,
+            handler=self._model_stream_infer,
+        )
+        return {f"/{SERVICE}/{name}": row for name, row in rows.items()}
+
+    # -- inference --
+
+    async def _model_infer(self, call: Call, message: Message) -> Message:
+        served = self._models.route(message.model_name, message.model_version)
+        infer = served.infer or _unary(served)
+        request = v2_grpc.parse(message, headers=call.metadata, deadline=call.deadline)
+        response = await infer(request)
+        if response.headers:
+            call.trailers = response.headers
+        return _render(served, request, response, message)
+
+    async def _model_infer_traced(self, call: Call, message: Message) -> Message:
+        """The same walk, with a span for each step that the server takes itself."""
+        traces = self._traces
+        if traces is None:
+            return await self._model_infer(call, message)
+        trace = traces.begin("infer", call.metadata, {"model": message.model_name, "rpc.method": "ModelInfer"})
+        error = ""
+        try:
+            started = time.time_ns()
+            served = self._models.route(message.model_name, message.model_version)
+            infer = _unary(served)
+            request = msgspec.structs.replace(
+                v2_grpc.parse(message, headers=call.metadata, deadline=call.deadline), trace=trace
+            )
+            trace.record("parse", started, time.time_ns())
+            response = await infer(request)
+            started = time.time_ns()
+            answer = _render(served, request, response, message)
+            trace.record("render", started, time.time_ns())
+            call.trailers = {**response.headers, "traceparent": trace.context.render()}
+        except BaseException as exc:
+            error = type(exc).__name__
+            raise
+        finally:
+            trace.finish(error)
+        return answer
+
+    async def _model_stream_infer(self, call: Call, messages: AsyncIterator[Message], send: Send) -> None:
+        """Requests are answered in the order they come; an error is one request's and leaves the stream open.
+
+        With the metadata `triton_grpc_error: true` the first error ends the stream with its status instead.
+        """
+        strict = call.metadata.get("triton_grpc_error", "") == "true"
+        async for message in messages:
+            try:
+                await self._answer_in_stream(call, message, send)
+            except Exception as error:
+                if strict:
+                    raise
+                if not isinstance(error, HeadraceError):
+                    log.exception("ModelStreamInfer failed for model %r", message.model_name)
+                response = _StreamResponse(error_message=status.public_text(error))
+                response.infer_response.id = message.id
+                response.infer_response.model_name = message.model_name
+                await send(response)
+
+    async def _answer_in_stream(self, call: Call, message: Message, send: Send) -> None:
+        served = self._models.route(message.model_name, message.model_version)
+        request = v2_grpc.parse(message, headers=call.metadata, deadline=call.deadline)
+        wants_final = request.parameters.get(_WANTS_FINAL) is True
+        if _WANTS_FINAL in request.parameters:
+            kept = {name: value for name, value in request.parameters.items() if name != _WANTS_FINAL}
+            request = msgspec.structs.replace(request, parameters=kept)
+        stream, infer = served.infer_stream, served.infer
+        if stream is None:
+            if infer is None:
+                raise ModelNotReady(f"{served.describe()} has just been unloaded")
+            answer = _render(served, request, await infer(request), message)
+            if wants_final:
+                answer.parameters[_FINAL].bool_param = True
+            await send(_StreamResponse(infer_response=answer))
+            return
+        async for response in stream(request):
+            answer = _render(served, request, response, message)
+            if wants_final:
+                answer.parameters[_FINAL].bool_param = False
+            await send(_StreamResponse(infer_response=answer))
+        if wants_final:
+            answer = v2_grpc.ModelInferResponse(model_name=served.name, model_version=served.version, id=request.id)
+            answer.parameters[_FINAL].bool_param = True
+            await send(_StreamResponse(infer_response=answer))
+
+    # -- health and metadata --
+
+    async def _server_live(self, call: Call, message: Message) -> Message:
+        return _LiveResponse(live=True)
+
+    async def _server_ready(self, call: Call, message: Message) -> Message:
+        return _ReadyResponse(ready=self._models.is_ready())
+
+    async def _model_ready(self, call: Call, message: Message) -> Message:
+        served = self._models.find(message.name, message.version)
+        return _ModelReadyResponse(ready=served.state is State.READY)
+
+    async def _server_metadata(self, call: Call, message: Message) -> Message:
+        return v2_grpc_control.render_server(self._name, self._version)
+
+    async def _model_metadata(self, call: Call, message: Message) -> Message:
+        served = self._models.route(message.name, message.version)
+        versions = [other.version for other in self._models.versions(served.name) if other.version]
+        return v2_grpc_control.render_metadata(served.name, versions, _signature(served), placement=served.placement)
+
+    async def _model_config(self, call: Call, message: Message) -> Message:
+        served = self._models.route(message.name, message.version)
+        return v2_grpc_control.render_config(served.name, _signature(served), decoupled=served.infer_stream is not None)
+
+    async def _model_statistics(self, call: Call, message: Message) -> Message:
+        if self._statistics is None:
+            raise NotSupported("this server keeps no statistics")
+        chosen: Sequence[Served]
+        if not message.name:
+            chosen = [served for served in self._models if served.state is State.READY]
+        elif message.version:
+            chosen = [self._models.find(message.name, message.version)]
+        else:
+            self._models.find(message.name)
+            chosen = self._models.versions(message.name)
+        return v2_grpc_control.render_statistics([self._statistics(served) for served in chosen])
+
+    # -- model repository --
+
+    async def _repository_index(self, call: Call, message: Message) -> Message:
+        if message.repository_name:
+            raise NotSupported(
+                f"repository '{message.repository_name}' cannot be chosen: this server has one, without a name"
+            )
+        return v2_grpc_control.render_index(
+            (served.name, served.version, served.state.value, served.reason)
+            for served in self._models
+            if served.state is State.READY or not message.ready
+        )
+
+    async def _load(self, call: Call, message: Message) -> Message:
+        name = v2_grpc.parse_repository_target(message)
+        await self._repository.load(name, v2_grpc.parse_repository_parameters(message))
+        return _LoadResponse(model_name=name, isLoaded=True)
+
+    async def _unload(self, call: Call, message: Message) -> Message:
+        name = v2_grpc.parse_repository_target(message)
+        parameters = v2_grpc.parse_repository_parameters(message)
+        await self._repository.unload(name, unload_dependents=parameters.get("unload_dependents") is True)
+        return _UnloadResponse(model_name=name, isUnloaded=True)
+
+    # -- shared memory, trace and log settings --
+
+    async def _system_status(self, call: Call, message: Message) -> Message:
+        return _SystemStatusResponse()
+
+    async def _cuda_status(self, call: Call, message: Message) -> Message:
+        return _CudaStatusResponse()
+
+    async def _system_unregister(self, call: Call, message: Message) -> Message:
+        return _SystemUnregisterResponse()  # clients begin by unregistering all; there is never one
+
+    async def _cuda_unregister(self, call: Call, message: Message) -> Message:
+        return _CudaUnregisterResponse()
+
+    async def _register(self, call: Call, message: Message) -> Message:
+        raise NotSupported(
+            f"shared memory region '{message.name}' is refused: this server maps no memory of its clients; "
+            "send tensors in raw_input_contents"
+        )
+
+    async def _trace_setting(self, call: Call, message: Message) -> Message:
+        if message.model_name:
+            self._models.find(message.model_name)
+        return v2_grpc_control.render_trace_settings(message.settings)
+
+    async def _log_settings(self, call: Call, message: Message) -> Message:
+        return v2_grpc_control.render_log_settings(message.settings, log.getEffectiveLevel())
+
+
+def _render(served: Served, request: InferenceRequest, response: InferenceResponse, message: Message) -> Message:
+    labels: Mapping[str, Sequence[str]] = EMPTY
+    if request.outputs and served.signature is not None:
+        labels = {spec.name: spec.labels for spec in served.signature.outputs if spec.labels}
+    return v2_grpc.render(request, response, raw=v2_grpc.is_raw(message), labels=labels)
+
+
+def _signature(served: Served) -> Signature:
+    if served.signature is None:
+        raise ModelNotReady(f"{served.describe()} has not said yet what it takes")
+    return served.signature
+
+
+def _unary(served: Served) -> Infer:
+    if served.infer is None:
+        raise NotSupported(
+            f"ModelInfer RPC doesn't support models with decoupled transaction policy: {served.describe()} "
+            "answers one request with many responses; use ModelStreamInfer"
+        )
+    return served.infer
