@@ -194,15 +194,13 @@ class Server:
 
 def _specs(model: Any, name: str | None, overrides: Mapping[str, Any]) -> list[ModelSpec]:
     changes = parse_yaml(render(overrides), "headrace.serve")  # the same keys, forms and errors as beside a model
-    if isinstance(model, str | Path):
-        specs = discovery.discover([str(model)])
-    else:
-        specs = [ModelSpec(name=name or _name_of(model), model=model)]
-    if name is not None and len({spec.name for spec in specs}) > 1:
+    own = {} if name is None else {"name": check_name(name, where="headrace.serve")}
+    if not isinstance(model, str | Path):
+        return [ModelSpec(**{"name": _name_of(model), "model": model, **changes, **own})]
+    specs = discovery.discover([str(model)], overrides=changes)
+    if own and len({spec.name for spec in specs}) > 1:
         raise SettingsError(f"name={name!r} is for one model, and {model} holds {len(specs)}")
-    if name is not None:
-        changes["name"] = check_name(name, where="headrace.serve")
-    return [msgspec.structs.replace(spec, **changes) for spec in specs]
+    return [msgspec.structs.replace(spec, **own) for spec in specs]
 
 
 def _name_of(model: Any) -> str:

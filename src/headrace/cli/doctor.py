@@ -193,8 +193,8 @@ def _load(name: str, spec: ModelSpec) -> Iterator[Finding]:
         metadata = server.client.metadata(spec.name, version=spec.version)
     inputs = ", ".join(output.shape_of(each.name, each.datatype, each.shape) for each in metadata.inputs)
     yield Finding(about="model", name=name, state="ok", detail=f"loads; inputs {inputs or 'undeclared'}")
-    for line in str(metadata.properties.get("warnings", "")).splitlines():
-        yield Finding(about="model", name=name, state="warning", detail=line)
+    if warnings := metadata.properties.get("warnings"):
+        yield Finding(about="model", name=name, state="warning", detail=str(warnings))
 
 
 def _version(distribution: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,8 +38,8 @@ def command(as_json: bool, url: str, timeout: float, headers: tuple[str, ...]) -
     columns = ["name", "version", "state", "reason", "platform", "engine", "placement", "inputs", "outputs"]
     output.write_table(columns, [[row[column] for column in columns] for row in map(_shown, rows)])
     for row in rows:
-        for warning in row["warnings"]:
-            click.echo(f"warning: {row['name']}: {warning}")
+        for note in _notes(row):
+            click.echo(f"{row['name']}: {note}")
 
 
 def _row(client: Client, entry: IndexEntry) -> dict[str, Any]:
@@ -59,8 +59,19 @@ def _row(client: Client, entry: IndexEntry) -> dict[str, Any]:
         "inputs": [{"name": e.name, "datatype": e.datatype, "shape": e.shape} for e in metadata.inputs],
         "outputs": [{"name": e.name, "datatype": e.datatype, "shape": e.shape} for e in metadata.outputs],
         "properties": properties,
-        "warnings": [line for line in str(warnings).splitlines() if line],
+        "warnings": [str(warnings)] if warnings else [],
     }
+
+
+def _notes(row: Mapping[str, Any]) -> Iterator[str]:
+    """What needs a line of its own: warnings, and how the engine was proven or why there is no faster one."""
+    for warning in row["warnings"]:
+        yield f"warning: {warning}"
+    for name, value in row["properties"].items():
+        if name == "engine.refused":
+            yield f"no faster engine: {value}"
+        elif name.startswith("engine.parity."):
+            yield f"engine {name.removeprefix('engine.parity.')} was proven: {value}"
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

@@ -70,9 +70,8 @@ def working(text: str) -> Iterator[None]:
 
 
 def engine_of(properties: Mapping[str, Any]) -> str:
-    """The engine that answers, by number of rows, as the tables show it; empty: the model's own."""
-    found = {name: str(value) for name, value in properties.items() if name == "engine" or name.startswith("engine.")}
-    return ", ".join(f"{name.partition('.')[2]} {value}".strip() for name, value in found.items())
+    """The engine that answers, by number of rows, as the tables show it."""
+    return str(properties.get("engine", "")).removeprefix("any number of rows: ")
 
 
 def shape_of(name: str, datatype: str, shape: Sequence[int]) -> str:

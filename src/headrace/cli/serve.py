@@ -11,6 +11,7 @@ import click
 
 from headrace import settings
 from headrace.cli import output
+from headrace.cli.group import fail
 from headrace.cli.settings import read_config
 
 if TYPE_CHECKING:
@@ -114,18 +115,23 @@ def command(
         values[key] = value
     loaded = settings.load(settings.Settings(), read_config(config), os.environ, values, file_name=config or "")
 
-    import msgspec
-
     from headrace import app
     from headrace.serving import discovery
 
-    specs = discovery.discover(list(paths))
-    if name is not None and len(specs) != 1:
-        raise click.UsageError(f"--name is for one model, and {len(specs)} were found", click.get_current_context())
-    changes = {key: value for key, value in (("name", name), ("runtime", runtime)) if value is not None}
-    if changes:
-        specs = [msgspec.structs.replace(spec, **changes) for spec in specs]
-    code = app.run(loaded, specs, paths=list(paths), started=lambda running: announce(running, loaded))
+    overrides = {key: value for key, value in (("name", name), ("runtime", runtime)) if value is not None}
+    found = discovery.survey(paths, overrides=overrides)
+    for problem in found.problems:
+        if loaded.models.startup_policy == "fail":
+            raise problem.error
+        fail(f"not served: {problem.error}")
+    if name is not None and len(found.specs) != 1:
+        text = f"--name is for one model, and {len(found.specs)} were found"
+        raise click.UsageError(text, click.get_current_context())
+    if overrides and loaded.models.watch_seconds:
+        text = f"--watch looks for files again without --{next(iter(overrides))}; set it in a headrace.yaml instead"
+        raise click.UsageError(text, click.get_current_context())
+    again = () if overrides else paths  # where models are looked for again
+    code = app.run(loaded, found.specs, paths=again, started=lambda running: announce(running, loaded))
     click.get_current_context().exit(code)
 
 
