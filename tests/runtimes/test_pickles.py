@@ -156,6 +156,16 @@ def test_arrays_come_back_as_joblib_gives_them(array, tmp_path):
     assert pickles.inspect(tmp_path / "m").complete
 
 
+@pytest.mark.parametrize("allowed", [None, POLICY], ids=["trusted", "restricted"])
+def test_losses_under_their_old_module_name_are_found(allowed, tmp_path):
+    """A boosted model that names its loss's module `_loss`, as scikit-learn 1.5 to 1.8 write it, loads and predicts."""
+    fitted = HistGradientBoostingClassifier(max_iter=3).fit(X, Y)
+    content = pickle.dumps(fitted, protocol=2)
+    assert b"csklearn._loss._loss\n" in content
+    (tmp_path / "m").write_bytes(content.replace(b"csklearn._loss._loss\n", b"c_loss\n"))
+    _same(pickles.load(tmp_path / "m", allowed), fitted)
+
+
 # -- reading without running --
 
 

@@ -71,6 +71,10 @@ EXTRAS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Top module to the library's name and the extra that installs it."""
 
+RENAMED: Final[Mapping[str, str]] = {"_loss": "sklearn._loss._loss"}
+"""Modules by a name they no longer have. scikit-learn 1.5 to 1.8 were built so that their losses name a module `_loss`;
+boosted models written by them are read by other versions through this."""
+
 _NEVER_WILD: Final = frozenset(sys.stdlib_module_names) | {"numpy", "scipy", "pandas", "joblib", "cloudpickle", "dill"}
 _DENIED_PARTS: Final = frozenset(
     {"tests", "testing", "_testing", "conftest", "externals", "datasets", "callback", "estimator_checks", "_mocking"}
@@ -296,17 +300,22 @@ def _skip(file: BinaryIO, count: int) -> None:
 
 
 def _load_trusted(path: Path) -> Any:
-    if ARRAY_WRAPPER not in scan(path) and _compression(path) == "":
-        with path.open("rb") as file:
-            return pickle.load(file)  # noqa: S301 - trusted, by decision of the load policy
-    try:
-        import joblib
-    except ModuleNotFoundError as error:
-        raise missing_extra("joblib", "sklearn", needed_by=str(path)) from error
-    return joblib.load(path)
+    named = scan(path)
+    if any(name.startswith("joblib.numpy_pickle_compat.") for name in named):  # joblib before 0.10: a file an array
+        try:
+            import joblib
+        except ModuleNotFoundError as error:
+            raise missing_extra("joblib", "sklearn", needed_by=str(path)) from error
+        return joblib.load(path)
+    with _open(path) as file:
+        return _Reader(file, path).load() if ARRAY_WRAPPER in named else _Native(file).load()
 
 
-# -- running a restricted file --
+class _Native(pickle.Unpickler):
+    """The C unpickler, for what holds no arrays of joblib's."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(RENAMED.get(module, module), name)
 
 
 class _ArrayWrapper:
@@ -317,6 +326,46 @@ class _ArrayWrapper:
         self.order = "C"
         self.dtype: np.dtype[Any] = np.dtype(np.float64)
         self.numpy_array_alignment_bytes: int | None = None
+
+
+class _Reader(_PythonUnpickler):  # type: ignore[misc]
+    """An unpickler that knows where joblib puts the bytes of arrays."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        super().__init__(file)
+        self.file = file
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" == ARRAY_WRAPPER:
+            return _ArrayWrapper
+        return super().find_class(RENAMED.get(module, module), name)
+
+    def load_build(self) -> None:
+        super().load_build()
+        if type(self.stack[-1]) is _ArrayWrapper:
+            self.stack[-1] = self._read_array(self.stack[-1])
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def _read_array(self, wrapper: _ArrayWrapper) -> Array:
+        shape: Any = wrapper.shape
+        dtype: Any = wrapper.dtype
+        if not (isinstance(dtype, np.dtype) and type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)):
+            raise LoadFailed(f"{self.path} describes an array in a way joblib does not")
+        if dtype.hasobject:
+            return cast("Array", self._nested().load())
+        if wrapper.numpy_array_alignment_bytes is not None:
+            self.file.read(self.file.read(1)[0])
+        data = _read_exactly(self.file, math.prod(shape) * dtype.itemsize, self.path)
+        array: Array = np.ndarray(shape, dtype, buffer=data, order="F" if wrapper.order == "F" else "C")
+        return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+    def _nested(self) -> _Reader:
+        """What reads an array of objects: a pickle of its own, under the same rules."""
+        return _Reader(self.file, self.path)
 
 
 _PLAIN: Final = frozenset({dict, tuple, list, bytes, bytearray, str, int, float, bool, type(None)})
@@ -377,14 +426,13 @@ class _Rules:
             ) from error
 
 
-class _Restricted(_PythonUnpickler):  # type: ignore[misc]
+class _Restricted(_Reader):
     """An unpickler under `_Rules`."""
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_Reader.dispatch)
 
     def __init__(self, file: BinaryIO, rules: _Rules) -> None:
-        super().__init__(file)
-        self.file = file
+        super().__init__(file, rules.path)
         self.rules = rules
         self.exact: dict[int, Any] = {}  # by id; holding the object keeps the id its own
         self.classes: dict[int, type] = {}
@@ -499,18 +547,8 @@ class _Restricted(_PythonUnpickler):  # type: ignore[misc]
             return object.__new__(cls)
         return cls.__new__(cls, *args, **kwargs)
 
-    def _read_array(self, wrapper: _ArrayWrapper) -> Array:
-        shape: Any = wrapper.shape
-        dtype: Any = wrapper.dtype
-        if not (isinstance(dtype, np.dtype) and type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)):
-            raise LoadFailed(f"{self.rules.path} describes an array in a way joblib does not")
-        if wrapper.dtype.hasobject:
-            return cast("Array", _Restricted(self.file, self.rules).load())
-        if wrapper.numpy_array_alignment_bytes is not None:
-            self.file.read(self.file.read(1)[0])
-        data = _read_exactly(self.file, wrapper, self.rules.path)
-        array: Array = np.ndarray(shape, dtype, buffer=data, order="F" if wrapper.order == "F" else "C")
-        return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    def _nested(self) -> _Reader:
+        return _Restricted(self.file, self.rules)
 
     for _opcode, _method in (
         (pickle.REDUCE, load_reduce),
@@ -531,9 +569,8 @@ def _load_restricted(path: Path, rules: _Rules) -> Any:
         return _Restricted(file, rules).load()
 
 
-def _read_exactly(file: BinaryIO, wrapper: _ArrayWrapper, path: Path) -> bytearray:
+def _read_exactly(file: BinaryIO, wanted: int, path: Path) -> bytearray:
     """The array's bytes, read piece by piece so that a lie about its size costs no memory. Writable."""
-    wanted = math.prod(wrapper.shape) * wrapper.dtype.itemsize
     data = bytearray()
     while len(data) < wanted:
         piece = file.read(min(wanted - len(data), 1 << 24))
@@ -568,8 +605,8 @@ def _modern(protocol: int, module: str, name: str) -> tuple[str, str]:
     if protocol < 3:
         if (module, name) in _compat_pickle.NAME_MAPPING:
             return _compat_pickle.NAME_MAPPING[module, name]
-        return _compat_pickle.IMPORT_MAPPING.get(module, module), name
-    return module, name
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+    return RENAMED.get(module, module), name
 
 
 def _is_wild(pattern: str) -> bool:
