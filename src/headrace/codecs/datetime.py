@@ -43,5 +43,5 @@ class DatetimeCodec(Codec):
     def accepts(self, value: Any) -> bool:
         """Lists of `datetime`, not empty, and arrays of `datetime64`."""
         if isinstance(value, np.ndarray):
-            return value.dtype.kind == "M"
+            return bool(value.dtype.kind == "M")
         return isinstance(value, list) and bool(value) and all(isinstance(each, datetime) for each in value)

@@ -17,8 +17,8 @@ class PandasCodec(RequestCodec):
     """A DataFrame: one tensor a column, in order.
 
     BYTES columns are text; a column that says its content type (`datetime`, `json`, `bytes`, `base64`) is decoded by
-    that codec. Text with missing values travels as `json`, where they are null; nullable integers with missing values as
-    FP64, where they are NaN; a tensor [n, k] is a column of rows. The index is not carried.
+    that codec. Text with missing values travels as `json`, where they are null; nullable integers with missing values
+    as FP64, where they are NaN; a tensor [n, k] is a column of rows. The index is not carried.
     """
 
     content_type = "pd"

@@ -1,0 +1,188 @@
+"""Every REST path, once: the OpenAPI document is built from it, and a test holds the server's dispatch to it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One operation of the REST surface."""
+
+    method: str
+    path: str
+    """Variable parts stand in braces, as in OpenAPI."""
+    tag: str
+    summary: str
+    request: str = ""
+    """Schema of the JSON body; empty: none."""
+    response: str = ""
+    """Schema of the JSON answer; empty: not JSON."""
+    media: str = "application/json"
+    """Of the answer."""
+    errors: tuple[int, ...] = ()
+
+
+_INFER_ERRORS: Final = (400, 404, 413, 415, 500, 503, 504)
+
+
+def _of_model(base: str, which: str) -> tuple[Route, ...]:
+    """What a model and each of its versions answer alike."""
+    return (
+        Route(
+            method="GET",
+            path=base,
+            tag="models",
+            summary=f"What {which} is: inputs, outputs, platform",
+            response="ModelMetadata",
+            errors=(404, 503),
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/ready",
+            tag="models",
+            summary=f"Whether {which} is ready",
+            response="ModelReady",
+            errors=(404, 503),
+        ),
+        Route(
+            method="POST",
+            path=f"{base}/infer",
+            tag="inference",
+            summary=f"Ask {which}",
+            request="InferenceRequest",
+            response="InferenceResponse",
+            errors=_INFER_ERRORS,
+        ),
+        Route(
+            method="POST",
+            path=f"{base}/infer_stream",
+            tag="inference",
+            summary=f"Ask {which} for a stream of answers: server-sent events, each data an InferenceResponse",
+            request="InferenceRequest",
+            media="text/event-stream",
+            errors=_INFER_ERRORS,
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/config",
+            tag="models",
+            summary=f"The configuration of {which}, in Triton's terms",
+            response="ModelConfig",
+            errors=(404, 503),
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/stats",
+            tag="models",
+            summary=f"What {which} has done so far",
+            response="Statistics",
+            errors=(404,),
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/docs",
+            tag="documents",
+            summary=f"This page, for {which} alone",
+            media="text/html",
+            errors=(404,),
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/docs/dataplane.json",
+            tag="documents",
+            summary=f"This document, for {which} alone",
+            response="Any",
+            errors=(404,),
+        ),
+    )
+
+
+def _of_v1(base: str, which: str) -> tuple[Route, ...]:
+    return (
+        Route(
+            method="GET",
+            path=base,
+            tag="V1",
+            summary=f"Whether {which} is ready",
+            response="ModelReady",
+            errors=(404, 503),
+        ),
+        Route(
+            method="POST",
+            path=f"{base}:predict",
+            tag="V1",
+            summary=f"Ask {which}",
+            request="PredictRequest",
+            response="PredictResponse",
+            errors=_INFER_ERRORS,
+        ),
+        Route(
+            method="POST",
+            path=f"{base}:explain",
+            tag="V1",
+            summary=f"Ask {which} why, where it has an explainer",
+            request="PredictRequest",
+            response="Any",
+            errors=_INFER_ERRORS,
+        ),
+    )
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *_of_model("/v2/models/{model}", "a model"),
+    *_of_model("/v2/models/{model}/versions/{version}", "one version of a model"),
+    *_of_v1("/v1/models/{model}", "a model"),
+    *_of_v1("/v1/models/{model}/versions/{version}", "one version of a model"),
+    Route(method="GET", path="/v1/models", tag="V1", summary="The names of all models", response="Models"),
+    Route(method="GET", path="/v2/models", tag="models", summary="The names of all models", response="Models"),
+    Route(
+        method="GET",
+        path="/v2/models/stats",
+        tag="models",
+        summary="What every model has done so far",
+        response="Statistics",
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/index",
+        tag="repository",
+        summary="Every version of every model with its state, and the reason where it is not ready",
+        request="IndexRequest",
+        response="Index",
+        errors=(400,),
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/models/{model}/load",
+        tag="repository",
+        summary="Load a model, or load it anew; the old one answers until the new one is ready",
+        request="LoadRequest",
+        response="Any",
+        errors=(400, 404, 500, 501),
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/models/{model}/unload",
+        tag="repository",
+        summary="Take a model out of service",
+        request="UnloadRequest",
+        response="Any",
+        errors=(400, 404, 501),
+    ),
+    Route(method="GET", path="/v2", tag="server", summary="What this server is", response="ServerMetadata"),
+    Route(method="GET", path="/v2/health/live", tag="server", summary="Whether the server runs", response="Live"),
+    Route(
+        method="GET",
+        path="/v2/health/ready",
+        tag="server",
+        summary="Whether every wanted model is loaded",
+        response="Ready",
+        errors=(503,),
+    ),
+    Route(method="GET", path="/", tag="server", summary="Whether the server runs, for V1 clients", response="Alive"),
+    Route(method="GET", path="/openapi.json", tag="documents", summary="This document", response="Any"),
+    Route(method="GET", path="/docs", tag="documents", summary="This page", media="text/html"),
+)
+"""The whole REST surface. `/v2/docs` and `/v2/docs/dataplane.json` are other names of the last two."""
