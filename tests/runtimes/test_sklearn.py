@@ -338,6 +338,14 @@ def test_bytes_that_are_no_text_are_refused():
         runtime.predict({"age": np.zeros(1), "city": np.array([b"\xff"], object), "income": np.zeros(1)})
 
 
+def test_numbers_for_a_model_of_texts_are_refused():
+    """A model that reads texts refuses numbers as the caller's error."""
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["good day", "bad night"], [1, 0])
+    runtime, _ = serve(model)
+    with pytest.raises(InvalidRequest, match="expected BYTES"):
+        runtime.predict({"x": np.arange(3)})
+
+
 def test_a_failure_of_the_model_itself_is_not_the_callers():
     """An exception that is not about the input passes through for the engine to name."""
 

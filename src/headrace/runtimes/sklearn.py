@@ -108,7 +108,7 @@ class SklearnRuntime(Runtime):
         model, written = self._open(sklearn.__version__)
         if not any(hasattr(model, method) for method in METHODS):
             raise LoadFailed(
-                f"{self._name()} holds {_article(model)}, which has none of the methods {', '.join(METHODS)}; "
+                f"{self._name()} is {_article(model)}, which has none of the methods {', '.join(METHODS)}; "
                 "save the fitted estimator itself, or write a Python runtime class"
             )
         verdict = versions.judge(written, sklearn.__version__)
@@ -386,14 +386,18 @@ def _describe_inputs(model: Any) -> _Inputs:
     if _reads_text(_first_step(model)):
         return (
             (TensorSpec(name=INPUT, datatype="BYTES", shape=(-1,)),),
-            _Texts(),
+            _Vector(texts=True),
             [{INPUT: _encode(np.array(["a", "b"]))}],
         )
     if count is not None:
         return _describe_matrix(model, int(count))
     if hasattr(model, "classes_"):  # LabelEncoder and LabelBinarizer transform labels
         labels = _encode(np.resize(np.asarray(model.classes_), 2))
-        return (TensorSpec(name=INPUT, datatype=datatype_of(labels), shape=(-1,)),), _Texts(), [{INPUT: labels}]
+        return (
+            (TensorSpec(name=INPUT, datatype=datatype_of(labels), shape=(-1,)),),
+            _Vector(texts=False),
+            [{INPUT: labels}],
+        )
     specs = (TensorSpec(name=INPUT, datatype="FP64", shape=(-1, -1)),)
     return specs, _Matrix(None, texts=False), [{INPUT: np.full((2, 1), filler)} for filler in _FILLERS]
 
@@ -530,14 +534,20 @@ class _Matrix:
         return -1 if self.width is None else self.width
 
 
-class _Texts:
-    """One input of one dimension: texts, or labels."""
+class _Vector:
+    """One input of one dimension: texts, or the labels that an encoder was fitted on."""
+
+    def __init__(self, *, texts: bool) -> None:
+        self.texts = texts
 
     def __call__(self, inputs: Values) -> Any:
         if len(inputs) != 1:
             raise InvalidRequest(f"expected one input of shape [-1], came {', '.join(map(repr, inputs)) or 'none'}")
         ((name, value),) = inputs.items()
-        return _decode(name, _column(name, value))
+        column = _column(name, value)
+        if self.texts and column.dtype.kind not in "OUS":
+            raise InvalidRequest(f"input {name!r} has dtype {column.dtype}, expected BYTES")
+        return _decode(name, column)
 
 
 class _Frame:
