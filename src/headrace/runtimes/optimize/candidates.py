@@ -244,8 +244,8 @@ class NumpyLinear(Candidate):
         """As the role says."""
         last = self._last
         terrain = _open_terrain(self._front, self._subject.width)
-        if hasattr(last, "classes_") and last.coef_.ndim == 2:
-            inner = int(last.coef_.shape[1])
+        if hasattr(last, "classes_"):
+            inner = int(last.coef_.shape[-1])
             terrain = Terrain(
                 low=np.full(inner, -4.0),
                 high=np.full(inner, 4.0),

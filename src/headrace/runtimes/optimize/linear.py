@@ -63,11 +63,11 @@ class LinearClassifier(Engine):
     outputs = frozenset({"predict", "decision_function", "predict_proba"})
 
     def __init__(self, model: Any, labels: Labels | None) -> None:
-        if model.coef_.ndim != 2 or labels is None:
-            raise Refused(f"{type(model).__name__}: coefficients or labels are not those of a plain classifier")
+        if labels is None:
+            raise Refused(f"{type(model).__name__} answers several labels at once")
         self._coefficients = model.coef_.T
         self._intercept = model.intercept_
-        self._binary = model.coef_.shape[0] == 1
+        self._binary = model.coef_.ndim == 1 or model.coef_.shape[0] == 1
         self._table = labels.table
         self._probabilities = _link(model)
 

@@ -117,8 +117,9 @@ def directed(forest: Ensemble, rows: Array, rng: np.random.Generator, *, missing
     chosen = rng.permutation(np.resize(rng.permutation(forest.nodes), count))
     low, high = _boxes(forest, chosen)
     outside = (rows <= low) | (rows > high)
-    bottom = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 1.0 - np.abs(high), rows))
-    top = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + 1.0 + np.abs(low), rows))
+    with np.errstate(invalid="ignore"):  # where a box is open on a side, its other side or the row itself is taken
+        bottom = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 1.0 - np.abs(high), rows))
+        top = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + 1.0 + np.abs(low), rows))
     inside = top - rng.random(rows.shape) * (top - bottom)
     rows = np.where(outside, inside, rows)
     every = np.arange(count)

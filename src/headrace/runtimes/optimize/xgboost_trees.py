@@ -191,10 +191,13 @@ class LinearBooster(Engine):
         return result
 
     def _link(self, raw: Array) -> Array:
+        from scipy.special import expit
+
         if self._objective in _SIGMOID:
-            return np.asarray(1 / (1 + np.exp(-raw)), dtype=np.float32)
+            return np.asarray(expit(raw), dtype=np.float32)
         if self._objective in _EXPONENTIAL:
-            return np.asarray(np.exp(raw), dtype=np.float32)
+            with np.errstate(over="ignore"):
+                return np.asarray(np.exp(raw), dtype=np.float32)
         if self._objective.startswith("multi:"):
             raw = np.exp(raw - raw.max(axis=1).reshape(-1, 1))
             return np.asarray(raw / raw.sum(axis=1).reshape(-1, 1), dtype=np.float32)
