@@ -289,3 +289,35 @@ class Spinning(Small):
         while time.perf_counter() < until:
             pass
         return super().predict(inputs, outputs, parameters)
+
+
+class Framed(Small):
+    """Takes a DataFrame; answers its columns' names and, of each row, a text."""
+
+    inputs = (
+        TensorSpec(name="age", datatype="INT64", shape=(-1,)),
+        TensorSpec(name="name", datatype="BYTES", shape=(-1,)),
+    )
+    outputs = (TensorSpec(name="told", datatype="BYTES", shape=(-1,), content_type="str"),)
+
+    def load(self):
+        super().load()
+        return Signature(platform="test", inputs=self.inputs, outputs=self.outputs, content_type="pd")
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        frame = inputs[""]
+        self.calls.append(len(frame))
+        return {"told": [f"{name} is {age}" for name, age in zip(frame["name"], frame["age"], strict=True)]}
+
+
+class Worded(Small):
+    """Takes a list of texts, answers their lengths; refuses the empty text."""
+
+    inputs = (TensorSpec(name="text", datatype="BYTES", shape=(-1,), content_type="str"),)
+    outputs = (TensorSpec(name="length", datatype="INT64", shape=(-1,)),)
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        text = inputs["text"]
+        assert isinstance(text, list)
+        self.calls.append(len(text))
+        return {"length": np.array([len(each) for each in text])}

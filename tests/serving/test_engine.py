@@ -183,6 +183,67 @@ async def test_sys_exit_in_a_model_ends_the_request_alone(load, placement):
             await engine.infer(request())
 
 
+# -- content types --
+
+
+def people(*rows):
+    ages = Tensor("age", "INT64", np.array([age for _, age in rows]))
+    names = Tensor("name", "BYTES", np.array([name.encode() for name, _ in rows], object))
+    return InferenceRequest(model_name="m", inputs=(ages, names))
+
+
+@pytest.mark.parametrize("placement", ["inline", "thread", "process"])
+async def test_a_table_is_made_of_merged_requests(load, placement):
+    """A model that takes a DataFrame gets one of all merged rows; its list of texts is cut back to its callers."""
+    engine = await load("Framed", placement=placement, batching=Batching(max_wait_seconds=0.01))
+    answers = await asyncio.gather(
+        engine.infer(people(("ann", 3), ("béa", 4))), engine.infer(people(("cid", 5))), engine.infer(people(("d", 6)))
+    )
+    told = [answer.outputs[0].data.reshape(-1).tolist() for answer in answers]
+    assert told == [[b"ann is 3", "béa is 4".encode()], [b"cid is 5"], [b"d is 6"]]
+    if placement != "process":
+        assert engine._runtimes[0].calls[-1] == 4
+
+
+def words(*values):
+    return InferenceRequest(model_name="m", inputs=(Tensor("text", "BYTES", np.array(values, object)),))
+
+
+@pytest.mark.parametrize("placement", ["inline", "thread", "process"])
+async def test_text_that_is_no_text_fails_alone(load, placement):
+    """Of three requests in one batch the one whose bytes are not UTF-8 is refused by its codec; two are answered."""
+    engine = await load("Worded", placement=placement, batching=Batching(max_wait_seconds=0.01))
+    answers = await asyncio.gather(
+        *(engine.infer(words(*each)) for each in [(b"abc", b"d"), (b"\xff",), ("äö".encode(),)]), return_exceptions=True
+    )
+    assert answers[0].outputs[0].data.tolist() == [3, 1]
+    assert isinstance(answers[1], InvalidRequest)
+    assert answers[2].outputs[0].data.tolist() == [2]
+
+
+class Steps:
+    """A trace that keeps what it is told."""
+
+    def __init__(self):
+        self.steps = []
+
+    def record(self, name, start_ns, end_ns):
+        self.steps.append((name, start_ns, end_ns))
+
+
+@pytest.mark.parametrize("placement", ["inline", "thread", "process"])
+async def test_a_trace_hears_of_queue_and_predict(load, placement):
+    """A traced request records both steps, one after the other, at the time of day."""
+    engine = await load("Sleeping", parameters={"seconds": 0.01}, placement=placement)
+    trace = Steps()
+    before = time.time_ns()
+    await engine.infer(request(trace=trace))
+    (queue, q0, q1), (predict, p0, p1) = trace.steps
+    assert (queue, predict) == ("queue", "predict")
+    assert before - 10**9 < q0 <= q1 == p0 < p1 < time.time_ns() + 10**9
+    assert p1 - p0 >= 0.009 * 1e9
+
+
 # -- decode --
 
 

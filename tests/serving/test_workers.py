@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 
 from headrace.errors import LoadFailed, ModelNotReady, RuntimeFailed, SettingsError, WorkerDied
 from headrace.payload import InferenceRequest, Tensor
@@ -245,7 +246,7 @@ async def test_an_object_in_memory_stays_here():
         await load_engine(spec("Linear"), model=object(), placement="process")
 
 
-@pytest.mark.parametrize("megabytes", [0.5, 1, 3, 20])
+@pytest.mark.parametrize("megabytes", [0.01, 0.5, 3, 20])
 async def test_tensors_of_any_size_cross(load, megabytes):
     """Small tensors by the socket and large ones by shared memory come back as they went, several at once."""
     engine, _ = await load("Echo", batching=Batching(max_batch_size=1))
@@ -385,3 +386,30 @@ async def test_the_runtime_fails_alike_in_a_process(load):
     engine, _ = await load("Odd", parameters={"answer": "not-a-dict"})
     with pytest.raises(RuntimeFailed, match="expected outputs by name, got list"):
         await engine.infer(request())
+
+
+def test_the_same_on_uvloop():
+    """On the loop that serves in production: answers, a large one, a stream left early, a crash and its repair."""
+
+    async def walk():
+        ear = Ear()
+        engine = await load_engine(spec("Crashing"), placement="process", on_state=ear.on_state)
+        answers = await asyncio.gather(*(engine.infer(request(i)) for i in range(50)))
+        assert [each.outputs[0].data.tolist() for each in answers] == [[float(i)] for i in range(50)]
+        large = await engine.infer(request(3, rows=100_000))
+        assert large.outputs[0].data.shape == (100_000,)
+        with pytest.raises(WorkerDied, match="exited with code 7"):
+            await engine.infer(request(-1))
+        await ear.until(ready=True)
+        assert (await engine.infer(request())).outputs
+        await engine.close()
+
+        engine = await load_engine(spec("Streaming"), placement="process")
+        x = np.array([[1000, 0, 0, 0]], np.float32)
+        stream = engine.infer_stream(InferenceRequest(model_name="m", inputs=(Tensor("x", "FP32", x),)))
+        assert [(await anext(stream)).outputs[0].data.tolist() for _ in range(20)] == [[i] for i in range(20)]
+        await stream.aclose()
+        assert (await engine.infer(request(5))).outputs[0].data.tolist() == [5]
+        await engine.close()
+
+    uvloop.run(asyncio.wait_for(walk(), 30))

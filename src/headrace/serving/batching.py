@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from headrace.errors import DeadlineExceeded, HeadraceError, ModelNotReady, Overloaded, RuntimeFailed
-from headrace.payload import Array, Parameters, Tensor
+from headrace.payload import Array, Parameters, Tensor, Trace
 from headrace.serving.decoding import Call
 from headrace.serving.execution import Outcome
 from headrace.serving.observer import Observer
@@ -124,10 +124,17 @@ class Lane(Protocol):
 class _Member:
     """A request in the queue or in a predict."""
 
-    __slots__ = ("alone", "call", "deadline", "queued_ns", "waits")
+    __slots__ = ("alone", "call", "deadline", "queued_ns", "trace", "waits")
 
-    def __init__(self, call: Call, waits: asyncio.Future[tuple[Tensor, ...]] | Parts, deadline: float | None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        waits: asyncio.Future[tuple[Tensor, ...]] | Parts,
+        deadline: float | None,
+        trace: Trace | None,
+    ) -> None:
         self.call = call
+        self.trace = trace
         self.waits = waits
         self.deadline = deadline
         self.alone = False
@@ -163,12 +170,15 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<Batcher {self._model} waiting={self._waiting} running={len(self._running)}>"
 
-    def submit(self, call: Call, deadline: float | None = None) -> asyncio.Future[tuple[Tensor, ...]]:
+    def submit(
+        self, call: Call, deadline: float | None = None, trace: Trace | None = None
+    ) -> asyncio.Future[tuple[Tensor, ...]]:
         """Queue a call. Cancelling what comes back takes it out again.
 
         Args:
             call: What to predict.
             deadline: On the clock of `time.monotonic`; passing it answers DeadlineExceeded.
+            trace: Told of the steps `queue` and `predict`.
 
         Raises:
             Overloaded: the queue is full.
@@ -176,13 +186,13 @@ class Batcher:
         """
         future: asyncio.Future[tuple[Tensor, ...]] = self._loop.create_future()
         alone = not self._merges or call.rows <= 0
-        self._add(object() if alone else key(call), _Member(call, future, deadline))
+        self._add(object() if alone else key(call), _Member(call, future, deadline, trace))
         return future
 
-    def open(self, call: Call, deadline: float | None = None) -> Parts:
+    def open(self, call: Call, deadline: float | None = None, trace: Trace | None = None) -> Parts:
         """Queue a call answered by a stream, which has a lane to itself. Raises as `submit` does."""
         parts = Parts()
-        self._add(object(), _Member(call, parts, deadline))
+        self._add(object(), _Member(call, parts, deadline, trace))
         return parts
 
     def fail_waiting(self, reason: str) -> None:
@@ -362,7 +372,11 @@ class Batcher:
 
     def _done(self, batch: list[_Member], began: int, outcome: Outcome) -> None:
         del self._running[id(batch)]
-        queue_ns = sum([began - member.queued_ns for member in batch])
+        queue_ns = 0
+        for member in batch:
+            queue_ns += began - member.queued_ns
+            if member.trace is not None:
+                record(member.trace, member.queued_ns, began, time.perf_counter_ns())
         error = outcome.error
         if error is None:
             error = self._answer(batch, outcome.tensors)
@@ -461,6 +475,13 @@ class Batcher:
                 if not idle.done():
                     idle.set_result(None)
             self._idle.clear()
+
+
+def record(trace: Trace, queued_ns: int, began_ns: int, ended_ns: int) -> None:
+    """Tell a trace of the two steps, whose times come from `time.perf_counter_ns`."""
+    epoch = time.time_ns() - time.perf_counter_ns()
+    trace.record("queue", epoch + queued_ns, epoch + began_ns)
+    trace.record("predict", epoch + began_ns, epoch + ended_ns)
 
 
 def _again(error: HeadraceError) -> HeadraceError:

@@ -42,7 +42,7 @@ class Decoder:
         self._model = model
         self._batchable = signature.batchable
         self._strict = signature.strict and bool(signature.inputs)
-        self._inputs = {each.name: (each.datatype, each.shape) for each in signature.inputs}
+        self._inputs = {each.name: (each.datatype, each.shape, _trailing(each.shape)) for each in signature.inputs}
         self._required = tuple(each.name for each in signature.inputs if not each.optional)
         self._outputs = frozenset(each.name for each in signature.outputs)
         self._checked: dict[tuple[str, ...], None] = {}
@@ -57,35 +57,36 @@ class Decoder:
         arrays: dict[str, Array] = {}
         inputs = request.inputs
         known = self._inputs
+        encoded = False
         if self._strict:
             for tensor in inputs:
                 name = tensor.name
                 spec = known.get(name)
                 if spec is None:
                     raise self._unknown(name)
-                datatype, wanted = spec
+                datatype, wanted, trailing = spec
                 if tensor.datatype != datatype:
                     raise self._mistyped(tensor, datatype)
                 data = tensor.data
                 shape = data.shape
-                if shape != wanted:  # one with no -1 in it is equal
-                    if len(shape) != len(wanted):
-                        data = self._column(tensor, wanted)
-                    else:
-                        for got, want in zip(shape, wanted, strict=True):
-                            if want not in (got, -1):
-                                raise self._misshapen(tensor, wanted)
+                if shape[1:] != trailing or not shape:  # the usual shape, [-1, known...], is told by one comparison
+                    data = self._fitting(tensor, wanted)
                 arrays[name] = data
+                if tensor.parameters:
+                    encoded = True
         else:
             for tensor in inputs:
                 arrays[tensor.name] = tensor.data
+                if tensor.parameters:
+                    encoded = True
             if len(inputs) == 1 and len(known) == 1:
                 self._check_width(inputs[0])
         if len(arrays) != len(known) or len(inputs) != len(arrays):
             self._check_names(inputs, arrays)
-        for tensor in inputs:
-            if tensor.parameters and tensor.parameters.get("content_type") == "base64":
-                arrays[tensor.name] = self._plain_bytes(tensor)
+        if encoded:
+            for tensor in inputs:
+                if tensor.parameters.get("content_type") == "base64":
+                    arrays[tensor.name] = self._plain_bytes(tensor)
 
         outputs = self._wanted(request.outputs) if request.outputs else ()
         parameters = request.parameters
@@ -95,8 +96,8 @@ class Decoder:
 
     def _rows(self, arrays: Mapping[str, Array]) -> int:
         rows = UNCOUNTED
-        for name, array in arrays.items():
-            shape = array.shape
+        for name in arrays:
+            shape = arrays[name].shape
             if not shape:
                 raise InvalidRequest(
                     f"input '{name}' for model '{self._model}' is a scalar; expected its first dimension to count rows"
@@ -143,16 +144,18 @@ class Decoder:
 
     def _check_width(self, tensor: Tensor) -> None:
         """A model that is not strict about names still knows how wide its single input is."""
-        _, wanted = next(iter(self._inputs.values()))
+        _, wanted, _ = next(iter(self._inputs.values()))
         shape = tensor.data.shape
         if len(shape) == len(wanted):
             for got, want in zip(shape, wanted, strict=True):
                 if want not in (got, -1):
                     raise self._misshapen(tensor, wanted)
 
-    def _column(self, tensor: Tensor, wanted: tuple[int, ...]) -> Array:
-        """One value a row may come as a column of a table: [n,1] is taken for [-1]."""
+    def _fitting(self, tensor: Tensor, wanted: tuple[int, ...]) -> Array:
+        """The tensor's array in the wanted shape. One value a row may come as a column of a table: [n,1] for [-1]."""
         shape = tensor.data.shape
+        if len(shape) == len(wanted) and all(want in (got, -1) for got, want in zip(shape, wanted, strict=True)):
+            return tensor.data
         if wanted == (-1,) and len(shape) == 2 and shape[1] == 1:
             return tensor.data.reshape(-1)
         raise self._misshapen(tensor, wanted)
@@ -180,3 +183,8 @@ class Decoder:
             f"unexpected shape for input '{tensor.name}' for model '{self._model}'. "
             f"Expected [{','.join(map(str, wanted))}], got [{','.join(map(str, tensor.data.shape))}]"
         )
+
+
+def _trailing(shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """What follows the first dimension, if that varies and nothing else does: None for all other shapes."""
+    return shape[1:] if shape and shape[0] == -1 and -1 not in shape[1:] else None

@@ -20,7 +20,7 @@ from headrace.errors import DeadlineExceeded, LoadFailed, ModelNotReady
 from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature, Tensor
 from headrace.runtimes.base import Runtime
 from headrace.serving import placement as placing
-from headrace.serving.batching import Batcher, Batching, Lane
+from headrace.serving.batching import Batcher, Batching, Lane, record
 from headrace.serving.build import RuntimeSpec, build
 from headrace.serving.decoding import Decoder
 from headrace.serving.execution import Execution, failed
@@ -111,6 +111,8 @@ class Engine:
                 raise
             raise error from exc
         self._observer.executed(requests=1, rows=call.rows if call.rows > 0 else 1, queue_ns=0, predict_ns=took)
+        if request.trace is not None:
+            record(request.trace, began, began, began + took)
         return InferenceResponse(model_name=self.name, outputs=tensors, model_version=self.version, id=request.id)
 
     async def _infer_gathered(self, request: InferenceRequest) -> InferenceResponse:
@@ -120,7 +122,7 @@ class Engine:
         deadline = request.deadline
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineExceeded(f"model '{self.name}': the deadline of the request passed before predict")
-        future = batcher.submit(self._decoder.decode(request), deadline)
+        future = batcher.submit(self._decoder.decode(request), deadline, request.trace)
         try:
             tensors = await future
         finally:
@@ -141,7 +143,7 @@ class Engine:
             return
         batcher = self._batcher
         assert batcher is not None
-        parts = batcher.open(self._decoder.decode(request), request.deadline)
+        parts = batcher.open(self._decoder.decode(request), request.deadline, request.trace)
         try:
             async for tensors in parts:
                 yield InferenceResponse(

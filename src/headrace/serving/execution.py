@@ -15,13 +15,15 @@ import numpy as np
 
 from headrace import codecs
 from headrace.errors import HeadraceError, InvalidRequest, RuntimeFailed
-from headrace.payload import DTYPES, Array, Signature, Tensor, datatype_of
+from headrace.payload import DTYPES, EMPTY, Array, Signature, Tensor, datatype_of
 from headrace.runtimes.base import Runtime, Values
 from headrace.serving.decoding import UNCOUNTED, Call
 
 _DATATYPES: Final = {dtype: name for name, dtype in DTYPES.items() if name not in ("BF16", "BYTES")}
 _ARRAY_TYPES: Final = frozenset({"", "np"})  # content types that ask for an array, which a tensor's data is
 _SEPARABLE: Final = (InvalidRequest, ValueError, TypeError, LookupError, ArithmeticError)
+FRAME: Final = ""
+"""The name of the one value that a request-level content type makes of all inputs."""
 _TEXT_KEPT: Final = 1000  # characters of a foreign exception; some carry the whole input
 
 
@@ -92,14 +94,16 @@ class Execution:
             return arrays
         if self.signature.content_type:
             tensors = tuple(self._tensor(name, array) for name, array in arrays.items())
-            return {"": codecs.decode_request(tensors, self.signature.content_type)}
+            return {FRAME: codecs.decode_request(tensors, self.signature.content_type)}
         return {
             name: codecs.decode(self._tensor(name, array), self._takes[name]) if name in self._takes else array
             for name, array in arrays.items()
         }
 
     def _tensor(self, name: str, array: Array) -> Tensor:
-        return Tensor(name, self._datatypes.get(name) or datatype_of(array), array)
+        content_type = self._takes.get(name, "")
+        parameters = {"content_type": content_type} if content_type else EMPTY
+        return Tensor(name, self._datatypes.get(name) or datatype_of(array), array, parameters)
 
     def encode(self, answer: Any, wanted: Sequence[str], rows: int) -> tuple[Tensor, ...]:
         """The model's answer as tensors, in the order wanted.
@@ -112,22 +116,24 @@ class Execution:
         Raises:
             RuntimeFailed: the answer is not what the model promised: names the output, what was expected, what came.
         """
-        if not isinstance(answer, Mapping):
+        if type(answer) is not dict and not isinstance(answer, Mapping):
             raise RuntimeFailed(
                 f"model '{self.model}': expected outputs by name, got {type(answer).__name__}; return a dict"
             )
         tensors = []
         for name in wanted or self.defaults or answer:
-            if name not in answer:
-                raise RuntimeFailed(
-                    f"model '{self.model}': expected an output '{name}', got {', '.join(map(repr, answer)) or 'none'}"
-                )
-            value = answer[name]
+            try:
+                value = answer[name]
+            except KeyError:
+                raise self._absent(name, answer) from None
             if type(value) is np.ndarray and (datatype := _DATATYPES.get(value.dtype)) is not None:
-                tensor = Tensor(name, "BF16" if name in self._bf16 and datatype == "UINT16" else datatype, value)
+                if datatype == "UINT16" and name in self._bf16:
+                    datatype = "BF16"
+                tensor = Tensor(name, datatype, value)
             else:
                 tensor = self._encode(name, value)
-            shape = tensor.data.shape
+                value = tensor.data
+            shape = value.shape
             if rows != UNCOUNTED and (not shape or shape[0] != rows):
                 raise RuntimeFailed(
                     f"model '{self.model}': output '{name}' has shape [{','.join(map(str, shape))}] for {rows} rows of "
@@ -135,6 +141,10 @@ class Execution:
                 )
             tensors.append(tensor)
         return tuple(tensors)
+
+    def _absent(self, name: str, answer: Mapping[str, Any]) -> RuntimeFailed:
+        came = ", ".join(map(repr, answer)) or "none"
+        return RuntimeFailed(f"model '{self.model}': expected an output '{name}', got {came}")
 
     def _encode(self, name: str, value: Any) -> Tensor:
         """One output that is not an array of numbers in this machine's byte order."""

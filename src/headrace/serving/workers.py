@@ -33,8 +33,9 @@ from headrace.serving.streams import WINDOW, Parts
 
 _log = logging.getLogger(__name__)
 
-_SLOTS: Final = 4
-"""Pairs of shared memories a worker has: calls that may be under way in a synchronous one."""
+_SLOTS: Final = 2
+"""Pairs of shared memories a worker has: as many as calls that may be under way in a synchronous one. An async one has
+more calls; those that find none go by the socket."""
 _PIPELINED_NS: Final = 1_000_000
 """A predict shorter than this is not worth waiting for a turn of the socket: the next call is sent ahead of the answer.
 Above it, calls stay here, where they still merge and may still be cancelled."""
@@ -97,7 +98,6 @@ class _Link(asyncio.Protocol):
         self._free: list[int] = []
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
-        self._out: list[Buffer] = []
         self._progress = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._hung = ""
@@ -218,18 +218,12 @@ class _Link(asyncio.Protocol):
             self._write(frames.pack(Stop(call_id)))
 
     def _write(self, pieces: list[Buffer]) -> None:
-        """Send at the end of this turn of the loop: what is written in one turn leaves together."""
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out += pieces
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if self._transport is not None and not self._transport.is_closing():
-            if len(out) == 1:
-                self._transport.write(out[0])
-            else:
-                self._transport.writelines(out)
+        if self._transport is None or self._transport.is_closing():  # what is pending is answered by its end
+            return
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])  # uvloop sends what is written in one turn of the loop together
+        else:
+            self._transport.writelines(pieces)
 
     # -- what the worker says --
 
