@@ -14,7 +14,8 @@ def digest(path: str | Path) -> str:
     """SHA-256 of a model's bytes, as 64 hexadecimal letters. Reads in pieces; blocks, so call it in a thread.
 
     A file's is that of its bytes, what `sha256sum` prints. A folder's covers the relative name and the bytes of each
-    file below it, in the order of names; hidden files and empty folders do not count, links are followed.
+    file below it, in the order of names. Hidden files, `__pycache__` and empty folders do not count; links are
+    followed.
 
     Raises:
         LoadFailed: there is nothing at `path`, or a file cannot be read.
@@ -32,7 +33,9 @@ def digest(path: str | Path) -> str:
 
 
 def files(root: Path) -> Iterator[tuple[str, Path]]:
-    """The files below a folder as (relative name with `/`, path), in the order of names, without hidden ones.
+    """The files below a folder as (relative name with `/`, path), in the order of names.
+
+    Without hidden ones, and without `__pycache__`, which loading a model may write.
 
     Links are followed; a link to a folder that it stands in is not, so the walk ends.
 
@@ -44,7 +47,8 @@ def files(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _below(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
     with os.scandir(folder) as scan:
-        entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        shown = (entry for entry in scan if not entry.name.startswith(".") and entry.name != "__pycache__")
+        entries = sorted(shown, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
             real = os.path.realpath(entry.path)

@@ -171,7 +171,7 @@ class _Look:
                 f"{path}: there is nothing here; expected a model file, a folder of models, or module:Class of a model "
                 f"written in Python"
             )
-            self._problems.append(Problem(name=place.stem, place=path, error=nothing))
+            self._problems.append(Problem(name=place.stem, place=str(place), error=nothing))
 
     # -- the rules --
 
@@ -277,7 +277,7 @@ class _Look:
             found["runtime"], recognition = self._runtime_or_raise(path)
             found["evidence"] = recognition.evidence
         else:
-            found["evidence"] = f"named in {FILE}" if "runtime" in overrides else "named in the settings"
+            found["evidence"] = f"named by {FILE} or a flag"
         return _checked({**found, "path": str(path), "folder": str(path.parent)}, path)
 
     def _python(self, reference: str, folder: Path, name: str, version: str, overrides: Overrides) -> ModelSpec:
