@@ -6,6 +6,7 @@ attacks by global, by call, by state, by container and by nested stream. Left ou
 
 import bz2
 import collections
+import concurrent.futures
 import copyreg
 import functools
 import gzip
@@ -16,6 +17,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -493,6 +495,21 @@ def test_warnings_come_back_as_values(tmp_path):
     ]
     with pytest.warns(sklearn.exceptions.InconsistentVersionWarning):
         pickles.load(path, None)
+
+
+def test_loading_in_threads_keeps_each_models_warnings(tmp_path):
+    """Files loaded at once each get their own warnings, and the process's filters stay as they were."""
+    fitted = LogisticRegression(max_iter=300).fit(X, Y)
+    for index in range(8):
+        bomb = Bomb(None)
+        state = {**fitted.__getstate__(), "_sklearn_version": f"1.{index}"}
+        bomb.call = (copyreg._reconstructor, (LogisticRegression, object, None), state)
+        (tmp_path / f"{index}").write_bytes(pickle.dumps(bomb))
+    before = list(warnings.filters)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        loaded = list(pool.map(lambda index: pickles.load_with_warnings(tmp_path / f"{index}", None), range(8)))
+    assert [[w.original_sklearn_version for w in each.warnings] for each in loaded] == [[f"1.{i}"] for i in range(8)]
+    assert warnings.filters == before
 
 
 def test_loading_a_missing_file_fails(tmp_path):

@@ -275,6 +275,30 @@ def test_a_matrix_stands_for_the_columns_in_order():
     np.testing.assert_array_equal(runtime.predict({"input-0": X})["predict"], model.predict(frame))
 
 
+def test_numeric_columns_answer_what_the_dataframe_answers():
+    """Columns of one numeric datatype, one tensor each, answer what the DataFrame answers."""
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = LogisticRegression(max_iter=500).fit(frame, Y)
+    runtime, _ = serve(model)
+    inputs = {name: frame[name].to_numpy() for name in "dcba"}
+    np.testing.assert_array_equal(
+        runtime.predict(inputs, ("predict_proba",))["predict_proba"], model.predict_proba(frame)
+    )
+
+
+@pytest.mark.parametrize("model", ["array", "numbers", "mixed"])
+def test_columns_of_different_lengths_are_refused(model):
+    """Columns that do not have as many rows as each other are the caller's error."""
+    if model == "mixed":
+        runtime, _ = serve(_columns_model())
+        inputs = {"age": np.zeros(2), "city": np.array([b"Bern"], object), "income": np.zeros(2)}
+    else:
+        runtime, _ = serve(LinearRegression().fit(X if model == "array" else pd.DataFrame(X, columns=list("abcd")), Y))
+        inputs = {name: np.zeros(2 + (name == "c")) for name in "abcd"}
+    with pytest.raises(InvalidRequest, match="different numbers of rows"):
+        runtime.predict(inputs)
+
+
 def test_columns_that_are_missing_or_unknown_are_named():
     """The error names the columns that miss and those nobody knows."""
     runtime, _ = serve(_columns_model())
@@ -435,11 +459,12 @@ def test_a_model_of_positive_numbers_loads():
 def test_jobs_are_one_everywhere_and_the_persons_object_keeps_its_own():
     """Every n_jobs inside is 1 in what is served; the object in the notebook is not changed."""
     forest = RandomForestClassifier(3, n_jobs=-1)
-    voting = VotingClassifier([("a", make_pipeline(StandardScaler(), forest)), ("b", forest)], n_jobs=2, voting="soft")
-    model = CalibratedClassifierCV(voting, cv=2, n_jobs=2).fit(X, Y)
+    voting = VotingClassifier([("a", make_pipeline(StandardScaler(), forest)), ("b", forest)], voting="soft")
+    model = CalibratedClassifierCV(voting, cv=2).fit(X, Y)
+    model.n_jobs = model.calibrated_classifiers_[0].estimator.n_jobs = 2  # not while fitting: it would start processes
     runtime, _ = serve(model)
-    served = runtime._model.calibrated_classifiers_[0].estimator
-    assert runtime._model.n_jobs == served.n_jobs == 1
+    served = runtime.model.calibrated_classifiers_[0].estimator
+    assert runtime.model.n_jobs == served.n_jobs == 1
     assert {served.estimators_[0].steps[1][1].n_jobs, served.estimators_[1].n_jobs} == {1}
     assert model.n_jobs == 2
     assert model.calibrated_classifiers_[0].estimator.estimators_[1].n_jobs == -1

@@ -38,11 +38,12 @@ import lzma
 import math
 import pickle
 import sys
+import threading
 import types
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, cast
 
@@ -137,8 +138,7 @@ def load(path: Path, allowed: tuple[str, ...] | None) -> Any:
 def load_with_warnings(path: Path, allowed: tuple[str, ...] | None) -> Loaded:
     """As `load`, and the warnings raised meanwhile as values (scikit-learn's InconsistentVersionWarning and such)."""
     rules = None if allowed is None else _Rules(path, allowed)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         try:
             model = _load_trusted(path) if rules is None else _load_restricted(path, rules)
         except HeadraceError:
@@ -147,7 +147,24 @@ def load_with_warnings(path: Path, allowed: tuple[str, ...] | None) -> Loaded:
             raise missing_module(path, error) from error
         except Exception as error:
             raise LoadFailed(f"{path} cannot be unpickled: {type(error).__name__}: {error}") from error
-    return Loaded(model, tuple(entry.message for entry in caught if isinstance(entry.message, Warning)))
+    return Loaded(model, tuple(caught))
+
+
+_RECORDING: Final = threading.RLock()
+
+
+@contextlib.contextmanager
+def recorded_warnings() -> Iterator[list[Warning]]:
+    """Every warning raised inside, as a list filled at the end; none is shown.
+
+    Python keeps its warning filters for the whole process, and two threads loading at once would restore each other's,
+    so one records at a time.
+    """
+    messages: list[Warning] = []
+    with _RECORDING, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield messages
+        messages.extend(entry.message for entry in caught if isinstance(entry.message, Warning))
 
 
 # -- reading without running --
