@@ -209,13 +209,16 @@ class App:
             name=served.name,
             version=served.version,
             last_inference_ms=int(counted.last_inference * 1000),
-            inference_count=counted.rows_total,
-            execution_count=counted.executions,
-            success=(counted.successes(), counted.success_ns),
-            fail=(counted.failures(), counted.failed_ns),
-            queue=(counted.executed_requests, counted.queue_ns),
-            compute_infer=(counted.executions, counted.predict.total),
-            batches=tuple((rows, count, nanoseconds) for rows, (count, nanoseconds) in sorted(counted.batches.items())),
+            inference_count=counted.rows.total,
+            execution_count=counted.predict.count(),
+            success=v2_control.Duration(counted.successes(), counted.success_ns),
+            fail=v2_control.Duration(counted.failures(), counted.failed_ns),
+            queue=v2_control.Duration(counted.executed_requests, counted.queue_ns),
+            compute_infer=v2_control.Duration(counted.predict.count(), counted.predict.total),
+            batches=tuple(
+                v2_control.BatchStatistics(batch_size=rows, compute_infer=v2_control.Duration(count, nanoseconds))
+                for rows, (count, nanoseconds) in sorted(counted.batches.items())
+            ),
         )
 
     def _render_metrics(self) -> bytes:

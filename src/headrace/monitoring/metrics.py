@@ -77,6 +77,10 @@ class Histogram(msgspec.Struct, gc=False):
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def count(self) -> int:
+        """How many values."""
+        return sum(self.counts)
+
 
 class ModelMetrics:
     """One model version's counts. It is that version's `serving.Observer`, and what the statistics extension reads."""
@@ -308,13 +312,13 @@ def reference() -> str:
         "|---|---|---|---|",
         *(f"| `{name}` | {kind} | {', '.join(labels)} | {text} |" for name, (kind, text, labels) in NAMES.items()),
         "",
-        "`status` is `ok` or the class of the error (`invalid_request`, `overloaded`, `deadline_exceeded`, ...). `version` is",
-        "empty for a model without versions. Beside these stand the `process_*` and `python_*` metrics of the server.",
+        "`status` is `ok` or the class of the error (`invalid_request`, `overloaded`, `deadline_exceeded`, ...).",
+        "`version` is empty for a model without versions. Beside these stand the `process_*` and `python_*` metrics of the server.",
         "",
         "## Names of other servers",
         "",
-        "`metrics.aliases: mlserver`, `kserve` or `all` adds the same counts under the names that dashboards made for those",
-        "servers read.",
+        "`metrics.aliases: mlserver`, `kserve` or `all` adds the same counts under the names that dashboards made for",
+        "those servers read.",
         "",
         "| setting | name | meaning |",
         "|---|---|---|",

@@ -121,7 +121,7 @@ class Rest:
             return await self._infer_traced(self._traces, request, target)
         served = self._models.route(target.name, target.version)
         inference = self._parse_v2(request, served)
-        return _v2_reply(inference, await served.infer(inference))  # type: ignore[misc]  # set while READY
+        return _v2_reply(served, inference, await served.infer(inference))  # type: ignore[misc]  # set while READY
 
     async def _infer_traced(self, traces: tracing.Tracing, request: HttpRequest, target: Target) -> HttpReply:
         """The same walk, with a span for each step that the server takes itself."""
@@ -134,7 +134,7 @@ class Rest:
             trace.record("parse", started, time.time_ns())
             response = await served.infer(inference)  # type: ignore[misc]  # set while READY
             started = time.time_ns()
-            reply = _v2_reply(inference, response)
+            reply = _v2_reply(served, inference, response)
             trace.record("render", started, time.time_ns())
             reply.headers = (*reply.headers, (b"traceparent", trace.context.render().encode()))
         except BaseException as exc:
@@ -219,7 +219,7 @@ class Rest:
         served = self._models.route(target.name, target.version)
         versions = [other.version for other in self._models.versions(served.name) if other.version]
         return HttpReply(
-            v2_control.render_metadata(served.name, versions, _signature(served), placement=served.placement)
+            v2_control.render_metadata(served.name, versions, served.signature, placement=served.placement)
         )
 
     async def _model_ready(self, request: HttpRequest, target: Target) -> HttpReply:
@@ -229,7 +229,7 @@ class Rest:
 
     async def _config(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(target.name, target.version)
-        return HttpReply(v2_control.render_config(served.name, _signature(served)))
+        return HttpReply(v2_control.render_config(served.name, served.signature))
 
     async def _stats(self, request: HttpRequest, target: Target) -> HttpReply:
         if not target.name:
@@ -412,16 +412,16 @@ def _sooner(inference: InferenceRequest, deadline: float) -> InferenceRequest:
     return msgspec.structs.replace(inference, deadline=min(own, deadline) if timeout else deadline)
 
 
-def _signature(served: Served) -> Any:
-    return served.signature
-
-
 def _model_headers(response: InferenceResponse) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())
 
 
-def _v2_reply(inference: InferenceRequest, response: InferenceResponse) -> HttpReply:
-    rendered = v2_rest.render(inference, response)
+def _v2_reply(served: Served, inference: InferenceRequest, response: InferenceResponse) -> HttpReply:
+    if inference.outputs and served.signature is not None:  # an output may be asked for as classes
+        labels = {spec.name: spec.labels for spec in served.signature.outputs if spec.labels}
+        rendered = v2_rest.render(inference, response, labels=labels)
+    else:
+        rendered = v2_rest.render(inference, response)
     headers = _model_headers(response) if response.headers else ()
     if rendered.header_length is not None:
         headers = (*headers, (b"inference-header-content-length", b"%d" % rendered.header_length))
