@@ -13,6 +13,7 @@ import contextlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from headrace.errors import (
@@ -24,10 +25,14 @@ from headrace.errors import (
     SettingsError,
     UnknownFormat,
 )
-from headrace.payload import InferenceRequest, InferenceResponse, Signature
+from headrace.payload import InferenceRequest, InferenceResponse, Signature, Tensor
+from headrace.runtimes import RUNTIMES
 from headrace.runtimes.base import Recognition
+from headrace.runtimes.recognise import recognise as recognise_content
 from headrace.serving import discovery
 from headrace.serving.batching import Batching
+from headrace.serving.build import RuntimeSpec
+from headrace.serving.engine import load_engine
 from headrace.serving.models import Models
 from headrace.serving.repository import Repository
 from headrace.serving.spec import ModelSpec
@@ -77,6 +82,18 @@ class Text:
             async with asyncio.timeout(drain_seconds):
                 await self._idle.wait()
         self.closed = True
+
+
+class Real:
+    """The real engine as the repository takes it."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.signature, self.placement, self.infer = engine.signature, engine.placement, engine.infer
+        self.infer_stream = engine.infer_stream if engine.streams else None
+
+    async def close(self, drain_seconds):
+        await self.engine.close(drain_seconds)
 
 
 class Loader:
@@ -719,3 +736,55 @@ async def test_a_wrong_setting_is_told_like_any_failure(make):
     (house.root / "a.headrace.yaml").unlink()
     await house.repository.reload_changed()
     assert house.index["a"] == ("READY", "")
+
+
+# -- the real thing --
+
+
+async def test_a_real_model_is_replaced_under_load(tmp_path):
+    """A scikit-learn model found, loaded by the real engine and hammered is replaced ten times without a failed request."""
+    joblib = pytest.importorskip("joblib")
+    dummy = pytest.importorskip("sklearn.dummy")
+    rows = np.zeros((4, 2))
+
+    def save(value):
+        fresh = tmp_path / ".fresh"
+        joblib.dump(dummy.DummyRegressor(strategy="constant", constant=value).fit(rows, np.zeros(4)), fresh)
+        fresh.replace(tmp_path / "iris" / "model.joblib")
+
+    async def load(spec):
+        runtime_spec = RuntimeSpec(name=spec.name, version=spec.version, runtime=spec.runtime, path=spec.path)
+        return Real(await load_engine(runtime_spec, placement="thread"))
+
+    def of_content(path):
+        return recognise_content(path, {name: RUNTIMES[name] for name in ("sklearn", "onnx")})
+
+    (tmp_path / "iris").mkdir()
+    save(0.0)
+    models, paths = Models(), [str(tmp_path)]
+    repository = Repository(models=models, load_engine=load, paths=paths, recognise=of_content)
+    await repository.start(discovery.discover(paths, recognise=of_content))
+    answers, stop = [], asyncio.Event()
+
+    async def hammer():
+        request = InferenceRequest(model_name="iris", inputs=(Tensor("x", "FP64", rows),))
+        while not stop.is_set():
+            response = await models.route("iris").infer(request)
+            answers.append(float(response.outputs[0].data.ravel()[0]))
+
+    hammers = [asyncio.create_task(hammer()) for _ in range(4)]
+    try:
+        for number in range(1, 11):
+            save(float(number))
+            assert await repository.reload_changed() == [("iris", "")]
+            seen = len(answers)
+            async with asyncio.timeout(10):
+                while len(answers) < seen + 8:
+                    await asyncio.sleep(0.001)
+            assert answers[-1] == number
+    finally:
+        stop.set()
+        await asyncio.gather(*hammers)
+        await repository.close()
+    with pytest.raises(ModelNotReady):
+        models.route("iris")

@@ -310,7 +310,7 @@ class _Look:
                 known = _unread(path, error)
             self._known[path] = known
         if isinstance(known, HeadraceError):
-            raise known
+            raise known.with_traceback(None)  # it is raised for each question, and would grow with each
         return known
 
     def _is_recognised(self, path: Path) -> bool:

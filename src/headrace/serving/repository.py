@@ -370,7 +370,7 @@ class Repository:
                     known = _Remembered(stamp, error)
             seen[path] = known
             if isinstance(known.outcome, HeadraceError):
-                raise known.outcome
+                raise known.outcome.with_traceback(None)  # it is kept, and would grow with each look
             return known.outcome
 
         found = discovery.survey(self._paths, defaults=self._defaults, overrides=self._overrides, recognise=recognise)
