@@ -183,8 +183,8 @@ class Server:
     async def _serve(self, started: concurrent.futures.Future[None]) -> None:
         self._loop, self._leave = asyncio.get_running_loop(), asyncio.Event()
         app = App(self._settings, self._specs)
-        await app.start()
         try:
+            await app.start()
             self.http_port, self.grpc_port, self.metrics_port = app.http_port, app.grpc_port, app.metrics_port
             started.set_result(None)
             await self._leave.wait()

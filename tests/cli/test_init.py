@@ -1,18 +1,21 @@
 """`headrace init`: the skeleton is complete, and works as it stands."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from headrace.cli.group import headrace
+import headrace
+from headrace.cli import group
 
 FILES = {"README.md", "headrace.yaml", "model.py", "request.json", "requirements.txt", "test_model.py", "weights.json"}
 
 
 def run(*args):
-    return CliRunner().invoke(headrace, ["init", *args])
+    return CliRunner().invoke(group.headrace, ["init", *args])
 
 
 @pytest.fixture
@@ -32,7 +35,10 @@ def test_files(folder):
 def test_its_own_tests_pass(folder):
     """The skeleton's tests, one of which serves it and asks it, pass as they stand."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "."]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    source = str(Path(headrace.__file__).parents[1])  # where a test run finds the package, wherever it runs
+    result = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": source}
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 passed" in result.stdout
 

@@ -29,14 +29,16 @@ def folder(tmp_path_factory):
     (place / "adder" / "model.py").write_text(
         "import numpy as np\n\nclass Adder:\n    def predict(self, x: np.ndarray) -> np.ndarray:\n        return x.sum(axis=1)\n"
     )
-    (place / "adder" / "headrace.yaml").write_text("reference: model:Adder\n")
+    (place / "adder" / "headrace.yaml").write_text(
+        "reference: model:Adder\ninputs: [{name: x, datatype: FP64, shape: [-1, 2]}]\n"
+    )
     return place
 
 
 @contextlib.contextmanager
 def serving(*args, cache):
     """A server process and what it printed until it answered."""
-    ports = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0", "--cache-dir", str(cache)]
+    ports = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0", "--cache-dir", str(cache), "--optimize", "off"]
     command = [sys.executable, "-m", "headrace", "serve", *map(str, args), *ports]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

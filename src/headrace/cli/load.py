@@ -20,7 +20,6 @@ def command(name: str, url: str, timeout: float, headers: tuple[str, ...]) -> No
       headrace load iris
       headrace load iris --url http://models.example:8080
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    client = remote.connect(url, timeout, headers)
-    with output.working(f"loading {name}"):
+    with remote.connect(url, timeout, headers) as client, output.working(f"loading {name}"):
         client.load(name)
     click.echo(f"{name} is loaded")

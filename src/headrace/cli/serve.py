@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headrace.app import App
     from headrace.payload import TensorSpec
     from headrace.serving.models import Served
+    from headrace.serving.spec import ModelSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -118,21 +119,34 @@ def command(
     from headrace import app
     from headrace.serving import discovery
 
-    overrides = {key: value for key, value in (("name", name), ("runtime", runtime)) if value is not None}
-    found = discovery.survey(paths, overrides=overrides)
+    found = discovery.survey(paths, overrides={"runtime": runtime} if runtime else {})
     for problem in found.problems:
         if loaded.models.startup_policy == "fail":
             raise problem.error
         fail(f"not served: {problem.error}")
-    if name is not None and len(found.specs) != 1:
-        text = f"--name is for one model, and {len(found.specs)} were found"
+    specs = list(found.specs)
+    if name is not None:
+        specs = _named(specs, name)
+    again = () if name or runtime else paths  # where models are looked for again, by files and folders alone
+    if not again and loaded.models.watch_seconds:
+        text = "--watch looks at files and folders alone: set name and runtime in a headrace.yaml beside the model"
         raise click.UsageError(text, click.get_current_context())
-    if overrides and loaded.models.watch_seconds:
-        text = f"--watch looks for files again without --{next(iter(overrides))}; set it in a headrace.yaml instead"
-        raise click.UsageError(text, click.get_current_context())
-    again = () if overrides else paths  # where models are looked for again
-    code = app.run(loaded, found.specs, paths=again, started=lambda running: announce(running, loaded))
+    code = app.run(loaded, specs, paths=again, started=lambda running: announce(running, loaded))
     click.get_current_context().exit(code)
+
+
+def _named(specs: list[ModelSpec], name: str) -> list[ModelSpec]:
+    """All versions of the one model, under another name."""
+    import msgspec
+
+    from headrace.serving.spec import check_name
+
+    found = {spec.name for spec in specs}
+    if len(found) != 1:
+        text = f"--name is for one model, and {len(found)} were found"
+        raise click.UsageError(text, click.get_current_context())
+    check_name(name, where="--name")
+    return [msgspec.structs.replace(spec, name=name) for spec in specs]
 
 
 def announce(running: App, loaded: settings.Settings) -> None:

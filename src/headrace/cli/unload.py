@@ -19,7 +19,6 @@ def command(name: str, url: str, timeout: float, headers: tuple[str, ...]) -> No
     Examples:
       headrace unload iris
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    client = remote.connect(url, timeout, headers)
-    with output.working(f"unloading {name}"):
+    with remote.connect(url, timeout, headers) as client, output.working(f"unloading {name}"):
         client.unload(name)
     click.echo(f"{name} is unloaded")
