@@ -58,3 +58,13 @@ def test_nothing_there_is_a_load_error(tmp_path):
     """A path with nothing at it is a LoadFailed that names the path."""
     with pytest.raises(LoadFailed, match="gone"):
         digest(tmp_path / "gone")
+
+
+def test_what_loading_writes_does_not_count(tmp_path):
+    """A folder keeps its digest when loading it leaves compiled modules or hidden files behind."""
+    (tmp_path / "model.py").write_text("class Model: ...")
+    before = digest(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"x")
+    (tmp_path / ".cache").write_bytes(b"x")
+    assert digest(tmp_path) == before
