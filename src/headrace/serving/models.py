@@ -129,9 +129,7 @@ class Models:
 
     def versions(self, name: str) -> list[Served]:
         """All versions of a model, oldest first; empty when nobody heard of it."""
-        return [
-            served for _, served in sorted(self._by_name.get(name, {}).items(), key=lambda item: readable(item[0]))
-        ]
+        return [served for _, served in sorted(self._by_name.get(name, {}).items(), key=lambda item: readable(item[0]))]
 
     def put(self, served: Served) -> None:
         """Add a version, or put it in the place of the one that had its name and version, and route accordingly."""
