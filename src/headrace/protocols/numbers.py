@@ -24,7 +24,7 @@ import simdjson
 from headrace.errors import InvalidRequest
 from headrace.payload import DTYPES, Array
 
-DECLINED: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError, struct.error)
+DECLINED: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RuntimeError, struct.error)
 """What a quick road raises to decline. msgspec's errors are ValueErrors, simdjson's ValueErrors and RuntimeErrors; too
 deep a nesting is a RecursionError, which is a RuntimeError."""
 
@@ -67,17 +67,21 @@ def small(text: msgspec.Raw, datatype: str, shape: tuple[int, ...]) -> Array:
     """The tensor in the text of a short list, flat or in rows; declines (DECLINED) whatever it is not sure of."""
     if datatype == "BYTES":
         texts: Any = _TEXTS(text)
-        if texts and type(texts[0]) is list:
+        if type(texts[0]) is list:
             texts = _rows(texts, shape)
+        # reshape takes -1 for "as many as there are"
+        if math.prod(shape) != len(texts) or min(shape, default=0) < 0 or len(shape) > MAX_DIMENSIONS:
+            raise ValueError(shape)
         return _object_array([each.encode() for each in texts], shape)
     decode, code, dtype = _SMALL[datatype]
     values = decode(text)
-    if values and type(values[0]) is list:
+    if type(values[0]) is list:  # of none, no road but the careful one answers
         values = _rows(values, shape)
-    # A list among the numbers does not pack; a shape that is larger, or has a negative dimension, does not build.
+    # A list among the numbers does not pack; a shape that is larger, or has a negative dimension, does not build; but
+    # numpy takes a sole -1 for "as many as there are".
     array: Array = np.ndarray(shape, dtype, _packer(code, len(values))(*values))
-    if array.size != len(values):
-        raise ValueError(len(values))
+    if array.size != len(values) or shape == (-1,) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(shape)
     return array
 
 
@@ -125,7 +129,7 @@ def wide(values: Any, datatype: str, shape: tuple[int, ...]) -> tuple[Array, int
     if len(shape) > 1 and len(values) == shape[0] and shape[0] and type(values[0]) is simdjson.Array:
         lists = _count_lists(values, shape)
     numbers: Array = np.frombuffer(values.as_buffer(of_type=kind), read_as)
-    if len(numbers) != math.prod(shape):
+    if not len(numbers) or len(numbers) != math.prod(shape) or min(shape, default=0) < 0 or len(shape) > MAX_DIMENSIONS:
         raise ValueError(len(numbers))
     dtype = DTYPES[datatype]
     if dtype is not read_as and dtype != read_as:

@@ -237,7 +237,7 @@ def _values(tensor: Tensor) -> Any:
         case "BF16":
             data = (data.astype(np.uint32) << 16).view(np.float32)
         case _:
-            data = np.ascontiguousarray(data, DTYPES[tensor.datatype])
+            data = np.asarray(data, DTYPES[tensor.datatype], order="C")
     return data if data.ndim else data.reshape(1)[0]
 
 

@@ -211,6 +211,8 @@ def _binary(each: _Input, body: bytes | memoryview, position: int, size: int, pa
     dtype = DTYPES[datatype]
     if datatype in {"BYTES", "BOOL"} or size != math.prod(shape) * dtype.itemsize or position + size > len(body):
         raise ValueError(datatype)
+    if not size or shape == (-1,) or len(shape) > numbers.MAX_DIMENSIONS:
+        raise ValueError(datatype)
     return Tensor(each.name, datatype, _view(body, position, dtype, shape), parameters)
 
 
