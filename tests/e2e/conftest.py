@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import queue
@@ -52,6 +53,8 @@ class Server:
                 status, found, content = reply.status, reply.headers, reply.read()
         except urllib.error.HTTPError as error:
             status, found, content = error.code, error.headers, error.read()
+        if found["Content-Encoding"] == "gzip":
+            content = gzip.decompress(content)
         kind = found.get_content_type()
         return status, found, json.loads(content) if kind == "application/json" and content else content
 

@@ -46,7 +46,11 @@ def test_tritonclient_reads_what_the_server_says_of_itself(wire):
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("graph", "1")
-    assert not client.is_model_ready("nobody")
+    if module is tritonclient.grpc:  # there an unknown model is an error of the call, over HTTP a status
+        with pytest.raises(InferenceServerException, match="nobody"):
+            client.is_model_ready("nobody")
+    else:
+        assert not client.is_model_ready("nobody")
     metadata = client.get_model_metadata("graph", **kwargs)
     assert metadata["inputs"][0]["datatype"] == "FP32"
     index = client.get_model_repository_index(**kwargs)

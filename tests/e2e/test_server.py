@@ -51,8 +51,7 @@ def test_compressed_bodies_go_both_ways(server):
         {"Content-Encoding": "gzip", "Accept-Encoding": "gzip;q=0.5, deflate;q=0.1"},
     )
     assert (status, headers["Content-Encoding"]) == (200, "gzip")
-    assert "content-length" in {name.lower() for name in headers}
-    del reply
+    assert reply["outputs"][0]["data"] == [0] * 2000
 
 
 def test_an_unknown_encoding_is_refused_by_name(server):
