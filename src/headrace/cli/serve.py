@@ -131,6 +131,9 @@ def command(
     if not again and loaded.models.watch_seconds:
         text = "--watch looks at files and folders alone: set name and runtime in a headrace.yaml beside the model"
         raise click.UsageError(text, click.get_current_context())
+    if output.on_terminal():
+        several = f"{len(specs)} models" if len(specs) > 1 else "1 model"
+        click.echo(f"loading {several}; engines that were checked before are taken from the cache", err=True)
     code = app.run(loaded, specs, paths=again, started=lambda running: announce(running, loaded))
     click.get_current_context().exit(code)
 
