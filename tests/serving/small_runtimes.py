@@ -281,6 +281,20 @@ class Echo(Small):
         return {"y": inputs["x"]}
 
 
+class SlowToLoad(Small):
+    """Takes as long to load as its parameter says; keeps what happened."""
+
+    happened: ClassVar = []
+
+    def load(self):
+        self.happened.append("loading")
+        time.sleep(self.source.parameters["seconds"])
+        return super().load()
+
+    def unload(self):
+        self.happened.append("unloaded")
+
+
 class Spinning(Small):
     """Spins in Python, which holds the lock."""
 

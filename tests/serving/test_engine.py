@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import time
 
 import numpy as np
@@ -384,6 +385,60 @@ async def test_a_model_that_cannot_be_loaded_says_why():
         await load_engine(spec("Crashing", refuse_while="/"))
     with pytest.raises(LoadFailed, match=r"^model 'm': runtime 'small_runtimes:Broken': KeyError: 'no such layer'$"):
         await load_engine(spec("Broken"))
+
+
+async def test_a_load_that_is_cancelled_leaves_nothing():
+    """A model whose load nobody waits for any more is unloaded as soon as it is loaded; a worker process is ended."""
+    import small_runtimes
+
+    happened = small_runtimes.SlowToLoad.happened
+    happened.clear()
+    loading = asyncio.ensure_future(load_engine(spec("SlowToLoad", seconds=0.1)))
+    async with asyncio.timeout(10):
+        while not happened:
+            await asyncio.sleep(0.005)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        while happened != ["loading", "unloaded"]:
+            await asyncio.sleep(0.005)
+
+    loading = asyncio.ensure_future(load_engine(spec("SlowToLoad", seconds=20), placement="process", replicas=2))
+    await asyncio.sleep(0.05)
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+async def test_a_model_that_holds_the_lock_for_long_gets_a_process(load):
+    """Measured, not declared: a model that spins for 30 ms is moved to a worker, and the metadata say why."""
+    engine = await load("Spinning", parameters={"seconds": 0.03})
+    assert engine.placement == "process"
+    assert engine._runtimes == []
+    assert re.fullmatch(
+        r"process \(predict took .* ms and holds the interpreter lock\)", engine.signature.properties["placement"]
+    )
+    assert (await engine.infer(request())).outputs[0].data.tolist() == [10.0]
+
+
+async def test_a_long_queue_lets_the_loop_turn(load):
+    """Of many batches on the loop, not all run in one turn of it: other work gets in between."""
+    engine = await load(
+        "Spinning", parameters={"seconds": 0.001}, placement="inline", batching=Batching(max_batch_size=2)
+    )
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    await asyncio.gather(*(engine.infer(request()) for _ in range(20)))
+    counting.cancel()
+    assert turns >= 10
 
 
 @pytest.mark.parametrize("placement", ["auto", "thread", "process"])

@@ -30,6 +30,7 @@ from headrace.serving.streams import Parts
 
 _SMOOTHING: Final = 0.2  # weight of the last predict in the mean that retry_after_seconds is estimated from
 _LEAST_RETRY_SECONDS: Final = 0.001
+_TURN_NS: Final = 1_000_000  # a lane on the loop lets the loop turn between batches once these have passed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,12 +214,16 @@ class Batcher:
         if self._flushing:  # a lane on the loop has just answered inside the loop below
             return
         self._flushing = True
+        began = time.perf_counter_ns()
         try:
             while self._groups and (lane := self._free_lane()) is not None:
                 batch = self._take()
                 if not batch:
                     break
                 self._start(lane, batch)
+                if self._groups and time.perf_counter_ns() - began > _TURN_NS:
+                    self._due = self._loop.call_soon(self.flush)
+                    break
         finally:
             self._flushing = False
         self._observer.queued(self._waiting)

@@ -16,6 +16,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
+import msgspec
+
 from headrace.errors import DeadlineExceeded, LoadFailed, ModelNotReady
 from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature, Tensor
 from headrace.runtimes.base import Runtime
@@ -168,10 +170,14 @@ class Engine:
             await self._start_process()
         else:
             await self._start_here(movable=movable)
+        self.signature = msgspec.structs.replace(
+            self.signature,
+            properties={**self.signature.properties, "placement": f"{self.placement} ({self.choice.reason})"},
+        )
         self._refuses = ""
 
     async def _start_here(self, *, movable: bool) -> None:
-        runtime, signature = await _in_thread(lambda: build(self._spec, model=self._model), f"load-{self.name}")
+        runtime, signature = await self._build()
         self._runtimes.append(runtime)
         try:
             execution = Execution(self.name, runtime, signature)
@@ -196,6 +202,11 @@ class Engine:
             await self._release(0.0)
             raise
 
+    async def _build(self) -> tuple[Runtime, Signature]:
+        return await _in_thread(
+            lambda: build(self._spec, model=self._model), f"load-{self.name}", undo=lambda built: built[0].unload()
+        )
+
     async def _measure(self, execution: Execution, *, movable: bool) -> placing.Measurement:
         if not execution.runtime.is_async:
             return await _in_thread(
@@ -219,7 +230,7 @@ class Engine:
                     break
                 lanes.append(ThreadLane(execution))
                 continue
-            runtime, signature = await _in_thread(lambda: build(self._spec), f"load-{self.name}")
+            runtime, signature = await self._build()
             self._runtimes.append(runtime)
             lanes.append(ThreadLane(Execution(self.name, runtime, signature)))
         for lane in lanes:
@@ -346,25 +357,32 @@ async def load_engine(
     return engine
 
 
-async def _in_thread(work: Callable[[], _T], name: str) -> _T:
-    """Run blocking work in a thread of its own. Loads are rare and long: they share no pool with anybody."""
+async def _in_thread(work: Callable[[], _T], name: str, *, undo: Callable[[_T], None] | None = None) -> _T:
+    """Run blocking work in a thread of its own. Loads are rare and long: they share no pool with anybody.
+
+    Work cannot be interrupted: when the caller is cancelled it runs on, and `undo` gets what comes of it.
+    """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Callable[[], _T]] = loop.create_future()
 
-    def finish(outcome: Callable[[], _T]) -> None:
+    def finish(outcome: Callable[[], _T], back: Callable[[], None] | None) -> None:
         if not ended.done():
             ended.set_result(outcome)
+        elif back is not None:
+            threading.Thread(target=back, name=f"headrace-{name}", daemon=True).start()
 
     def run() -> None:
         outcome: Callable[[], _T]
+        back = None
         try:
             result = work()
         except BaseException as exc:  # noqa: BLE001 - it is raised where the work is awaited
             outcome = functools.partial(_raise, exc)
         else:
             outcome = lambda: result  # noqa: E731 - the twin of the line above
+            back = functools.partial(undo, result) if undo is not None else None
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-            loop.call_soon_threadsafe(finish, outcome)
+            loop.call_soon_threadsafe(finish, outcome, back)
 
     threading.Thread(target=run, name=f"headrace-{name}", daemon=True).start()
     return (await ended)()

@@ -27,7 +27,7 @@ from headrace.serving.build import RuntimeSpec, plain
 
 SHARED_BYTES: Final = 1 << 16
 """From here on tensors go through shared memory. Measured, there and back, one core: the same below, at 256 KiB 0.12 ms
-against 0.57 by the socket, at 1 MiB 0.2 against 1.7: a socket's buffer is 200 KiB, and each fill of it a turn of both."""
+against 0.57 by the socket, at 1 MiB 0.2 against 1.7: a socket's buffer is 200 KiB, each fill of it a turn of both."""
 _PREFIX: Final = struct.Struct("<IIQ")
 _MAX_HEADER: Final = 1 << 28
 _COPIED_BYTES: Final = 1 << 16  # smaller buffers are joined to one write, larger ones are handed over as they are

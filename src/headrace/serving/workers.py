@@ -9,6 +9,7 @@ dying.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -103,6 +104,7 @@ class _Link(asyncio.Protocol):
         self._hung = ""
         self._ending: asyncio.Task[None] | None = None
         self._depth = 1
+        self._pipelines = False
         self._patience = _REAP_SECONDS
         self.is_async = False
         self.opened_at = 0.0
@@ -130,19 +132,22 @@ class _Link(asyncio.Protocol):
         Raises:
             LoadFailed: or whatever class the load failed with in the process, or it ended meanwhile.
         """
-        ours, theirs = socket.socketpair()
         try:
-            self._spawn(theirs)
+            ours, theirs = socket.socketpair()
+            try:
+                self._spawn(theirs)
+            except OSError:
+                ours.close()
+                self._close_shared()
+                raise
+            finally:
+                theirs.close()
         except OSError as exc:
-            ours.close()
-            self._close_shared()
             raise LoadFailed(f"model '{self._model}': a worker process could not be started: {exc}") from exc
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        await self._loop.create_unix_connection(lambda: self, sock=ours)
-        self._write(self._load_frame(spec, warm_up))
         try:
+            ours.setblocking(False)
+            await self._loop.create_unix_connection(lambda: self, sock=ours)
+            self._write(self._load_frame(spec, warm_up))
             return await self.loaded
         except BaseException:
             await self.close(0.0)
@@ -165,8 +170,9 @@ class _Link(asyncio.Protocol):
         )
         self.opened_at = time.monotonic()
         if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(self._process.pid)
-            self._loop.add_reader(self._pidfd, self._exited)
+            with contextlib.suppress(OSError):  # an old kernel, or no descriptor left: the socket's end tells as well
+                self._pidfd = os.pidfd_open(self._process.pid)
+                self._loop.add_reader(self._pidfd, self._exited)
 
     def _load_frame(self, spec: RuntimeSpec, warm_up: Sequence[Sequence[Tensor]]) -> list[Buffer]:
         described, buffers = [], []
@@ -246,15 +252,16 @@ class _Link(asyncio.Protocol):
                 self._loaded(message)
 
     def _loaded(self, message: Loaded) -> None:
+        self.is_async = message.is_async
+        self._pipelines = not message.is_async and not message.streams  # behind a stream a call would wait for its end
         if message.is_async:
             self._depth = _ASYNC_DEPTH
         elif message.predict_seconds is not None:
             self._pipeline(int(message.predict_seconds * 1e9))
-        self.is_async = message.is_async
         self.loaded.set_result(message)
 
     def _pipeline(self, predict_ns: int) -> None:
-        if self._depth != _ASYNC_DEPTH:
+        if self._pipelines:
             self._depth = 2 if predict_ns < _PIPELINED_NS else 1
 
     def _answered(self, message: Answer, body: memoryview) -> None:
@@ -443,22 +450,28 @@ class WorkerPool:
         Raises:
             LoadFailed: or a subclass: the model cannot be served; none is left running.
         """
-        opened = await asyncio.gather(*(self._open(worker) for worker in self.workers), return_exceptions=True)
-        for result in opened:
-            if isinstance(result, BaseException):
+        try:
+            opened = await asyncio.gather(*(self._open(worker) for worker in self.workers), return_exceptions=True)
+        except asyncio.CancelledError:
+            await self.close()  # those that are up already must not stay
+            raise
+        loaded = []
+        for each in opened:
+            if isinstance(each, BaseException):
                 await self.close()
-                raise result
+                raise each
+            loaded.append(each)
         self._ready = True
         self._keepers = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
-        first = opened[0]
-        assert isinstance(first, Loaded)
-        return first
+        return loaded[0]
 
     async def close(self) -> None:
         """End every process, and wait until all have ended."""
         for keeper in self._keepers:
             keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for end in await asyncio.gather(*self._keepers, return_exceptions=True):
+            if isinstance(end, Exception):
+                _log.error("model '%s': its workers were no longer kept up", self._spec.name, exc_info=end)
         self._keepers = []
         links = [worker.link for worker in self.workers if worker.link is not None]
         await asyncio.gather(*(link.close() for link in links))
