@@ -4,9 +4,9 @@ import os
 import sys
 import sysconfig
 
-if "HEADRACE_BENCHMARK_LIBRARY" not in os.environ:  # Triton's stub must load this interpreter's own libpython
+if "BENCHMARK_LIBRARY" not in os.environ:  # Triton's stub must load this interpreter's own libpython
     library = sysconfig.get_config_var("LIBDIR")
-    os.environ |= {"LD_LIBRARY_PATH": library, "HEADRACE_BENCHMARK_LIBRARY": library}
+    os.environ |= {"LD_LIBRARY_PATH": library, "BENCHMARK_LIBRARY": library}
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import numpy as np

@@ -152,9 +152,9 @@ asyncio.run(main())
 @pytest.mark.parametrize("form", ["json", "binary"])
 def test_the_kserve_client_gets_the_models_own_answers(server, saved, iris, form):
     """KServe's clients for V1, V2 and gRPC read the estimator's labels."""
-    python = os.environ.get("HEADRACE_KSERVE_PYTHON")
+    python = os.environ.get("KSERVE_CLIENT_PYTHON")
     if not python:
-        pytest.skip("HEADRACE_KSERVE_PYTHON names no environment with the KServe client; scripts/test makes one")
+        pytest.skip("KSERVE_CLIENT_PYTHON names no environment with the KServe client; scripts/test makes one")
     rows = iris[0][::40]
     command = [python, "-c", KSERVE, str(server.http_port), str(server.grpc_port), json.dumps(rows.tolist()), form]
     result = subprocess.run(command, capture_output=True, text=True, timeout=50)
