@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import sklearn.base
 from numpy.lib.npyio import DataSource
+from scipy.sparse import csr_matrix
 from scipy.stats import rv_continuous
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
@@ -390,6 +391,64 @@ def test_arrays_of_objects_are_read_under_the_same_rules(tmp_path):
     with pytest.raises(UnsafeArtifact, match=r"posix\.system"):
         pickles.load(tmp_path / "m", POLICY)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("writer", ["joblib", "plain"])
+def test_bytes_are_never_taken_for_objects(writer, tmp_path):
+    """A dtype of objects whose flags are cleared by its state stays one of objects, so no bytes become pointers."""
+
+    class Lying:
+        def __reduce__(self):
+            return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+    if writer == "plain":
+        call = Bomb(np.ndarray, (1,), Lying(), bytearray(b"A" * 8))
+        (tmp_path / "m").write_bytes(pickle.dumps(call))
+    else:
+        wrapper = joblib.numpy_pickle.NumpyArrayWrapper(np.ndarray, (1,), "C", Lying(), False)
+        content = pickle.dumps(wrapper, protocol=2)
+        (tmp_path / "m").write_bytes(content[:-1] + b"\x00" + b"A" * 8 + b".")
+    with pytest.raises(LoadFailed):
+        pickles.load(tmp_path / "m", POLICY)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        np.dtype(">i4"),
+        np.dtype("U5"),
+        np.dtype("S3"),
+        np.dtype("M8[25s]"),
+        np.dtype("m8"),
+        np.dtype(">M8[D]"),
+        np.dtype([("a", "i4"), ("b", "f8", (2, 3)), ("c", "O")]),
+        np.dtype({"names": ["a", "b"], "formats": ["u1", "f8"], "offsets": [4, 8], "itemsize": 32}),
+        np.dtype([("a", "u1"), ("b", "f8")], align=True),
+        np.dtype("V7"),
+        np.dtype(object),
+        np.dtype(bool),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_dtypes_come_back_as_they_were(dtype, protocol, tmp_path):
+    """Every dtype that numpy pickles is rebuilt equal, wherever the file refers to it."""
+    (tmp_path / "m").write_bytes(pickle.dumps([dtype, {"again": dtype}, np.zeros(2, dtype)], protocol))
+    first, again, array = pickles.load(tmp_path / "m", POLICY)
+    assert first == again["again"] == dtype
+    assert array.dtype == pickle.loads((tmp_path / "m").read_bytes())[2].dtype
+    assert first is again["again"]
+
+
+def test_sparse_matrices_are_checked(tmp_path):
+    """A sparse matrix whose indices lie outside itself is refused."""
+    matrix = csr_matrix(np.eye(3))
+    (tmp_path / "m").write_bytes(pickle.dumps(matrix))
+    assert (pickles.load(tmp_path / "m", POLICY) != matrix).nnz == 0
+    matrix.indices[1] = 1_000_000
+    (tmp_path / "m").write_bytes(pickle.dumps(matrix))
+    with pytest.raises(LoadFailed, match="cannot be unpickled"):
+        pickles.load(tmp_path / "m", POLICY)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zlib.compress])

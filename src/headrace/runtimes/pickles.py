@@ -16,7 +16,8 @@ What a restricted load keeps, beyond the list of names (each rule closes a way o
 * Only what was named may be called, never a value that a call gave back; a class admitted by a wildcard is rebuilt
   without running its Python constructor.
 * State may be given to instances only. Given to a class, it would change every other model in the process.
-* Arrays of objects are nested pickles, and read under the same rules.
+* Arrays of objects are nested pickles, and read under the same rules. A dtype is made by numpy's constructor and never
+  by its state, and `numpy.ndarray` is never called: either could pass bytes of the file off as objects.
 
 What it does not keep: a hostile file may still be huge, slow or hold numbers that crash a library's native code. Run
 what you do not trust at all in a worker process.
@@ -37,6 +38,7 @@ import io
 import lzma
 import math
 import pickle
+import re
 import sys
 import threading
 import types
@@ -45,7 +47,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, Self, cast
 
 import msgspec
 import numpy as np
@@ -459,6 +461,10 @@ class _Restricted(_Reader):
         if f"{module}.{name}" == ARRAY_WRAPPER:
             self.classes[id(_ArrayWrapper)] = _ArrayWrapper
             return _ArrayWrapper
+        found = _STAND_INS.get(f"{module}.{name}")
+        if found is not None:
+            self.exact[id(found)] = found
+            return found
         found = self.rules.find(module, name)
         if f"{module}.{name}" in self.rules.exact:
             self.exact[id(found)] = found
@@ -495,6 +501,9 @@ class _Restricted(_Reader):
         state = self.stack.pop()
         if type(state) not in _PLAIN:  # its methods would be whatever the file put under their names
             raise self.rules.refuse(f"gives {type(built).__name__} a state that is a {type(state).__name__}")
+        if isinstance(built, np.dtype):
+            self._replace(built, self._rebuild_dtype(built, state))
+            return
         # Looked up on the class: an attribute that the file put on the instance is not a method.
         setstate = getattr(type(built), "__setstate__", None)
         if setstate is not None:
@@ -510,6 +519,39 @@ class _Restricted(_Reader):
             setattr(built, name, value)
         if type(built) is _ArrayWrapper:
             self.stack[-1] = self._read_array(built)
+        elif type(built).__module__.startswith("scipy.sparse.") and hasattr(built, "check_format"):
+            built.check_format(full_check=True)  # indices out of range would be followed by native code
+
+    def _rebuild_dtype(self, plain: np.dtype[Any], state: Any) -> np.dtype[Any]:
+        """The dtype that a state describes, made by numpy's constructor, which checks what it is told.
+
+        Numpy's own `dtype.__setstate__` believes the flags it is given: an object dtype without its object flag reads
+        bytes of the file as pointers, which is running code.
+        """
+        if type(state) is not tuple or len(state) < 8 or state[0] not in {3, 4}:
+            raise self.rules.refuse("gives a dtype a state that numpy does not write")
+        order, subarray, names, fields, itemsize = state[1:6]
+        if subarray is not None:
+            base, shape = subarray
+            return np.dtype((_known_dtype(base), shape))
+        if names is not None:
+            formats = [_known_dtype(fields[name][0]) for name in names]
+            offsets = [fields[name][1] for name in names]
+            return np.dtype({"names": list(names), "formats": formats, "offsets": offsets, "itemsize": itemsize})
+        if plain.kind in "mM" and len(state) > 8 and isinstance(state[8], tuple):
+            unit, count = state[8][1][:2]
+            unit = unit.decode() if isinstance(unit, bytes) else unit
+            return np.dtype(f"{plain.kind}8" if unit == "generic" else f"{plain.kind}8[{count}{unit}]").newbyteorder(
+                order
+            )
+        return plain if order == "|" else plain.newbyteorder(order)
+
+    def _replace(self, built: Any, instead: Any) -> None:
+        """Put another object where one is, on the stack and under the numbers that later parts of the file use."""
+        self.stack[-1] = instead
+        for key, value in self.memo.items():
+            if value is built:
+                self.memo[key] = instead
 
     # What grows a container calls its methods by name, and the file can put anything under a name of an instance.
 
@@ -597,8 +639,54 @@ def _read_exactly(file: BinaryIO, wanted: int, path: Path) -> bytearray:
     return data
 
 
+def _known_dtype(value: Any) -> np.dtype[Any]:
+    if not isinstance(value, np.dtype):
+        raise TypeError(f"expected a dtype, came {type(value).__name__}")
+    return value
+
+
 def _has_python_new(cls: type) -> bool:
     return isinstance(cls.__new__, types.FunctionType) and not issubclass(cls, tuple)
+
+
+class _ArrayType:
+    """Stands for `numpy.ndarray` in a restricted file: the real one, called with a buffer and a dtype of objects, takes
+    bytes for pointers. Only `_reconstruct` and `_mareconstruct` understand it.
+    """
+
+    def __new__(cls, *_: object) -> Self:
+        """Refuse: no pickle that means well calls it."""
+        raise UnsafeArtifact("the file calls numpy.ndarray itself, which could pass bytes off as objects")
+
+
+def _reconstruct(kind: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """What `numpy.core.multiarray._reconstruct` does for plain arrays, which is all that models hold."""
+    if kind is not _ArrayType:
+        raise TypeError(f"expected numpy.ndarray, came {kind!r}")
+    return np.zeros(shape, dtype)
+
+
+def _mareconstruct(kind: Any, base: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """What `numpy.ma.core._mareconstruct` does for plain masked arrays."""
+    if kind is not np.ma.MaskedArray or base is not _ArrayType:
+        raise TypeError(f"expected numpy.ma.MaskedArray of numpy.ndarray, came {kind!r} of {base!r}")
+    return np.ma.MaskedArray(np.zeros(shape, dtype))
+
+
+_STAND_INS: Final[Mapping[str, Any]] = {
+    "numpy.ndarray": _ArrayType,
+    "numpy.matrix": _ArrayType,
+    "numpy.core.multiarray._reconstruct": _reconstruct,
+    "numpy._core.multiarray._reconstruct": _reconstruct,
+    "numpy.ma.core._mareconstruct": _mareconstruct,
+}
+
+
+def _dtype_code(args: Any) -> bool:
+    return 1 <= len(args) <= 3 and isinstance(args[0], str) and _CODE.fullmatch(args[0]) is not None
+
+
+_CODE: Final = re.compile(r"[<>|=]?[?a-zA-Z]\d*")
 
 
 def _plain_object(args: Any) -> bool:
@@ -610,8 +698,12 @@ def _latin(args: Any) -> bool:
 
 
 _RECONSTRUCTOR: Final[Any] = copyreg._reconstructor  # type: ignore[attr-defined] # noqa: SLF001 - as protocols 0 and 1 name it
-_CHECKS: Final[Mapping[int, Callable[[Any], bool]]] = {id(_RECONSTRUCTOR): _plain_object, id(_codecs.encode): _latin}
-"""How functions that could do more are called by pickles that mean well: `copyreg._reconstructor`, `_codecs.encode`."""
+_CHECKS: Final[Mapping[int, Callable[[Any], bool]]] = {
+    id(_RECONSTRUCTOR): _plain_object,
+    id(_codecs.encode): _latin,
+    id(np.dtype): _dtype_code,
+}
+"""How functions that could do more are called by pickles that mean well."""
 
 
 # -- what both readers share --
