@@ -8,22 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from headrace.errors import NotSupported
 from headrace.payload import Signature
+from headrace.protocols import v2_control
 from headrace.protocols.v2_grpc import Message, message_class
-
-EXTENSIONS: Final = (
-    "classification",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "model_configuration",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-)
-"""Extensions of the protocol that are served, by their registered names."""
 
 _Metadata: Final = message_class("inference.ModelMetadataResponse")
 _Config: Final = message_class("inference.ModelConfigResponse")
@@ -33,57 +23,21 @@ _ServerMetadata: Final = message_class("inference.ServerMetadataResponse")
 _TraceSettings: Final = message_class("inference.TraceSettingResponse")
 _LogSettings: Final = message_class("inference.LogSettingsResponse")
 
-Duration = tuple[int, int]
-"""Count and nanoseconds."""
-
-
-class Statistics(Protocol):
-    """What was counted of one version."""
-
-    @property
-    def name(self) -> str:
-        """The model's."""
-
-    @property
-    def version(self) -> str:
-        """Of the model; may be empty."""
-
-    @property
-    def last_inference_ms(self) -> int:
-        """Milliseconds since the epoch."""
-
-    @property
-    def inference_count(self) -> int:
-        """Rows answered."""
-
-    @property
-    def execution_count(self) -> int:
-        """Predicts; several requests may share one."""
-
-    @property
-    def success(self) -> Duration:
-        """Requests answered."""
-
-    @property
-    def fail(self) -> Duration:
-        """Requests failed."""
-
-    @property
-    def queue(self) -> Duration:
-        """Waits for a predict."""
-
-    @property
-    def compute_infer(self) -> Duration:
-        """Predicts."""
-
-    @property
-    def batches(self) -> Sequence[tuple[int, int, int]]:
-        """Rows of a predict, how often, nanoseconds in all."""
+_DURATIONS: Final = (
+    "success",
+    "fail",
+    "queue",
+    "compute_input",
+    "compute_infer",
+    "compute_output",
+    "cache_hit",
+    "cache_miss",
+)
 
 
 def render_server(name: str, version: str) -> Message:
     """A ServerMetadataResponse."""
-    return _ServerMetadata(name=name, version=version, extensions=EXTENSIONS)
+    return _ServerMetadata(name=name, version=version, extensions=v2_control.EXTENSIONS)
 
 
 def render_metadata(name: str, versions: Sequence[str], signature: Signature, *, placement: str = "") -> Message:
@@ -92,13 +46,7 @@ def render_metadata(name: str, versions: Sequence[str], signature: Signature, *,
     for specs, tensors in ((signature.inputs, message.inputs), (signature.outputs, message.outputs)):
         for spec in specs:
             tensors.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-    properties = dict(signature.properties)
-    if placement:
-        properties["placement"] = placement
-    properties.update((f"library.{library}", version) for library, version in signature.libraries.items())
-    if signature.warnings:
-        properties["warnings"] = "\n".join(signature.warnings)
-    for key, value in properties.items():
+    for key, value in v2_control.properties_of(signature, placement=placement).items():
         message.properties[key] = value
     return message
 
@@ -110,7 +58,8 @@ def render_config(name: str, signature: Signature, *, decoupled: bool = False) -
     """
     message = _Config()
     config = message.config
-    config.name, config.platform, config.backend = name, signature.platform, signature.platform
+    config.name, config.platform = name, signature.platform
+    config.backend = signature.platform.partition("_")[2] or signature.platform
     config.version_policy.latest.num_versions = 1
     for spec in signature.inputs:
         config.input.add(name=spec.name, data_type=_data_type(spec.datatype), dims=spec.shape, optional=spec.optional)
@@ -125,8 +74,8 @@ def _data_type(datatype: str) -> str:
     return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
 
 
-def render_statistics(versions: Iterable[Statistics]) -> Message:
-    """A ModelStatisticsResponse. What is not measured (input, output, cache) stays zero."""
+def render_statistics(versions: Iterable[v2_control.Statistics]) -> Message:
+    """A ModelStatisticsResponse."""
     message = _Statistics()
     for counted in versions:
         stats = message.model_stats.add(
@@ -136,13 +85,17 @@ def render_statistics(versions: Iterable[Statistics]) -> Message:
             inference_count=counted.inference_count,
             execution_count=counted.execution_count,
         )
-        for field in ("success", "fail", "queue", "compute_infer"):
-            duration = getattr(stats.inference_stats, field)
-            duration.count, duration.ns = getattr(counted, field)
-        for rows, count, nanoseconds in counted.batches:
-            batch = stats.batch_stats.add(batch_size=rows)
-            batch.compute_infer.count, batch.compute_infer.ns = count, nanoseconds
+        for field in _DURATIONS:
+            _render_duration(getattr(stats.inference_stats, field), getattr(counted, field))
+        for size in counted.batches:
+            batch = stats.batch_stats.add(batch_size=size.batch_size)
+            for field in ("compute_input", "compute_infer", "compute_output"):
+                _render_duration(getattr(batch, field), getattr(size, field))
     return message
+
+
+def _render_duration(message: Message, duration: v2_control.Duration) -> None:
+    message.count, message.ns = duration.count, duration.ns
 
 
 def render_index(entries: Iterable[tuple[str, str, str, str]]) -> Message:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from headrace.monitoring.tracing import Tracing
-from headrace.protocols.v2_grpc_control import Statistics
+from headrace.protocols.v2_control import Statistics
 from headrace.server import grpc_health, grpc_reflection, grpc_services
 from headrace.server.grpc_connection import GrpcConnection, GrpcLimits, Listener
 from headrace.serving.models import Models, Served

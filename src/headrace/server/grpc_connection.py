@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 Message = v2_grpc.Message
 _HEADS_KEPT: Final = 128
 _KEEPALIVE: Final = b"headrace"
+_LARGE_BYTES: Final = 64 << 10
+"""Answers from this size on are not joined with their prefix: the copy would cost more than a frame of its own."""
 
 
 class Kind(enum.Enum):
@@ -76,7 +78,8 @@ class GrpcLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 64 << 20
     """Of a request or an answer; larger ones are RESOURCE_EXHAUSTED."""
     max_buffered_bytes: int = 1 << 30
-    """Of all requests that are still arriving, over all connections; a call that passes it is RESOURCE_EXHAUSTED."""
+    """Of all requests that are arriving or being answered, over all connections; a call that passes it is
+    RESOURCE_EXHAUSTED."""
     max_connections: int = 10_000
     """One more is closed at once."""
     request_timeout_seconds: float = 0.0
@@ -93,8 +96,8 @@ class _Live:
     """A call under way: what the connection keeps of it."""
 
     __slots__ = (
-        "call", "ended", "head", "head_sent", "method", "payload", "queue", "reader", "room", "stream_id", "task",
-        "timer", "unconsumed", "waiter",
+        "call", "ended", "head", "head_sent", "held", "method", "payload", "queue", "reader", "room", "stream_id",
+        "task", "timer", "unconsumed", "waiter",
     )  # fmt: skip
 
     def __init__(self, stream_id: int, method: Method, head: CallHead, call: Call, limit: int) -> None:
@@ -107,6 +110,7 @@ class _Live:
         self.waiter: asyncio.Future[None] | None = None  # of the handler, for a message
         self.room: asyncio.Future[None] | None = None  # of the handler, for space to send
         self.head_sent = False
+        self.held = 0  # bytes of the request that are counted
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -267,44 +271,46 @@ class GrpcConnection(asyncio.Protocol):
 
     def _received(self, live: _Live, data: bytes, *, ended: bool) -> None:
         """Take a piece of a call's request; start the call when its message is complete."""
-        reader = live.reader
-        held = reader.buffered
+        reader, bidirectional = live.reader, live.method.kind is Kind.BIDIRECTIONAL
         try:
             messages = reader.feed(data)
-            self._server.buffered += reader.buffered - held
-            if reader.buffered and self._server.buffered > self._limits.max_buffered_bytes:
-                limit = self._limits.max_buffered_bytes
-                raise TooLarge(f"requests under way hold more than {limit} bytes (grpc.max_buffered_bytes)")
+            if messages and not bidirectional:
+                if live.payload is not None or len(messages) > 1:
+                    raise InvalidRequest(f"{live.method.name} takes one message, got more")
+                live.payload = messages[0]
             if ended and reader.buffered:
                 raise InvalidRequest("the request ends inside a message")
+            if ended and live.payload is None and not bidirectional:
+                raise InvalidRequest(f"{live.method.name} takes one message, got none")
+            self._hold(live, reader.buffered + (len(live.payload) if live.payload is not None else 0))
         except HeadraceError as error:
             self._fail(live, error)
             return
         live.ended = ended
-        if live.method.kind is Kind.BIDIRECTIONAL:
+        if bidirectional:
             live.queue.extend(messages)
             live.unconsumed += len(data)
             if not live.queue:  # part of a message the handler waits for: its rest must be able to come
                 self._consume(live)
-            elif messages:
-                _wake(live.waiter)
-            if ended:
+            if messages or ended:
                 _wake(live.waiter)
             return
         self._h2.consume(live.stream_id, len(data))
-        if messages:
-            if live.payload is not None or len(messages) > 1:
-                self._fail(live, InvalidRequest(f"{live.method.name} takes one message, got more"))
-                return
-            live.payload = messages[0]
-        if not ended:
+        if not ended or live.payload is None:
             return
-        if live.payload is None:
-            self._fail(live, InvalidRequest(f"{live.method.name} takes one message, got none"))
-        elif live.method.kind is Kind.UNARY:
+        if live.method.kind is Kind.UNARY:
             self._unary(live, live.payload)
         else:
             self._server_stream(live, live.payload)
+
+    def _hold(self, live: _Live, size: int) -> None:
+        """Count the bytes that a call's request takes. Raises TooLarge when all requests together take too many."""
+        server = self._server
+        server.buffered += size - live.held
+        live.held = size
+        if server.buffered > self._limits.max_buffered_bytes:
+            limit = self._limits.max_buffered_bytes
+            raise TooLarge(f"requests under way take more than {limit} bytes (grpc.max_buffered_bytes)")
 
     def _consume(self, live: _Live) -> None:
         if live.unconsumed:
@@ -354,7 +360,12 @@ class GrpcConnection(asyncio.Protocol):
         self._forget(live)
         trailers = live.call.trailers
         tail = TAIL_OK if not trailers else grpc_wire.tail(v2_grpc.OK, "", grpc_wire.metadata_fields(trailers))
-        self._h2.respond(live.stream_id, HEAD, grpc_wire.frame_message(payload), tail)
+        if len(payload) < _LARGE_BYTES:
+            self._h2.respond(live.stream_id, HEAD, grpc_wire.prefix(len(payload)) + payload, tail)
+        else:
+            self._h2.send_headers(live.stream_id, HEAD)
+            self._send_message(live, payload)
+            self._h2.send_headers(live.stream_id, tail, end=True)
         self._server.count(live.method.name, v2_grpc.OK)
 
     # -- streams --
@@ -419,7 +430,7 @@ class GrpcConnection(asyncio.Protocol):
         if not live.head_sent:
             live.head_sent = True
             self._h2.send_headers(live.stream_id, HEAD)
-        drained = self._h2.send_data(live.stream_id, grpc_wire.frame_message(payload))
+        drained = self._send_message(live, payload)
         self._write()
         while not drained or self._paused:
             if self._calls.get(live.stream_id) is not live:
@@ -427,6 +438,10 @@ class GrpcConnection(asyncio.Protocol):
             live.room = self._loop.create_future()
             await live.room
             drained = True  # woken by the stream's window or the transport; if by the latter, the former was open
+
+    def _send_message(self, live: _Live, payload: bytes) -> bool:
+        self._h2.send_data(live.stream_id, grpc_wire.prefix(len(payload)))
+        return self._h2.send_data(live.stream_id, payload)
 
     # -- the ends of calls --
 
@@ -471,8 +486,8 @@ class GrpcConnection(asyncio.Protocol):
 
     def _forget(self, live: _Live) -> None:
         self._calls.pop(live.stream_id, None)
-        self._server.buffered -= live.reader.buffered
-        live.reader.buffered = 0
+        self._server.buffered -= live.held
+        live.held = 0
         if live.timer is not None:
             live.timer.cancel()
             live.timer = None
@@ -557,7 +572,7 @@ class Listener:
         self.methods = methods
         self.limits = limits
         self.buffered = 0
-        """Bytes of requests that are still arriving."""
+        """Bytes of requests that are arriving or being answered."""
         intervals = [seconds for seconds in (limits.keepalive_seconds, limits.idle_seconds) if seconds]
         self.tick_seconds = min(intervals) / 4 if intervals else 0.0
         self._counts = {} if counts is None else counts

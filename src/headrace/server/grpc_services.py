@@ -16,7 +16,7 @@ from headrace.errors import HeadraceError, ModelNotReady, NotSupported
 from headrace.monitoring.tracing import Tracing
 from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, Signature
 from headrace.protocols import status, v2_grpc, v2_grpc_control
-from headrace.protocols.v2_grpc_control import Statistics
+from headrace.protocols.v2_control import Statistics
 from headrace.server.grpc_connection import Call, Kind, Message, Method, Send
 from headrace.serving.models import Models, Served, State
 
@@ -114,9 +114,8 @@ class InferenceService:
 
     async def _model_infer(self, call: Call, message: Message) -> Message:
         served = self._models.route(message.model_name, message.model_version)
-        infer = served.infer or _unary(served)
         request = v2_grpc.parse(message, headers=call.metadata, deadline=call.deadline)
-        response = await infer(request)
+        response = await _infer(served)(request)
         if response.headers:
             call.trailers = response.headers
         return _render(served, request, response, message)
@@ -131,12 +130,11 @@ class InferenceService:
         try:
             started = time.time_ns()
             served = self._models.route(message.model_name, message.model_version)
-            infer = _unary(served)
             request = msgspec.structs.replace(
                 v2_grpc.parse(message, headers=call.metadata, deadline=call.deadline), trace=trace
             )
             trace.record("parse", started, time.time_ns())
-            response = await infer(request)
+            response = await _infer(served)(request)
             started = time.time_ns()
             answer = _render(served, request, response, message)
             trace.record("render", started, time.time_ns())
@@ -174,11 +172,9 @@ class InferenceService:
         if _WANTS_FINAL in request.parameters:
             kept = {name: value for name, value in request.parameters.items() if name != _WANTS_FINAL}
             request = msgspec.structs.replace(request, parameters=kept)
-        stream, infer = served.infer_stream, served.infer
+        stream = served.infer_stream
         if stream is None:
-            if infer is None:
-                raise ModelNotReady(f"{served.describe()} has just been unloaded")
-            answer = _render(served, request, await infer(request), message)
+            answer = _render(served, request, await _infer(served)(request), message)
             if wants_final:
                 answer.parameters[_FINAL].bool_param = True
             await send(_StreamResponse(infer_response=answer))
@@ -296,10 +292,7 @@ def _signature(served: Served) -> Signature:
     return served.signature
 
 
-def _unary(served: Served) -> Infer:
+def _infer(served: Served) -> Infer:
     if served.infer is None:
-        raise NotSupported(
-            f"ModelInfer RPC doesn't support models with decoupled transaction policy: {served.describe()} "
-            "answers one request with many responses; use ModelStreamInfer"
-        )
+        raise ModelNotReady(f"{served.describe()} has just been unloaded")
     return served.infer

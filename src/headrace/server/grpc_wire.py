@@ -86,9 +86,9 @@ def parse_head(head: RequestHead) -> CallHead:
     return CallHead(path=head.path, metadata=headers, encoding=encoding, timeout=timeout, error=error)
 
 
-def frame_message(payload: bytes) -> bytes:
-    """A message behind its five-byte prefix, not compressed."""
-    return _PREFIX.pack(0, len(payload)) + payload
+def prefix(size: int) -> bytes:
+    """What stands before a message of this size, not compressed."""
+    return _PREFIX.pack(0, size)
 
 
 class MessageReader:
@@ -99,14 +99,16 @@ class MessageReader:
         encoding: Of the messages whose compressed flag is set: `identity`, `gzip` or `deflate`.
     """
 
-    __slots__ = ("buffered", "chunks", "encoding", "limit", "need")
+    __slots__ = ("buffered", "chunks", "encoding", "flag", "length", "limit", "prefix")
 
     def __init__(self, limit: int, encoding: str) -> None:
         self.limit, self.encoding = limit, encoding
-        self.chunks: list[bytes] = []
+        self.prefix = b""  # the part of a prefix that has come
+        self.length = -1  # of the message whose prefix has come; -1: none
+        self.flag = 0
+        self.chunks: list[bytes] = []  # of that message, joined once
         self.buffered = 0
         """Bytes held of an incomplete message."""
-        self.need = 5
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that these bytes complete, decompressed.
@@ -116,16 +118,21 @@ class MessageReader:
             InvalidRequest: not a message.
             UnsupportedEncoding: a compressed message of a call that named no encoding.
         """
-        if self.chunks:
-            self.chunks.append(data)
-            self.buffered += len(data)
-            if self.buffered < self.need:
-                return []
-            data = b"".join(self.chunks)
+        messages: list[bytes] = []
+        position = 0
+        if self.length >= 0:
+            position = self.length - self.buffered
+            self.chunks.append(data if position >= len(data) else data[:position])
+            if position > len(data):
+                self.buffered += len(data)
+                return messages
+            payload = b"".join(self.chunks)
             self.chunks.clear()
-        messages = []
-        position, size = 0, len(data)
-        self.need = 5
+            messages.append(self._decompress(payload) if self.flag else payload)
+            self.length = -1
+        elif self.prefix:
+            data = self.prefix + data
+        size = len(data)
         while size - position >= 5:
             flag, length = _PREFIX.unpack_from(data, position)
             if length > self.limit:
@@ -134,16 +141,17 @@ class MessageReader:
                 )
             if flag > 1:
                 raise InvalidRequest(f"the compressed flag of a message must be 0 or 1, got {flag}")
-            end = position + 5 + length
-            if end > size:
-                self.need = 5 + length
-                break
-            payload = data[position + 5 : end]
+            position += 5
+            if position + length > size:
+                self.prefix, self.flag, self.length = b"", flag, length
+                self.chunks.append(data[position:])
+                self.buffered = size - position
+                return messages
+            payload = data[position : position + length]
             messages.append(self._decompress(payload) if flag else payload)
-            position = end
+            position += length
+        self.prefix = data[position:]
         self.buffered = size - position
-        if self.buffered:
-            self.chunks.append(data[position:] if position else data)
         return messages
 
     def _decompress(self, payload: bytes) -> bytes:
