@@ -96,6 +96,10 @@ class Runtime(abc.ABC):
         """Answer one request with many partial answers."""
         raise NotImplementedError  # streams is False: the engine never calls this
 
+    def sample(self) -> Values | None:
+        """Inputs that the artifact carries and the loaded model answers, to warm it up by; None: it carries none."""
+        return None
+
     def unload(self) -> None:
         """Give back what `load` took. Called once, after the last predict has ended."""
 

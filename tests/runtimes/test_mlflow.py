@@ -1,0 +1,371 @@
+"""MLflow models against `mlflow.pyfunc` itself.
+
+Signatures: columns, named tensors, one tensor, none; params; datetimes, text, nested values; answers as DataFrame, array,
+dict, list. Left out: Spark and the deep learning flavors.
+"""
+
+import importlib
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from headrace.errors import InvalidRequest, LoadFailed, SettingsError, UnsafeArtifact
+from headrace.runtimes.base import Source
+from headrace.runtimes.mlflow import MlflowRuntime
+from headrace.testing.runtimes import RuntimeConformance
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    pytest.importorskip("mlflow")
+    pyfunc = importlib.import_module("mlflow.pyfunc")  # `from mlflow import pyfunc` would import it later, aloud
+    flavor = importlib.import_module("mlflow.sklearn")
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import schema
+pandas = pytest.importorskip("pandas")
+
+WINE = load_wine(as_frame=True)
+
+
+def quietly(work, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return work(*args, **kwargs)
+
+
+def save_wine(folder, **options):
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(WINE.data, WINE.target)
+    quietly(flavor.save_model, model, str(folder), pip_requirements=[], **options)
+    return folder
+
+
+def save_code(folder, predict, signature=None, **options):
+    """A model in Python whose predict is the function."""
+
+    class Model(pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            return predict(model_input, params)
+
+    quietly(
+        pyfunc.save_model,
+        str(folder),
+        python_model=Model(),
+        signature=signature,
+        pip_requirements=[],
+        **options,
+    )
+    return folder
+
+
+def columns_of(*columns, outputs=None, params=None):
+    found = [schema.ColSpec(kind, name, required=required) for name, kind, required in columns]
+    return ModelSignature(inputs=schema.Schema(found), outputs=outputs, params=params)
+
+
+def loaded(path, **parameters):
+    runtime = MlflowRuntime(Source(path=path, parameters=parameters))
+    return runtime, runtime.load()
+
+
+def texts(*values):
+    array = np.empty(len(values), object)
+    array[:] = [value.encode() for value in values]
+    return array
+
+
+class TestColumns(RuntimeConformance):
+    name = "mlflow"
+    nan = "refused"
+
+    def save(self, folder):
+        signature = infer_signature(WINE.data, WINE.target.to_numpy())
+        return save_wine(folder / "model", signature=signature, input_example=WINE.data[:2])
+
+    def inputs(self):
+        rows = WINE.data[::40]
+        return {name: rows[name].to_numpy(copy=True) for name in rows.columns}
+
+    def wrong_width(self):
+        return dict(list(self.inputs().items())[1:])
+
+
+class TestTensor(RuntimeConformance):
+    name = "mlflow"
+    nan = "refused"
+
+    def save(self, folder):
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(WINE.data.to_numpy(), WINE.target)
+        signature = infer_signature(WINE.data.to_numpy(), WINE.target.to_numpy())
+        quietly(flavor.save_model, model, str(folder / "m"), pip_requirements=[], signature=signature)
+        return folder / "m"
+
+    def inputs(self):
+        return {"input-0": WINE.data.to_numpy()[::40]}
+
+    def wrong_width(self):
+        return {"input-0": np.zeros((3, 12))}
+
+
+# -- signatures --
+
+
+def test_a_signature_of_columns_becomes_inputs(tmp_path):
+    """Each column is an input with the datatype and content type of its kind, optional where it is not required."""
+    made = columns_of(
+        ("flag", "boolean", True),
+        ("small", "integer", True),
+        ("count", "long", True),
+        ("weight", "float", True),
+        ("size", "double", True),
+        ("word", "string", True),
+        ("blob", "binary", True),
+        ("when", "datetime", False),
+        ("words", schema.Array(schema.DataType.string), True),
+    )
+    path = save_code(tmp_path / "m", lambda table, _: {"kinds": [str(kind) for kind in table.dtypes]}, made)
+    runtime, signature = loaded(path)
+    assert [(spec.name, spec.datatype, spec.content_type, spec.optional) for spec in signature.inputs] == [
+        ("flag", "BOOL", "", False),
+        ("small", "INT32", "", False),
+        ("count", "INT64", "", False),
+        ("weight", "FP32", "", False),
+        ("size", "FP64", "", False),
+        ("word", "BYTES", "", False),
+        ("blob", "BYTES", "", False),
+        ("when", "BYTES", "datetime", True),
+        ("words", "BYTES", "json", False),
+    ]
+    inputs = {
+        "flag": np.array([True]),
+        "small": np.array([1]),
+        "count": np.array([1.0], np.float32).astype(np.int8),
+        "weight": np.array([1.5]),
+        "size": np.array([2]),
+        "word": texts("é"),
+        "blob": np.array([b"\xff"], object),
+        "words": texts('["a", "b"]'),
+    }
+    runtime.predict(inputs)
+    kinds = runtime.predict(inputs | {"when": texts("2024-05-06T07:08:09")})["kinds"].tolist()
+    assert kinds[:5] == [b"bool", b"int32", b"int64", b"float32", b"float64"]
+    assert kinds[7].startswith(b"datetime64")
+    with pytest.raises(InvalidRequest, match="'when' holds something that is no time"):
+        runtime.predict(inputs | {"when": texts("yesterday?")})
+    with pytest.raises(InvalidRequest, match="'words' holds something that is no JSON"):
+        runtime.predict(inputs | {"words": texts("[")})
+    with pytest.raises(InvalidRequest, match="'word' is INT64; expected BYTES"):
+        runtime.predict(inputs | {"word": np.array([1])})
+    with pytest.raises(
+        InvalidRequest, match=r"missing 'size'; unknown 'sise': the model takes flag, .*when \(optional\)"
+    ):
+        runtime.predict({("sise" if name == "size" else name): value for name, value in inputs.items()})
+
+
+def test_a_matrix_stands_for_its_columns(tmp_path):
+    """One input as wide as the signature has columns answers as the columns do."""
+    runtime, _ = loaded(save_wine(tmp_path / "m", signature=infer_signature(WINE.data)))
+    native = quietly(pyfunc.load_model, str(tmp_path / "m")).predict(WINE.data)
+    assert np.array_equal(runtime.predict({"x": WINE.data.to_numpy()})["predict"], native)
+    with pytest.raises(InvalidRequest, match=r"\[2, 5\]; expected \[rows, 13\]"):
+        runtime.predict({"x": np.zeros((2, 5))})
+
+
+def test_named_tensors_become_inputs_of_their_shape(tmp_path):
+    """A signature of named tensors is inputs by name; a wrong shape or kind is refused, a safe one is converted."""
+    made = infer_signature({"a": np.zeros((2, 3)), "b": np.zeros(2, np.float32)}, {"sum": np.zeros(2)})
+    runtime, signature = loaded(save_code(tmp_path / "m", lambda x, _: {"sum": x["a"].sum(axis=1) + x["b"]}, made))
+    assert [(spec.name, spec.datatype, spec.shape) for spec in (*signature.inputs, *signature.outputs)] == [
+        ("a", "FP64", (-1, 3)),
+        ("b", "FP32", (-1,)),
+        ("sum", "FP64", (-1,)),
+    ]
+    inputs = {"a": np.ones((2, 3), np.int64), "b": np.ones(2)}
+    assert runtime.predict(inputs)["sum"].tolist() == [4.0, 4.0]
+    with pytest.raises(InvalidRequest, match=r"'a' has shape \[2, 4\]; expected \[-1, 3\]"):
+        runtime.predict(inputs | {"a": np.ones((2, 4))})
+    with pytest.raises(InvalidRequest, match=r"'b' is BYTES; expected FP32"):
+        runtime.predict(inputs | {"b": texts("1", "2")})
+
+
+def test_without_a_signature_the_example_names_the_columns(tmp_path):
+    """A model with an input example but no signature takes the example's columns, and answers what the example got."""
+    path = save_wine(tmp_path / "m", input_example=WINE.data[:2])
+    description = (path / "MLmodel").read_text()
+    (path / "MLmodel").write_text(description[: description.index("signature:")])
+    _, signature = loaded(path)
+    assert [spec.name for spec in signature.inputs] == list(WINE.data.columns)
+    assert [(spec.name, spec.datatype, spec.shape) for spec in signature.outputs] == [("predict", "INT64", (-1,))]
+
+
+def test_without_signature_or_example_the_estimator_names_them(tmp_path):
+    """A scikit-learn model with neither still knows the names of its features."""
+    _, signature = loaded(save_wine(tmp_path / "m"))
+    assert [spec.name for spec in signature.inputs] == list(WINE.data.columns)
+
+
+def test_a_model_that_says_nothing_takes_any_columns(tmp_path):
+    """A model in Python without a signature gets a DataFrame of whatever came, or the one array that came."""
+    path = save_code(tmp_path / "m", lambda x, _: {"kind": type(x).__name__, "shape": list(x.shape)})
+    runtime, _ = loaded(path)
+    answer = runtime.predict({"a": np.zeros(2), "b": texts("x", "y")})
+    assert (answer["kind"].tolist(), answer["shape"].tolist()) == ([b"DataFrame"], [2, 2])
+    assert runtime.predict({"a": np.zeros((2, 3, 4))})["kind"].tolist() == [b"ndarray"]
+
+
+def test_params_are_checked_and_have_defaults(tmp_path):
+    """Request parameters are the model's params: defaults fill in, an unknown one or a wrong type is refused."""
+    params = schema.ParamSchema([schema.ParamSpec("k", "long", 3)])
+    made = columns_of(("a", "double", True), params=params)
+    runtime, _ = loaded(save_code(tmp_path / "m", lambda x, params: x["a"].to_numpy() * params["k"], made))
+    inputs = {"a": np.array([1.0, 2.0])}
+    assert runtime.predict(inputs)["predict"].tolist() == [3.0, 6.0]
+    assert runtime.predict(inputs, (), {"k": 5})["predict"].tolist() == [5.0, 10.0]
+    with pytest.raises(InvalidRequest, match="unknown parameter 'j': the model takes k"):
+        runtime.predict(inputs, (), {"j": 5})
+    with pytest.raises(InvalidRequest, match="k"):
+        runtime.predict(inputs, (), {"k": "five"})
+
+
+def test_the_input_example_is_a_sample_that_the_model_answers(tmp_path):
+    """The input example comes as inputs by name, and the model answers it."""
+    runtime, signature = loaded(save_wine(tmp_path / "m", input_example=WINE.data[:2]))
+    sample = runtime.sample()
+    assert list(sample) == [spec.name for spec in signature.inputs]
+    assert len(runtime.predict(sample)["predict"]) == 2
+
+
+# -- answers --
+
+ANSWERS = {
+    "frame": (
+        lambda x, _: __import__("pandas").DataFrame({"n": [1, 2], "t": ["x", "é"]}),
+        {"n": np.array([1, 2]), "t": texts("x", "é")},
+    ),
+    "series": (lambda x, _: __import__("pandas").Series([1.0, 2.0]), {"predict": np.array([1.0, 2.0])}),
+    "array": (lambda x, _: __import__("numpy").ones((2, 2)), {"predict": np.ones((2, 2))}),
+    "list of text": (lambda x, _: ["a", "b"], {"predict": texts("a", "b")}),
+    "text": (lambda x, _: "a", {"predict": texts("a")}),
+    "number": (lambda x, _: 1.5, {"predict": np.array([1.5])}),
+    "dict": (lambda x, _: {"a": [1, 2], "b": "c"}, {"a": np.array([1, 2]), "b": texts("c")}),
+    "documents": (lambda x, _: [{"a": [1]}, {"b": None}], {"predict": texts('{"a":[1]}', '{"b":null}')}),
+    "times": (
+        lambda x, _: __import__("numpy").array(["2024-01-02"], "datetime64[s]"),
+        {"predict": texts("2024-01-02T00:00:00")},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(ANSWERS))
+def test_answers_become_outputs_by_name(case, tmp_path):
+    """Whatever the model answers comes out as arrays by name."""
+    make, expected = ANSWERS[case]
+    runtime, _ = loaded(save_code(tmp_path / "m", make, columns_of(("a", "double", True))))
+    answer = runtime.predict({"a": np.zeros(2)})
+    assert list(answer) == list(expected)
+    for name, value in expected.items():
+        assert answer[name].dtype == value.dtype
+        assert answer[name].shape == value.shape
+        assert answer[name].tolist() == value.tolist()
+
+
+def test_an_output_has_the_name_that_the_signature_gives(tmp_path):
+    """Where the signature names one output, an unnamed answer takes that name."""
+    outputs = schema.Schema([schema.ColSpec("double", "price")])
+    made = columns_of(("a", "double", True), outputs=outputs)
+    runtime, signature = loaded(save_code(tmp_path / "m", lambda x, _: x["a"].to_numpy() * 2, made))
+    assert [spec.name for spec in signature.outputs] == ["price"]
+    assert runtime.predict({"a": np.ones(1)})["price"].tolist() == [2.0]
+
+
+def test_what_code_raises_passes_through(tmp_path):
+    """A ValueError of a model in Python stays its own."""
+
+    def predict(table, _):
+        raise ValueError("mine")
+
+    runtime, _ = loaded(save_code(tmp_path / "m", predict, columns_of(("a", "double", True))))
+    with pytest.raises(ValueError, match=r"^mine$"):
+        runtime.predict({"a": np.zeros(1)})
+
+
+def test_a_streamable_model_streams(tmp_path):
+    """A model with predict_stream answers in parts by name."""
+
+    class Model(pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            return "whole"
+
+        def predict_stream(self, context, model_input, params=None):
+            yield "a"
+            yield "b"
+
+    made = columns_of(("a", "string", True))
+    quietly(
+        pyfunc.save_model,
+        str(tmp_path / "m"),
+        python_model=Model(),
+        signature=made,
+        pip_requirements=[],
+        streamable=True,
+    )
+    runtime, _ = loaded(tmp_path / "m")
+    assert runtime.streams
+    parts = [part["predict"].tolist() for part in runtime.predict_stream({"a": texts("x")})]
+    assert parts == [[b"a"], [b"b"]]
+
+
+# -- batching, loading, refusing --
+
+
+def test_only_a_library_is_taken_to_answer_row_by_row(tmp_path):
+    """A model behind a library is batchable; one in Python is when its parameters say so."""
+    made = columns_of(("a", "double", True))
+    path = save_code(tmp_path / "code", lambda x, _: x["a"].to_numpy(), made)
+    assert loaded(save_wine(tmp_path / "wine"))[1].batchable
+    assert not loaded(path)[1].batchable
+    assert loaded(path, batchable=True)[1].batchable
+    with pytest.raises(SettingsError, match="batchable"):
+        loaded(path, batcheable=True)
+
+
+def test_a_mismatch_of_requirements_is_a_warning(tmp_path, capfd):
+    """What MLflow says of other versions stands in the signature's warnings, and not on the terminal."""
+    path = save_wine(tmp_path / "m")
+    (path / "requirements.txt").write_text("scikit-learn==0.1\n")
+    capfd.readouterr()
+    _, signature = loaded(path)
+    assert "scikit-learn==0.1" in " ".join(signature.warnings)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_flavor_that_runs_code_is_refused_under_an_allow_list(tmp_path):
+    """Without trust, a model in Python or a pickle is refused, and data-only flavors are loaded."""
+    code = save_code(tmp_path / "code", lambda x, _: x)
+    pickled = save_wine(tmp_path / "pickled", serialization_format="pickle")
+    data = save_wine(tmp_path / "data", serialization_format="skops")
+    for path in (code, pickled):
+        with pytest.raises(UnsafeArtifact, match="load_policy: trusted"):
+            MlflowRuntime(Source(path=path, allowed_globals=("sklearn.*",))).load()
+    assert MlflowRuntime(Source(path=data, allowed_globals=("sklearn.*",))).load().inputs
+
+
+def test_a_model_of_another_flavor_only_says_so(tmp_path):
+    """A folder without a python_function flavor is recognised, and its error names the flavors that are there."""
+    (tmp_path / "MLmodel").write_text("flavors:\n  spark: {}\n")
+    assert "spark" in MlflowRuntime.recognise(tmp_path).evidence
+    with pytest.raises(LoadFailed, match="no python_function flavor, only spark"):
+        loaded(tmp_path)
+
+
+def test_a_loaded_model_is_served_from_memory(tmp_path):
+    """What mlflow.pyfunc.load_model gave answers as it does itself."""
+    native = quietly(pyfunc.load_model, str(save_wine(tmp_path / "m", signature=infer_signature(WINE.data))))
+    assert MlflowRuntime.recognise_object(native) is not None
+    runtime = MlflowRuntime(Source(model=native))
+    runtime.load()
+    rows = {name: WINE.data[name].to_numpy() for name in WINE.data.columns}
+    assert np.array_equal(runtime.predict(rows)["predict"], native.predict(WINE.data))
