@@ -278,19 +278,17 @@ async def test_a_deadline_that_passes_in_predict_is_answered_then(gated):
 
 
 async def test_the_earliest_of_many_deadlines_counts(gated):
-    """One timer serves all deadlines: each request fails at its own, whatever order they came in."""
+    """One timer serves all deadlines: each request fails at its own and not before, whatever order they came in."""
     gate = await gated()
     first = await gate.hold()
     now = time.monotonic()
-    order = []
 
     async def ask(after):
         with pytest.raises(DeadlineExceeded):
             await gate.engine.infer(request([[1, 0, 0, 0]], deadline=now + after))
-        order.append(after)
+        assert after <= time.monotonic() - now < 5
 
     await asyncio.gather(*(ask(after) for after in (0.12, 0.04, 0.2, 0.08)))
-    assert order == [0.04, 0.08, 0.12, 0.2]
     gate.open()
     await first
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import joblib
+import numpy as np
 import pytest
 
 from headrace.errors import LoadFailed, SettingsError
@@ -47,6 +49,34 @@ def test_what_cannot_be_built_says_why(runtime, error, message):
     """A wrong name, a wrong class and a failing load are each told apart."""
     with pytest.raises(error, match=message):
         build(spec(runtime))
+
+
+@pytest.fixture(scope="module")
+def forest(tmp_path_factory):
+    """A small forest of scikit-learn, saved, and rows to ask it."""
+    from sklearn.datasets import load_iris
+    from sklearn.ensemble import RandomForestClassifier
+
+    x, y = load_iris(return_X_y=True)
+    path = tmp_path_factory.mktemp("forest") / "model.joblib"
+    joblib.dump(RandomForestClassifier(n_estimators=5, max_depth=3, random_state=0).fit(x, y), path)
+    return path, x[::7]
+
+
+def test_a_faster_engine_is_asked_for_and_answers_alike(forest, tmp_path):
+    """With `auto` a forest gets another engine, told in the properties and kept in the cache; its labels are the same."""
+    path, x = forest
+    native, plain = build(RuntimeSpec(name="m", runtime="sklearn", path=str(path)))
+    assert "engine.refused" not in plain.properties
+    fast = RuntimeSpec(
+        name="m", runtime="sklearn", path=str(path), optimize="auto", cache=str(tmp_path), digest="d" * 64
+    )
+    runtime, signature = build(fast)
+    assert type(runtime) is not type(native), signature.properties
+    assert list(tmp_path.iterdir())
+    (name,) = (each.name for each in signature.inputs)
+    for output, value in native.predict({name: x}).items():
+        np.testing.assert_allclose(runtime.predict({name: x})[output], value, rtol=1e-6)
 
 
 def test_headrace_yaml_has_the_last_word_on_the_signature():
