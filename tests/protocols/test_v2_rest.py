@@ -29,7 +29,17 @@ def parse(body, **options):
 def one(data, *, shape=None, datatype="FP32", **more):
     """A body with one input."""
     return orjson.dumps(
-        {"inputs": [{"name": "X", "shape": [len(data)] if shape is None else shape, "datatype": datatype, "data": data, **more}]}
+        {
+            "inputs": [
+                {
+                    "name": "X",
+                    "shape": [len(data)] if shape is None else shape,
+                    "datatype": datatype,
+                    "data": data,
+                    **more,
+                }
+            ]
+        }
     )
 
 
@@ -412,6 +422,7 @@ class TestBinaryForm:
             ([entry(4)], bytes(4), "Expected 8 .*got 4"),
             ([entry(-1)], b"", "number of bytes"),
             ([entry("8")], bytes(8), "number of bytes"),
+            ([entry(8.0)], bytes(8), "number of bytes"),
             ([entry(8, data=[1, 2])], bytes(8), "must set only one"),
             ([entry(1, shape=[1], datatype="BOOL")], b"\x02", "0 or 1"),
             ([entry(3, shape=[1], datatype="BYTES")], bytes(3), "hold fewer"),
@@ -556,8 +567,8 @@ class TestRender:
             v2_rest.render(InferenceRequest(model_name="m", inputs=()), answer)
 
     def test_what_no_wire_carries_is_the_models_failure(self):
-        """A parameter that is no JSON value fails with a named cause."""
-        with pytest.raises(RuntimeFailed, match="model 'm'"):
+        """A parameter that is no JSON value fails and says so."""
+        with pytest.raises(RuntimeFailed, match="JSON cannot carry"):
             v2_rest.render(InferenceRequest(model_name="m", inputs=()), response(parameters={"a": object()}))
         answer = response(Tensor("y", "BYTES", np.array([1], np.object_)))
         with pytest.raises(RuntimeFailed, match="'y'"):

@@ -209,6 +209,8 @@ def _binary(each: _Input, body: bytes | memoryview, position: int, size: int, pa
     """A numeric tensor among the bytes after the JSON."""
     datatype, shape = each.datatype, each.shape
     dtype = DTYPES[datatype]
+    if type(size) is not int:  # true is 1, and 8.0 is 8
+        raise TypeError(size)
     if datatype in {"BYTES", "BOOL"} or size != math.prod(shape) * dtype.itemsize or position + size > len(body):
         raise ValueError(datatype)
     if not size or shape == (-1,) or len(shape) > numbers.MAX_DIMENSIONS:
@@ -501,7 +503,10 @@ def render(
             else _entry(each)
             for each in outputs
         ]
-        return Rendered(_dumps(document))
+        try:
+            return Rendered(orjson.dumps(document, option=_NUMPY))
+        except TypeError as exc:
+            raise _unwritable(exc) from exc
     binary = request.parameters.get("binary_data_output") is True
     wanted = {output.name: output.parameters for output in request.outputs if output.parameters}
     outputs = tuple([_classified(tensor, wanted, labels) for tensor in outputs])
@@ -596,12 +601,8 @@ def _texts(tensor: Tensor) -> list[str]:
         ) from exc
 
 
-def _dumps(document: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(document, option=_NUMPY)
-    except TypeError as exc:
-        name = document.get("model_name", "")
-        raise RuntimeFailed(f"model '{name}': a parameter or output holds what JSON cannot carry: {exc}") from exc
+def _unwritable(exc: TypeError) -> RuntimeFailed:
+    return RuntimeFailed(f"a parameter or output holds what JSON cannot carry: {exc}")
 
 
 def _render_mixed(document: dict[str, Any], member: str, tensors: Sequence[Tensor], forms: Sequence[bool]) -> Rendered:
@@ -628,7 +629,10 @@ def _render_mixed(document: dict[str, Any], member: str, tensors: Sequence[Tenso
             }
         )
         chunks.append(chunk)
-    head = _dumps(document)
+    try:
+        head = orjson.dumps(document, option=_NUMPY)
+    except TypeError as exc:
+        raise _unwritable(exc) from exc
     if not chunks:
         return Rendered(head)
     return Rendered(b"".join((head, *chunks)), BINARY, len(head))
