@@ -241,7 +241,13 @@ async def test_start_loads_everything(make):
 
 async def test_loads_run_side_by_side_up_to_the_bound(make):
     """No more loads run at once than the bound says, and that many do."""
-    house = await make({f"m{i}.pkl": "MODEL" for i in range(6)}, max_parallel_loads=3).start()
+    house = make({f"m{i}.pkl": "MODEL" for i in range(6)}, max_parallel_loads=3)
+    holds = [house.loader.hold(f"m{i}") for i in range(6)]
+    start = asyncio.create_task(house.start())
+    await house.until(lambda: house.loader.running == 3)
+    for hold in holds:
+        hold.set()
+    await start
     assert house.loader.most == 3
 
 
