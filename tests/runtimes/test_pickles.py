@@ -15,6 +15,7 @@ import lzma
 import operator
 import os
 import pickle
+import random
 import subprocess
 import sys
 import warnings
@@ -466,6 +467,27 @@ def test_an_array_that_claims_more_than_the_file_holds_is_refused(tmp_path):
     (tmp_path / "m").write_bytes(content[:-100])
     with pytest.raises(LoadFailed, match="ends within an array"):
         pickles.load(tmp_path / "m", POLICY)
+
+
+@pytest.mark.parametrize("writer", ["joblib", "plain"])
+def test_damaged_files_fail_by_name(writer, tmp_path):
+    """A file with some bytes changed loads or fails to load; nothing else comes out, and scanning it never raises."""
+    path = tmp_path / "m"
+    joblib.dump(StandardScaler().fit(X), path)
+    content = path.read_bytes() if writer == "joblib" else pickle.dumps(StandardScaler().fit(X), 2)
+    numbers = random.Random(7)
+    failed = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for _ in range(numbers.randint(1, 3)):
+            damaged[numbers.randrange(len(damaged))] = numbers.randrange(256)
+        path.write_bytes(damaged)
+        pickles.inspect(path)
+        try:
+            pickles.load_with_warnings(path, POLICY)
+        except LoadFailed:
+            failed += 1
+    assert failed > 100
 
 
 def test_old_wrappers_that_read_other_files_are_refused(tmp_path):

@@ -108,6 +108,7 @@ ALLOWED: Final[Mapping[str, str]] = MappingProxyType(
             ("sklearn.metrics._regression", "r2_score mean_absolute_error mean_squared_error root_mean_squared_error"),
             ("sklearn.metrics._ranking", "roc_auc_score average_precision_score"),
             ("sklearn.metrics.pairwise", "rbf_kernel linear_kernel"),
+            ("sklearn.cluster._kmeans", "_kmeans_single_lloyd _kmeans_single_elkan"),
         ),
         **_names(
             "boosters, which rebuild themselves from their own model text or buffer",
