@@ -9,10 +9,12 @@ import urllib.request
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import headrace
 import headrace.client
@@ -89,6 +91,19 @@ def test_several(estimator):
         assert server.client.predict(X, model="scaled").tolist() == scaled.predict(X).tolist()
         with pytest.raises(errors.InvalidRequest, match="plain, scaled"):
             server.client.predict(X)
+
+
+def test_frame_and_text_labels():
+    """A pipeline on columns takes a DataFrame and answers its own text labels, by bytes or by JSON."""
+    frame = pd.DataFrame({"city": ["Rome", "Oslo", "Rome", "Bonn"], "age": [20, 30, 40, 50]})
+    columns = ColumnTransformer([("city", OneHotEncoder(), ["city"]), ("age", StandardScaler(), ["age"])])
+    pipeline = make_pipeline(columns, LogisticRegression()).fit(frame, ["no", "yes", "no", "yes"])
+    with headrace.serve(pipeline, settings=OFF) as server:
+        assert server.client.predict(frame).tolist() == pipeline.predict(frame).tolist()
+        with headrace.client.Client(server.url, binary=False) as client:
+            assert client.predict(frame).tolist() == pipeline.predict(frame).tolist()
+        with pytest.raises(errors.InvalidRequest, match="inputs age"):
+            server.client.predict(frame.drop(columns="age"))
 
 
 def test_own_class():

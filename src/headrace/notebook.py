@@ -73,9 +73,14 @@ def serve(
     flags = {"http.host": host, "http.port": port, "grpc.port": 0, "metrics.port": 0, **(settings or {})}
     quiet = settings_.Settings(log=settings_.LogSettings(level="warning"))
     server = Server(settings_.load(quiet, "", os.environ, flags), specs)
-    server.start()
-    if block:
-        server.wait()
+    try:
+        server.start()
+        if block:
+            server.wait()
+    except KeyboardInterrupt:
+        server.stop()
+        if not block:
+            raise
     return server
 
 
@@ -87,6 +92,7 @@ class Server:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave: asyncio.Event | None = None
+        self._leaving = False
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._client: Client | None = None
         self.grpc_port: int | None = None
@@ -138,8 +144,7 @@ class Server:
         try:
             started.result()
         except KeyboardInterrupt:
-            self.stop()
-            raise
+            raise  # it starts on: `stop` ends it
         except BaseException:
             self._thread.join()
             raise
@@ -148,12 +153,13 @@ class Server:
     def stop(self) -> None:
         """Let requests in flight end, unload the models, and close the ports. A second call does nothing."""
         atexit.unregister(self.stop)
-        loop, leave = self._loop, self._leave
-        if loop is None or leave is None or self._thread is None:
+        if self._thread is None:
             return
         if self._client is not None:
             self._client.close()
-        if not loop.is_closed():
+        self._leaving = True
+        loop, leave = self._loop, self._leave
+        if loop is not None and leave is not None and not loop.is_closed():
             loop.call_soon_threadsafe(leave.set)
         self._thread.join(self._settings.models.drain_seconds + _STOP_SECONDS)
         if self._thread.is_alive():
@@ -161,11 +167,8 @@ class Server:
         self._ended.result()
 
     def wait(self) -> None:
-        """Stay until Ctrl-C, then stop."""
-        try:
-            self._ended.result()
-        except KeyboardInterrupt:
-            self.stop()
+        """Stay until it ends: by `stop` from elsewhere, or by what ended it, which is raised."""
+        self._ended.result()
 
     def _run(self, started: concurrent.futures.Future[None]) -> None:
         import uvloop
@@ -182,6 +185,8 @@ class Server:
 
     async def _serve(self, started: concurrent.futures.Future[None]) -> None:
         self._loop, self._leave = asyncio.get_running_loop(), asyncio.Event()
+        if self._leaving:  # asked to stop before there was a loop to tell
+            self._leave.set()
         app = App(self._settings, self._specs)
         try:
             await app.start()

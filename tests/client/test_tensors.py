@@ -74,6 +74,13 @@ def test_text_comes_back_as_text(values):
     assert tensors.array_of(back).tolist() == values
 
 
+def test_bytes_that_are_no_text_stay():
+    """BYTES become text when all of it is UTF-8, by either form of the wire, and stay bytes otherwise."""
+    text, noise = np.array([b"b\xc3\xa9", b""], object), np.array([b"\xff\xd8", b"a"], object)
+    assert tensors.array_of(Tensor("x", "BYTES", text)).tolist() == ["b\u00e9", ""]
+    assert tensors.array_of(Tensor("x", "BYTES", noise)).tolist() == noise.tolist()
+
+
 def test_list_of_rows_takes_the_declared_name_and_datatype():
     """A nested list for a model of one input becomes that input, in its datatype."""
     (tensor,), parameters = tensors.tensors_of([[1, 2, 3, 4]], [spec()])

@@ -159,7 +159,8 @@ class Client:
             named: Arrays by name even when there is only one.
 
         Returns:
-            The array of a single output (`Array`), or arrays by name (`dict[str, Array]`) when there are several.
+            The array of a single output (`Array`), or arrays by name (`dict[str, Array]`) when there are several. BYTES
+            come as text where all of it is UTF-8, else as bytes; `infer` gives the bytes in any case.
 
         Raises:
             InvalidRequest: the server, or the model's declared inputs, refuse the values.

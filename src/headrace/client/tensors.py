@@ -140,11 +140,17 @@ def parse(body: bytearray, header_length: int | None) -> InferenceResponse:
 
 
 def array_of(tensor: Tensor) -> Array:
-    """What a caller gets for an output: text where the server says so, BF16 as float32, else the array itself."""
+    """What a caller gets for an output: BF16 as float32, BYTES as text where all of it is UTF-8, else the array itself.
+
+    Text is what the JSON form of BYTES always gives, so both forms give the same; `Client.infer` gives the bytes.
+    """
     if tensor.datatype == "BF16":
         return (tensor.data.astype(np.uint32) << 16).view(np.float32)
-    if tensor.datatype == "BYTES" and tensor.parameters.get("content_type") == "str":
-        return _objects([each.decode() for each in tensor.data.ravel()], tensor.shape)
+    if tensor.datatype == "BYTES":
+        try:
+            return _objects([each.decode() for each in tensor.data.ravel()], tensor.shape)
+        except UnicodeDecodeError:
+            return tensor.data
     return tensor.data
 
 
@@ -304,7 +310,6 @@ def _parse_output(output: _Output, chunk: memoryview | None) -> Tensor:
     if output.datatype == "BYTES":
         if chunk is None:
             values = [each.encode() if isinstance(each, str) else bytes(each) for each in _flat(output.data or [])]
-            parameters.setdefault("content_type", "str")  # JSON carries nothing but text
         else:
             values = list(_split_bytes(chunk))
         return Tensor(output.name, "BYTES", _objects(values, output.shape), parameters)
