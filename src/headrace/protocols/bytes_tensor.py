@@ -61,4 +61,7 @@ def unpack(data: bytes | memoryview, shape: tuple[int, ...], what: str) -> Array
         position += length
     if position != len(data):
         raise InvalidRequest(f"{what}: {len(data) - position} bytes are left after {elements} elements")
-    return array.reshape(shape)
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError):  # a zero beside dimensions beyond any array, or too many of them
+        raise InvalidRequest(f"{what}: no array has shape {list(shape)}") from None
