@@ -48,8 +48,6 @@ class HttpSettings:
     batches."""
     max_header_bytes: int = field(default=64 << 10, metadata=_POSITIVE)
     """The largest request line and headers together. A larger one is answered 431."""
-    max_json_depth: int = field(default=64, metadata=_POSITIVE)
-    """How deep arrays and objects may nest in a JSON body. A deeper one is answered 400."""
     max_connections: int = field(default=10_000, metadata=_POSITIVE)
     """How many connections may be open at once. One more is answered 503 and closed."""
     header_timeout_seconds: float = field(default=10.0, metadata=_NOT_NEGATIVE)
