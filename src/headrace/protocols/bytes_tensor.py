@@ -48,19 +48,23 @@ def unpack(data: bytes | memoryview, shape: tuple[int, ...], what: str) -> Array
     elements = math.prod(shape)
     if elements * 4 > len(data):  # also keeps a huge shape from being allocated
         raise InvalidRequest(f"{what}: shape {list(shape)} takes {elements} elements, but {len(data)} bytes hold fewer")
-    array: Array = np.empty(elements, np.object_)
+    data = bytes(data)  # slices of bytes are elements at once; those of a view would need another step each
+    unpack_from, total = _LENGTH.unpack_from, len(data)
+    found: list[bytes] = []
     position = 0
     for index in range(elements):
-        if len(data) - position < 4:
+        start = position + 4
+        if start > total:
             raise InvalidRequest(f"{what}: the length of element {index} is cut off")
-        (length,) = _LENGTH.unpack_from(data, position)
-        position += 4
-        if len(data) - position < length:
-            raise InvalidRequest(f"{what}: element {index} takes {length} bytes, but {len(data) - position} are left")
-        array[index] = bytes(data[position : position + length])
-        position += length
-    if position != len(data):
-        raise InvalidRequest(f"{what}: {len(data) - position} bytes are left after {elements} elements")
+        (length,) = unpack_from(data, position)
+        position = start + length
+        if position > total:
+            raise InvalidRequest(f"{what}: element {index} takes {length} bytes, but {total - start} are left")
+        found.append(data[start:position])
+    if position != total:
+        raise InvalidRequest(f"{what}: {total - position} bytes are left after {elements} elements")
+    array: Array = np.empty(elements, np.object_)
+    array[:] = found
     try:
         return array.reshape(shape)
     except (ValueError, OverflowError):  # a zero beside dimensions beyond any array, or too many of them
