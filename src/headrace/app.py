@@ -11,7 +11,7 @@ import logging
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from headrace.errors import SettingsError
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, measure
 from headrace.monitoring.tracing import Tracing
-from headrace.payload import Infer, InferStream, Signature, Tensor
+from headrace.payload import EMPTY, Infer, InferStream, Signature, Tensor
 from headrace.protocols import v2_control, v2_rest
 from headrace.runtimes import recognise
 from headrace.security import load_policy
@@ -32,6 +32,7 @@ from headrace.server.metrics import handler as metrics_handler
 from headrace.server.rest import Rest, RestSettings
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.digest import digest
+from headrace.serving.discovery import Problem
 from headrace.serving.engine import Engine, load_engine
 from headrace.serving.models import Models, Served, State
 from headrace.serving.repository import Repository
@@ -67,16 +68,26 @@ class LoadedModel(msgspec.Struct, frozen=True):
 class App:
     """One server: `start` opens it when every model is loaded, `stop` drains it."""
 
-    def __init__(self, settings: Settings, specs: Sequence[ModelSpec], *, paths: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        specs: Sequence[ModelSpec],
+        *,
+        paths: Sequence[str] = (),
+        overrides: Mapping[str, Any] = EMPTY,
+        problems: Sequence[Problem] = (),
+    ) -> None:
         """Store what to serve.
 
         Args:
             settings: The server's.
             specs: The models.
             paths: Where the models were found, so that they can be found again; none for models in memory.
+            overrides: Fields of every spec that hold over its own headrace.yaml, as discovery had them.
+            problems: What was found and cannot be a model; the start-up policy decides what that means.
         """
         self._settings = settings
-        self._specs = list(specs)
+        self._specs, self._problems = list(specs), list(problems)
         aliases = settings.metrics.aliases
         self.models = Models()
         self.metrics = Metrics(mlserver_names=aliases in {"mlserver", "all"}, kserve_names=aliases in {"kserve", "all"})
@@ -87,6 +98,7 @@ class App:
             models=self.models,
             load_engine=self._load,
             paths=paths,
+            overrides=overrides,
             startup_policy=settings.models.startup_policy,
             max_parallel_loads=settings.models.max_parallel_loads,
             watch_seconds=settings.models.watch_seconds,
@@ -117,7 +129,7 @@ class App:
                 service_name="headrace",
             )
         await self._listen(settings, tls)
-        await self._repository.start(self._specs)
+        await self._repository.start(self._specs, self._problems)
 
     async def _listen(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
         host = settings.http.host
@@ -232,6 +244,8 @@ def run(
     specs: Sequence[ModelSpec],
     *,
     paths: Sequence[str] = (),
+    overrides: Mapping[str, Any] = EMPTY,
+    problems: Sequence[Problem] = (),
     started: Callable[[App], None] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, then drain. Blocks.
@@ -240,6 +254,8 @@ def run(
         settings: The server's.
         specs: The models.
         paths: Where they were found.
+        overrides: As for `App`.
+        problems: As for `App`.
         started: Called once everything answers.
 
     Returns:
@@ -254,7 +270,7 @@ def run(
     logs.configure(style=settings.log.format, level=settings.log.level)
 
     async def serve() -> None:
-        app = App(settings, specs, paths=paths)
+        app = App(settings, specs, paths=paths, overrides=overrides, problems=problems)
         loop = asyncio.get_running_loop()
         leave = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
