@@ -128,7 +128,9 @@ class Host:
         kind = request.parameters["error"]
         if request.parameters.get("late"):
             await asyncio.sleep(0)
-        raise getattr(errors, kind, None)("the reason") if hasattr(errors, kind) else KeyError("secret")
+        if kind == "cancelled":
+            raise asyncio.CancelledError
+        raise getattr(errors, kind)("the reason") if hasattr(errors, kind) else KeyError("secret")
 
     async def many(self, request):
         raise errors.NotSupported("it answers with a stream")
@@ -418,6 +420,15 @@ def test_a_foreign_error_says_its_type_and_nothing_else(shared, late):
     with channel(shared) as connection:
         error = failure(method(connection, "ModelInfer"), request)
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error: KeyError")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["inline", "waiting"])
+def test_a_model_that_cancels_itself_is_unavailable(shared, late):
+    """A CancelledError that nobody asked for ends its own call, and the connection goes on."""
+    request = parameter(parameter(infer_request("raises"), "error", "cancelled"), "late", late)
+    with channel(shared, options=[("grpc.enable_retries", 0)]) as connection:
+        assert failure(method(connection, "ModelInfer"), request).code() == grpc.StatusCode.UNAVAILABLE
+        assert method(connection, "ModelInfer")(infer_request()).model_name == "echo"
 
 
 @pytest.mark.parametrize(

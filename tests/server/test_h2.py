@@ -10,6 +10,8 @@ import struct
 
 import hpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.server import h2
 from headrace.server.h2 import (
@@ -811,7 +813,44 @@ def test_drained_is_told_when_the_window_has_taken_all():
     assert body_of(peer.sent)[-10:] == b"y" * 10
 
 
+@given(
+    size=st.integers(0, 70_000),
+    connection=st.integers(0, 70_000),
+    largest=st.integers(0, 50_000),
+    resized=st.booleans(),
+)
+def test_the_fast_answer_is_the_slow_answer(size, connection, largest, resized):
+    """`respond` queues what send_headers, send_data and send_headers queue, whatever the windows."""
+    wires = []
+    for fast in (True, False):
+        peer = Peer()
+        peer.receive(
+            settings(MAX_FRAME_SIZE=16_384 + largest, **({"HEADER_TABLE_SIZE": 0} if resized else {}))
+            + frame(WINDOW_UPDATE, 0, 0, u32(connection + 1))
+            + headers()
+        )
+        if fast:
+            peer.connection.respond(1, b"\x88", b"x" * size, b"\x89")
+        else:
+            peer.connection.send_headers(1, b"\x88")
+            peer.connection.send_data(1, b"x" * size)
+            peer.connection.send_headers(1, b"\x89", end=True)
+        peer.flush()
+        peer.receive(frame(WINDOW_UPDATE, 0, 1, u32(100_000)) + frame(WINDOW_UPDATE, 0, 0, u32(100_000)))
+        wires.append([item for item in peer.sent if item != (DATA, 0, 1, b"")])
+    assert wires[0] == wires[1]
+
+
 # -- receiving windows --
+
+
+def test_a_window_below_the_default_holds_after_its_acknowledgement():
+    """6.9.2: before it has seen our SETTINGS a peer may use the protocol's default window, after that only ours."""
+    peer = Peer(H2Limits(stream_window_bytes=1000))
+    peer.receive(headers(1, end=False) + data(1, b"x" * 1001))
+    assert not peer.of(RST_STREAM)
+    peer.receive(frame(SETTINGS, ACK, 0) + headers(3, end=False) + data(3, b"x" * 1001))
+    assert [stream for _, _, stream, _ in peer.of(RST_STREAM)] == [3]
 
 
 def test_consumed_data_reopens_the_windows():

@@ -323,6 +323,9 @@ class GrpcConnection(asyncio.Protocol):
         try:
             message = _parse(live.method, payload)
             result = eager.start(live.method.handler(live.call, message), self._loop)
+        except asyncio.CancelledError:  # raised by the handler itself: nobody could have cancelled it yet
+            self._fail(live, Overloaded(f"{live.method.name} was cancelled by the server"))
+            return
         except Exception as error:  # noqa: BLE001 - the one place where errors become replies
             self._fail(live, error)
             return

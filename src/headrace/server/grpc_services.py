@@ -179,11 +179,17 @@ class InferenceService:
                 answer.parameters[_FINAL].bool_param = True
             await send(_StreamResponse(infer_response=answer))
             return
-        async for response in stream(request):
-            answer = _render(served, request, response, message)
-            if wants_final:
-                answer.parameters[_FINAL].bool_param = False
-            await send(_StreamResponse(infer_response=answer))
+        responses = stream(request)
+        try:
+            async for response in responses:
+                answer = _render(served, request, response, message)
+                if wants_final:
+                    answer.parameters[_FINAL].bool_param = False
+                await send(_StreamResponse(infer_response=answer))
+        finally:
+            close = getattr(responses, "aclose", None)  # a generator that nobody reads on must not wait for collection
+            if close is not None:
+                await close()
         if wants_final:
             answer = v2_grpc.ModelInferResponse(model_name=served.name, model_version=served.version, id=request.id)
             answer.parameters[_FINAL].bool_param = True

@@ -457,6 +457,8 @@ class H2Connection:
         self._have, self._need = 0, len(PREFACE)
         self._greeted = self._settled = False  # preface seen, SETTINGS seen
         self._window = max(limits.connection_window_bytes, _DEFAULT_WINDOW)
+        # A smaller window than the protocol's default holds from the peer's acknowledgement on (section 6.9.2).
+        self._stream_window = max(limits.stream_window_bytes, _DEFAULT_WINDOW)
         self._unreturned = 0
         self._continuing: tuple[int, bool, list[bytes]] | None = None
         self._continued = 0  # bytes of the block so far
@@ -731,7 +733,7 @@ class H2Connection:
             return
         state = _REQUEST_ENDED if ended else _OPEN
         expected = None if head is None else head.content_length
-        stream = _Stream(stream_id, state, self._limits.stream_window_bytes, self._peer_stream_window, expected)
+        stream = _Stream(stream_id, state, self._stream_window, self._peer_stream_window, expected)
         self._streams[stream_id] = stream
         if len(self._streams) > self._limits.max_concurrent_streams:
             self._break(stream_id, ErrorCode.REFUSED_STREAM, events, told=False)
@@ -765,6 +767,10 @@ class H2Connection:
             if payload:
                 raise _Fault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS with a payload")
             self._charge()
+            change = self._limits.stream_window_bytes - self._stream_window
+            self._stream_window += change
+            for stream in self._streams.values() if change else ():
+                stream.window += change
             return
         if len(payload) % 6:
             raise _Fault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a length that is no multiple of 6")
