@@ -44,7 +44,7 @@ def test_names_datatypes_and_shapes_are_part_of_the_answer(engine):
 @pytest.mark.parametrize(("offset", "passes"), [(1e-13, True), (1e-11, False), (np.nan, False), (np.inf, False)])
 def test_scores_in_float64_agree_to_the_last_bits(offset, passes):
     """1e-12 is the limit, relative to 1 + |score|."""
-    figures = gate.compare({"predict": ONE}, {"predict": ONE + [[0, 0], [0, offset]]}, EXACT)
+    figures = gate.compare({"predict": ONE}, {"predict": ONE + np.array([[0, 0], [0, offset]])}, EXACT)
     assert (figures.refusal(EXACT) == "") is passes
 
 

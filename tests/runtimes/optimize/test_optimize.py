@@ -12,8 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from lightgbm import LGBMClassifier, LGBMRanker, LGBMRegressor
-from sklearn import decomposition, discriminant_analysis, ensemble, feature_selection, impute, linear_model
-from sklearn import neural_network, pipeline, preprocessing, svm, tree
+from sklearn import (
+    decomposition,
+    discriminant_analysis,
+    ensemble,
+    feature_selection,
+    impute,
+    linear_model,
+    neural_network,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
 from xgboost import XGBClassifier, XGBRegressor, XGBRFRegressor
 
 from headrace.errors import InvalidRequest, LoadFailed
@@ -204,7 +215,10 @@ def test_columns_come_one_tensor_each(data, tmp_path):
         _fitted((linear_model.LogisticRegression(), "rows", "three"), data).fit(frame, data.three), tmp_path
     )
     columns = {name: data.rows[:5, at] for at, name in enumerate("abcdef")}
-    for inputs in (columns, {name: column[:, None] for name, column in columns.items()}):
+    whole = {name: np.rint(column).astype(np.int64) for name, column in columns.items()}
+    mixed = {name: (whole if name in "ace" else columns)[name] for name in columns}
+    for inputs in (columns, whole, mixed, {name: column[:, None] for name, column in columns.items()}):
+        assert served._stacked(inputs).shape == (5, 6)
         have, want = served.predict(inputs), served.native.predict(inputs)
         assert (have["predict"] == want["predict"]).all()
     for wrong in ({**columns, "a": columns["a"][:3]}, {"a": columns["a"]}, {**columns, "g": columns["a"]}):
@@ -270,9 +284,8 @@ def test_engines_answer_several_threads_at_once(data, tmp_path):
     wrong = []
 
     def ask(first):
-        for at in range(first, len(data.rows), 8):
-            if served.predict({"input-0": data.rows[at : at + 1]})["predict"][0] != want[at]:
-                wrong.append(at)
+        own = range(first, len(data.rows), 8)
+        wrong.extend(at for at in own if served.predict({"input-0": data.rows[at : at + 1]})["predict"][0] != want[at])
 
     threads = [threading.Thread(target=ask, args=(first,)) for first in range(8)]
     for thread in threads:

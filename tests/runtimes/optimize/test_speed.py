@@ -34,7 +34,7 @@ def test_the_fastest_of_several_is_chosen():
     """Where two engines beat the native one, the faster answers."""
     one = {point: point * 1e-6 for point in speed.POINTS}
     other = {point: 10e-6 + point * 0.5e-6 for point in speed.POINTS}
-    found = speed.ranges({"": {point: 1e-3 for point in speed.POINTS}, "one": one, "other": other}, speedup=1.5)
+    found = speed.ranges({"": dict.fromkeys(speed.POINTS, 0.001), "one": one, "other": other}, speedup=1.5)
     assert found == ((20, "one"), (None, "other"))
 
 

@@ -128,7 +128,7 @@ def directed(forest: Ensemble, rows: Array, rng: np.random.Generator, *, missing
     if sets.size:
         split[forest.mode[chosen] == trees.MEMBER] = rng.integers(-1, 12, size=sets.size)
     column = forest.feature[chosen]
-    split = np.where(np.isfinite(split), split, rows[every, column])  # a node that only asks for missing values
+    split = np.where(np.abs(split) < trees.BEYOND, split, rows[every, column])
     rows[every, column] = beside(split, rng)
     if missing:
         rows[rng.random(rows.shape) < 0.02] = np.nan
@@ -146,6 +146,8 @@ def _boxes(forest: Ensemble, chosen: trees.Integers) -> tuple[Floats, Floats]:
         above = parent[node]
         going = above >= 0
         if not going.any():
+            low[np.abs(low) >= trees.BEYOND] = -np.inf
+            high[np.abs(high) >= trees.BEYOND] = np.inf
             return low, high
         at, node, above = at[going], node[going], above[going]
         column, split, yes = forest.feature[above], forest.split[above], by_yes[node]

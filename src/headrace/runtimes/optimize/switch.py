@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,6 +18,8 @@ import numpy as np
 from headrace.payload import EMPTY, Array, Signature
 from headrace.runtimes.base import Recognition, Runtime, Values
 from headrace.runtimes.optimize.engine import F32, F64, Engine
+
+_NUMBERS: Final = frozenset({F64, F32, np.dtype(np.int64), np.dtype(np.int32)})
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,12 +46,20 @@ class Engines(Runtime):
         seats: In rising order of rows; the last has no limit.
         width: Columns of a row.
         columns: Names of the inputs where columns may come one tensor each; empty: they may not.
+        mixed: Columns of several number types, side by side, are what the native model makes of them.
     """
 
     concurrent = True
 
     def __init__(
-        self, native: Runtime, signature: Signature, *, seats: Sequence[Seat], width: int, columns: Sequence[str] = ()
+        self,
+        native: Runtime,
+        signature: Signature,
+        *,
+        seats: Sequence[Seat],
+        width: int,
+        columns: Sequence[str] = (),
+        mixed: bool = False,
     ) -> None:
         super().__init__(native.source)
         self.native = native
@@ -58,6 +68,7 @@ class Engines(Runtime):
         self._signature = signature
         self._width = width
         self._columns = tuple(columns)
+        self._mixed = mixed
         self._default = signature.default_outputs or tuple(spec.name for spec in signature.outputs)
         self._input = signature.inputs[0].name if signature.strict and len(signature.inputs) == 1 else ""
 
@@ -106,7 +117,7 @@ class Engines(Runtime):
         return result
 
     def _stacked(self, inputs: Values) -> Array | None:
-        """Columns side by side, where each is one of ours, of one datatype and length."""
+        """Columns side by side, where each is one of ours, and all have one length."""
         if len(inputs) != len(self._columns):
             return None
         try:
@@ -114,10 +125,9 @@ class Engines(Runtime):
         except KeyError:
             return None
         first = parts[0]
-        if not all(
-            type(part) is np.ndarray and part.size == len(first) == len(part) and part.dtype == first.dtype
-            for part in parts
-        ):
+        if not all(type(part) is np.ndarray and part.size == len(part) == len(first) for part in parts):
+            return None
+        if not all(part.dtype == first.dtype or (self._mixed and part.dtype in _NUMBERS) for part in parts):
             return None
         return np.stack([part.reshape(-1) for part in parts], axis=1)
 

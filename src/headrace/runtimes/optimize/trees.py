@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
+BEYOND: Final = 3e38
+"""Splits from here on, at infinity or at the end of float32, only tell missing values from others."""
 LEQ: Final = 0
 LT: Final = 1
 MEMBER: Final = 6
@@ -157,7 +159,7 @@ def edges(ensemble: Ensemble) -> tuple[Floats, ...]:
         columns.append(np.repeat(ensemble.feature[member], np.bincount(owner)))
         values.append(ensemble.members)
     column, value = np.concatenate(columns), np.concatenate(values)
-    kept = np.isfinite(value)  # a node that only asks for missing values splits at infinity
+    kept = np.abs(value) < BEYOND
     return tuple(np.unique(value[kept & (column == at)]) for at in range(ensemble.width))
 
 
