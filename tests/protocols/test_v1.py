@@ -181,7 +181,6 @@ class TestRender:
     def test_models_and_readiness(self):
         """The bodies around prediction are KServe's and TensorFlow Serving's."""
         assert v1.render_models(["a", "b"]) == b'{"models":["a","b"]}'
-        assert v1.render_ready("a", ready=True) == b'{"name":"a","ready":true}'
         assert json.loads(v1.render_status("a", [v1.VersionStatus("2", "AVAILABLE")], ready=True)) == {
             "name": "a",
             "ready": True,

@@ -266,11 +266,6 @@ def render_models(names: Sequence[str]) -> bytes:
     return orjson.dumps({"models": list(names)})
 
 
-def render_ready(name: str, *, ready: bool) -> bytes:
-    """Whether one model is loaded, in KServe's form."""
-    return orjson.dumps({"name": name, "ready": ready})
-
-
 class VersionStatus(msgspec.Struct, frozen=True):
     """One version of a model as TensorFlow Serving tells it."""
 

@@ -35,6 +35,13 @@ log = logging.getLogger(__name__)
 _TARGETS_KEPT: Final = 4096
 _OFF_LOOP_BYTES: Final = 256 << 10
 """Bodies above this are compressed in a thread: below it, the hand-over costs as much as the work."""
+_V1_STATES: Final[Mapping[State, str]] = {
+    State.UNKNOWN: "START",
+    State.LOADING: "LOADING",
+    State.READY: "AVAILABLE",
+    State.UNLOADING: "UNLOADING",
+    State.UNAVAILABLE: "END",
+}
 EVENTS: Final = b"text/event-stream; charset=utf-8"
 HTML: Final = b"text/html; charset=utf-8"
 
@@ -244,7 +251,9 @@ class Rest:
     async def _v1_model(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.find(target.name, target.version)
         ready = served.state is State.READY
-        return HttpReply(v1.render_ready(served.name, ready=ready), 200 if ready else 503)
+        chosen = [served] if target.version else self._models.versions(served.name)
+        versions = [v1.VersionStatus(each.version, _V1_STATES[each.state], each.reason) for each in chosen]
+        return HttpReply(v1.render_status(served.name, versions, ready=ready), 200 if ready else 503)
 
     # -- model repository --
 
