@@ -13,7 +13,7 @@ import logging
 import ssl as tls
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Protocol, cast
 
 import msgspec
@@ -383,16 +383,16 @@ class GrpcConnection(asyncio.Protocol):
         self._begin(live, message)
 
     def _begin(self, live: _Live, requests: Any) -> None:
-        async def send(message: Message) -> None:
-            await self._send(live, message)
-
-        live.task = self._loop.create_task(self._stream(live, live.method.handler(live.call, requests, send)))
+        live.task = self._loop.create_task(self._stream(live, requests))
         self._tasks.add(live.task)
         live.task.add_done_callback(self._tasks.discard)
 
-    async def _stream(self, live: _Live, handler: Awaitable[None]) -> None:
+    async def _stream(self, live: _Live, requests: Any) -> None:
+        async def send(message: Message) -> None:
+            await self._send(live, message)
+
         try:
-            await handler
+            await live.method.handler(live.call, requests, send)
         except asyncio.CancelledError:
             if self._calls.get(live.stream_id) is live:
                 self._fail(live, Overloaded(f"{live.method.name} was cancelled by the server"))
