@@ -416,9 +416,8 @@ async def test_a_model_that_holds_the_lock_for_long_gets_a_process(load):
     engine = await load("Spinning", parameters={"seconds": 0.03})
     assert engine.placement == "process"
     assert engine._runtimes == []
-    assert re.fullmatch(
-        r"process \(predict took .* ms and holds the interpreter lock\)", engine.signature.properties["placement"]
-    )
+    reason = engine.signature.properties["placement.reason"]
+    assert re.fullmatch(r"predict took .* ms and holds the interpreter lock", reason)
     assert (await engine.infer(request())).outputs[0].data.tolist() == [10.0]
 
 

@@ -172,7 +172,7 @@ class Engine:
             await self._start_here(movable=movable)
         self.signature = msgspec.structs.replace(
             self.signature,
-            properties={**self.signature.properties, "placement": f"{self.placement} ({self.choice.reason})"},
+            properties={**self.signature.properties, "placement.reason": self.choice.reason},
         )
         self._refuses = ""
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections.abc import Sequence
@@ -33,7 +32,9 @@ thread it leaves the loop one turn each switch interval, and health checks and o
 DIRECT_SECONDS: Final = 0.00005
 """Up to here predict is cheaper than gathering neighbours for it (about 5 us a request, and a turn of the loop)."""
 
-_RUNS: Final = 5
+_LEAST_RUNS: Final = 5
+_MOST_RUNS: Final = 50
+_QUICK_SECONDS: Final = 0.01  # enough to have measured, for a model of microseconds
 _RUNS_SECONDS: Final = 0.25  # no further run once these have passed
 _TICK_SECONDS: Final = 0.0002
 
@@ -42,7 +43,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """What warm-up found out about a model."""
 
     predict_seconds: float | None = None
-    """Median of a few single-row predicts; None: there was no sample that the model takes."""
+    """The shortest of a few single-row predicts; None: there was no sample that the model takes."""
     releases_lock: bool = False
     """Declared by the runtime, or seen: another thread ran while it predicted."""
     is_async: bool = False
@@ -160,7 +161,7 @@ def warm_up(execution: Execution, given: Sequence[Sequence[Tensor]] = (), *, mov
     releases = runtime.releases_lock
     if sample is not None:
         call = call_of(sample, signature)
-        seconds = _median_seconds(execution, call)
+        seconds = _predict_seconds(execution, call)
         if seconds is not None and seconds >= INLINE_LOCKED_SECONDS and not releases:
             releases = _lets_others_run(execution, call)
     return Measurement(
@@ -172,20 +173,22 @@ def warm_up(execution: Execution, given: Sequence[Sequence[Tensor]] = (), *, mov
     )
 
 
-def _median_seconds(execution: Execution, call: Call) -> float | None:
+def _predict_seconds(execution: Execution, call: Call) -> float | None:
+    """The shortest of some predicts: another model that loads meanwhile holds the lock, and only makes them longer."""
     first = execution.attempt(call)  # also the run that pays for whatever is made when first used
     if first.error is not None:
         return None
-    if first.predict_ns > _RUNS_SECONDS * 1e9:
-        return first.predict_ns / 1e9
-    taken: list[float] = []
-    until = time.perf_counter() + _RUNS_SECONDS
-    while len(taken) < _RUNS and time.perf_counter() < until:
+    shortest = first.predict_ns
+    began = time.perf_counter()
+    for run in range(_MOST_RUNS):
+        spent = time.perf_counter() - began
+        if spent > _RUNS_SECONDS or shortest > _RUNS_SECONDS * 1e9 or (run >= _LEAST_RUNS and spent > _QUICK_SECONDS):
+            break
         outcome = execution.attempt(call)
         if outcome.error is not None:
             return None
-        taken.append(outcome.predict_ns / 1e9)
-    return statistics.median(taken)
+        shortest = min(shortest, outcome.predict_ns)
+    return shortest / 1e9
 
 
 def _lets_others_run(execution: Execution, call: Call) -> bool:

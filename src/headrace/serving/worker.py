@@ -19,7 +19,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, cast
@@ -34,7 +33,7 @@ from headrace.serving.frames import Answer, Ask, Buffer, Load, Loaded, Part, Roo
 from headrace.serving.lanes import run_async_stream, run_stream
 
 _RECEIVE_BYTES: Final = 1 << 18
-_HOLD_NS: Final = 1_000_000  # an answer waits for the answers of neighbours that long at most
+_HELD_NS: Final = 100_000  # answers of predicts shorter than this wait for that of the next call, if it is here
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -184,7 +183,6 @@ class _Synchronous:
         self._execution = execution
         self._channel = channel
         self._out: list[Buffer] = []
-        self._held_since = 0
         self._stopped: set[int] = set()  # streams that nobody reads, though their turn has not come
 
     def serve(self) -> None:
@@ -194,8 +192,6 @@ class _Synchronous:
             while True:
                 while inbox:
                     self._handle(*inbox.popleft())
-                    if self._out and time.perf_counter_ns() - self._held_since > _HOLD_NS:
-                        self._flush()
                 self._flush()
                 if not self._channel.fill():
                     return
@@ -207,7 +203,9 @@ class _Synchronous:
                 self._stream(message, body)
             else:
                 outcome = self._execution.attempt(self._channel.call(message, body))
-                self._hold(self._channel.reply(message, outcome))
+                self._out += self._channel.reply(message, outcome)
+                if outcome.predict_ns > _HELD_NS:
+                    self._flush()
         # Room and Stop here are late: what they speak of has been answered.
 
     def _stream(self, ask: Ask, body: memoryview) -> None:
@@ -234,7 +232,7 @@ class _Synchronous:
         else:
             outcome = run_stream(self._execution, self._channel.call(ask, body), put)
         self._stopped.discard(ask.id)
-        self._hold(self._channel.reply(ask, outcome))
+        self._out += self._channel.reply(ask, outcome)
 
     def _listen(self, *, wait: bool) -> None:
         try:
@@ -257,11 +255,6 @@ class _Synchronous:
             else:
                 inbox.append((head, body))
         return room
-
-    def _hold(self, pieces: list[Buffer]) -> None:
-        if not self._out:
-            self._held_since = time.perf_counter_ns()
-        self._out += pieces
 
     def _flush(self) -> None:
         if self._out:
