@@ -106,6 +106,14 @@ def test_a_runtimes_own_sample_comes_first():
     assert sample["x"].tolist() == [[7.0] * 4]
 
 
+def test_one_row_is_measured():
+    """Of a sample of many rows all are predicted, and one is measured."""
+    execution = loaded("Linear")
+    placement.warm_up(execution, [[Tensor("x", "FP32", np.zeros((9, 4), np.float32))]])
+    assert execution.runtime.calls[0] == 9
+    assert set(execution.runtime.calls[1:]) == {1}
+
+
 def test_warm_up_measures_a_sleeping_model():
     """The time is that of a predict, and a model that sleeps is seen to release the lock even if it does not say so."""
     execution = loaded("Sleeping", seconds=0.1)

@@ -116,10 +116,10 @@ def choose(measured: Measurement, wanted: str = "auto", *, model: str = "") -> C
 
 
 def samples(runtime: Runtime, signature: Signature) -> list[dict[str, Array]]:
-    """Inputs of one row to warm up with, when nobody gave any: the runtime's own sample, else zeros by signature."""
-    own = getattr(runtime, "sample", None)
-    if callable(own) and (found := own()) is not None:
-        return [{name: np.asarray(value) for name, value in found.items()}]
+    """Inputs to warm up with, when nobody gave any: what the artifact carries, else one row of zeros by signature."""
+    own = runtime.sample()
+    if own is not None:
+        return [{name: np.asarray(value) for name, value in own.items()}]
     needed = [each for each in signature.inputs if not each.optional]
     if not needed:
         return []
@@ -160,6 +160,8 @@ def warm_up(execution: Execution, given: Sequence[Sequence[Tensor]] = (), *, mov
     seconds = None
     releases = runtime.releases_lock
     if sample is not None:
+        if signature.batchable:  # one row is what an interactive caller sends, and what the thresholds are about
+            sample = {name: array[:1] if array.ndim else array for name, array in sample.items()}
         call = call_of(sample, signature)
         seconds = _predict_seconds(execution, call)
         if seconds is not None and seconds >= INLINE_LOCKED_SECONDS and not releases:
