@@ -264,7 +264,7 @@ def test_the_life_of_a_model(tmp_path):
 
 
 class Documented:
-    def predict(  # noqa: PLR0917 - one for each kind
+    def predict(
         self,
         rows: npt.NDArray[np.float32],
         anything: np.ndarray,

@@ -1,7 +1,7 @@
 """MLflow models: a folder with `MLmodel`, answered by its `python_function` flavor.
 
 The signature becomes tensors: a column is an input of shape [-1] (`string` BYTES, `datetime` BYTES with content type
-`datetime`, `binary` BYTES, arrays and objects BYTES with content type `json`, numbers as they are), a tensor is an
+`datetime`, `binary` BYTES, arrays and objects BYTES of a JSON text for each row, numbers as they are), a tensor is an
 input of its shape; what has no name is `input-0`. Params are request parameters. Without a signature the names of
 the input example or of the model's own features are used; failing that, any columns are taken. Outputs: a DataFrame or
 dict is an output for each name, anything else is `predict` or the one name that the signature has.
@@ -61,7 +61,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
 
     def spec(self) -> TensorSpec:
         """As a tensor."""
-        content_type = self.kind if self.kind in {"datetime", "json"} else ""
+        content_type = "datetime" if self.kind == "datetime" else ""
         return TensorSpec(
             name=self.name,
             datatype=self.datatype,
