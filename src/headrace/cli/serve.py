@@ -11,14 +11,12 @@ import click
 
 from headrace import settings
 from headrace.cli import output
-from headrace.cli.group import fail
 from headrace.cli.settings import read_config
 
 if TYPE_CHECKING:
     from headrace.app import App
     from headrace.payload import TensorSpec
     from headrace.serving.models import Served
-    from headrace.serving.spec import ModelSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,37 +117,36 @@ def command(
     from headrace import app
     from headrace.serving import discovery
 
-    found = discovery.survey(paths, overrides={"runtime": runtime} if runtime else {})
-    for problem in found.problems:
-        if loaded.models.startup_policy == "fail":
-            raise problem.error
-        fail(f"not served: {problem.error}")
-    specs = list(found.specs)
+    overrides = {"runtime": runtime} if runtime else {}
+    found = discovery.survey(paths, overrides=overrides)
     if name is not None:
-        specs = _named(specs, name)
-    again = () if name or runtime else paths  # where models are looked for again, by files and folders alone
-    if not again and loaded.models.watch_seconds:
-        text = "--watch looks at files and folders alone: set name and runtime in a headrace.yaml beside the model"
-        raise click.UsageError(text, click.get_current_context())
+        _check_name(name, {spec.name for spec in found.specs})
+        overrides = {**overrides, "name": name}
+        found = discovery.survey(paths, overrides=overrides)
+    if found.problems and loaded.models.startup_policy == "fail":
+        raise found.problems[0].error
+    specs = found.specs
     if output.on_terminal():
         several = f"{len(specs)} models" if len(specs) > 1 else "1 model"
         click.echo(f"loading {several}; engines that were checked before are taken from the cache", err=True)
-    code = app.run(loaded, specs, paths=again, started=lambda running: announce(running, loaded))
+    code = app.run(
+        loaded,
+        specs,
+        paths=paths,
+        overrides=overrides,
+        problems=found.problems,
+        started=lambda running: announce(running, loaded),
+    )
     click.get_current_context().exit(code)
 
 
-def _named(specs: list[ModelSpec], name: str) -> list[ModelSpec]:
-    """All versions of the one model, under another name."""
-    import msgspec
-
+def _check_name(name: str, found: set[str]) -> None:
     from headrace.serving.spec import check_name
 
-    found = {spec.name for spec in specs}
-    if len(found) != 1:
+    if len(found) > 1:
         text = f"--name is for one model, and {len(found)} were found"
         raise click.UsageError(text, click.get_current_context())
     check_name(name, where="--name")
-    return [msgspec.structs.replace(spec, name=name) for spec in specs]
 
 
 def announce(running: App, loaded: settings.Settings) -> None:
