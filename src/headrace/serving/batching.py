@@ -30,6 +30,7 @@ from headrace.serving.streams import Parts
 
 _SMOOTHING: Final = 0.2  # weight of the last predict in the mean that retry_after_seconds is estimated from
 _LEAST_RETRY_SECONDS: Final = 0.001
+_PURGE_SECONDS: Final = 0.01  # between two looks at a full queue for those who left it
 _TURN_NS: Final = 1_000_000  # a lane on the loop lets the loop turn between batches once these have passed
 
 
@@ -163,6 +164,7 @@ class Batcher:
         self._alarm_at = float("inf")
         self._idle: list[asyncio.Future[None]] = []
         self._flushing = False
+        self._purge_from = 0.0
         self._predict_seconds = 0.0
         self._batch_requests = 1.0
         self.refuses = ""
@@ -255,7 +257,10 @@ class Batcher:
         if self.refuses:
             raise ModelNotReady(f"model '{self._model}' is not ready: {self.refuses}")
         if self._waiting >= self._batching.max_queue_size:
-            self._purge()  # those who left do not take a place
+            now = time.monotonic()
+            if now >= self._purge_from:  # those who left do not take a place; not looked at for each that is refused
+                self._purge()
+                self._purge_from = now + _PURGE_SECONDS
             if self._waiting >= self._batching.max_queue_size:
                 raise self._overloaded()
         members = self._groups.get(group)
