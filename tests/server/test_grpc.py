@@ -464,6 +464,11 @@ def test_metadata_goes_in_and_comes_back(shared):
     """Call metadata are the request's headers, and the response's headers are trailing metadata."""
     with channel(shared) as connection:
         _, call = method(connection, "ModelInfer").with_call(infer_request(), metadata=(("x-asked", "this"),))
+        answers = method(connection, "ModelStreamInfer", kind="stream_stream")(
+            iter([infer_request()]), metadata=(("x-asked", "that"),)
+        )
+        assert len(list(answers)) == 1
+        assert ("x-seen", "that") in [tuple(item) for item in answers.trailing_metadata()]
     assert ("x-seen", "this") in [tuple(item) for item in call.trailing_metadata()]
 
 

@@ -932,6 +932,17 @@ def test_remembered_header_blocks_are_bounded():
     assert len(peer.connection._heads) <= 64
 
 
+def test_small_answers_may_be_acknowledged_one_by_one():
+    """A client that gives back the window of every small answer is no flood, however many there are."""
+    peer = Peer()
+    for stream in range(1, 10_001, 2):
+        peer.receive(headers(stream))
+        answer(peer, stream)
+        peer.receive(frame(WINDOW_UPDATE, 0, 0, u32(1)) * 2)
+        peer.events.clear()
+    assert not peer.connection.failed
+
+
 def test_floods_queue_no_more_than_they_sent():
     """What a flood makes us queue is no longer than the flood, and it ends."""
     peer = Peer()

@@ -64,7 +64,13 @@ class GrpcServer:
         return self._listener.protocol_factory()
 
     async def start(self, host: str, port: int, ssl: tls.SSLContext | None = None) -> int:
-        """Listen; returns the port, which is a free one for port 0. With `ssl`, `h2` is offered by ALPN."""
+        """Listen; returns the port, which is a free one for port 0.
+
+        Args:
+            host: The address.
+            port: 0 takes a free one.
+            ssl: To speak TLS. A context for this listener alone: `h2` is set on it as the one protocol of ALPN.
+        """
         return await self._listener.start(host, port, ssl)
 
     async def stop(self, grace_seconds: float) -> None:

@@ -214,7 +214,6 @@ class GrpcConnection(asyncio.Protocol):
             case h2.StreamReset():
                 live = self._calls.get(event.stream_id)
                 if live is not None:
-                    self._server.count(live.method.name, v2_grpc.CANCELLED)
                     self._cancel(live)
             case h2.StreamDrained():
                 live = self._calls.get(event.stream_id)
@@ -405,10 +404,9 @@ class GrpcConnection(asyncio.Protocol):
             if self._calls.get(live.stream_id) is live:
                 self._forget(live)
                 self._server.count(live.method.name, v2_grpc.OK)
-                if live.head_sent:
-                    self._h2.send_headers(live.stream_id, TAIL_OK, end=True)
-                else:
-                    self._h2.send_headers(live.stream_id, grpc_wire.trailers_only(v2_grpc.OK, ""), end=True)
+                metadata = grpc_wire.metadata_fields(live.call.trailers or {})
+                block = (grpc_wire.tail if live.head_sent else grpc_wire.trailers_only)(v2_grpc.OK, "", metadata)
+                self._h2.send_headers(live.stream_id, block, end=True)
         self._write()
 
     async def _messages(self, live: _Live) -> AsyncIterator[Message]:
@@ -483,6 +481,7 @@ class GrpcConnection(asyncio.Protocol):
     def _cancel(self, live: _Live) -> None:
         """Nobody waits for this call any more."""
         self._forget(live)
+        self._server.count(live.method.name, v2_grpc.CANCELLED)
         if live.task is not None:
             live.task.cancel()
         _wake(live.room)
@@ -593,7 +592,7 @@ class Listener:
         Args:
             host: The address.
             port: 0 takes a free one.
-            ssl: To speak TLS; `h2` is offered by ALPN.
+            ssl: To speak TLS. A context for this listener alone: `h2` is set on it as the one protocol of ALPN.
 
         Returns:
             The port.

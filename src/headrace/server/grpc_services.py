@@ -174,7 +174,10 @@ class InferenceService:
             request = msgspec.structs.replace(request, parameters=kept)
         stream = served.infer_stream
         if stream is None:
-            answer = _render(served, request, await _infer(served)(request), message)
+            response = await _infer(served)(request)
+            answer = _render(served, request, response, message)
+            if response.headers:
+                call.trailers = {**(call.trailers or EMPTY), **response.headers}
             if wants_final:
                 answer.parameters[_FINAL].bool_param = True
             await send(_StreamResponse(infer_response=answer))
@@ -183,6 +186,8 @@ class InferenceService:
         try:
             async for response in responses:
                 answer = _render(served, request, response, message)
+                if response.headers:
+                    call.trailers = {**(call.trailers or EMPTY), **response.headers}
                 if wants_final:
                     answer.parameters[_FINAL].bool_param = False
                 await send(_StreamResponse(infer_response=answer))

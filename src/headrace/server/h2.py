@@ -468,6 +468,7 @@ class H2Connection:
         self._lasting = False  # the last block decoded left the table as it was
         # sending
         self._send_window = _DEFAULT_WINDOW
+        self._small_updates = 0  # tiny WINDOW_UPDATE that are fine: small frames of ours ask for two each
         self._peer_stream_window = _DEFAULT_WINDOW
         self._peer_max_frame = _DEFAULT_FRAME
         self.delayed_frames = 0
@@ -804,8 +805,11 @@ class H2Connection:
         if len(payload) != 4:
             raise _Fault(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a length other than 4")
         increment = _U32.unpack(payload)[0] & MAX_WINDOW
-        if increment < 64:
-            self._charge()  # windows given back by a few bytes make us send as small frames (CVE-2019-9511)
+        if increment < 64:  # windows opened by a few bytes make us send as small frames (CVE-2019-9511)
+            self._small_updates = min(self._small_updates, self._limits.control_burst) - 1
+            if self._small_updates < 0:
+                self._small_updates = 0
+                self._charge()
         if stream_id == 0:
             if increment == 0:
                 raise _Fault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
@@ -959,6 +963,7 @@ class H2Connection:
             and not self._resize
         ):
             self._send_window -= size
+            self._small_updates += 2
             pack, head_size, tail_size = _HEAD.pack, len(head), len(tail)
             self._out += (
                 pack(head_size >> 8, head_size & 0xFF, HEADERS, END_HEADERS, stream_id),
@@ -1089,6 +1094,7 @@ class H2Connection:
         self._send_window -= size
         stream.send_window -= size
         if whole:
+            self._small_updates += 2
             pending.popleft()
             if end:
                 self._end(stream)
