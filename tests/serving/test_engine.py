@@ -22,10 +22,12 @@ from headrace.errors import (
     SettingsError,
 )
 from headrace.payload import EMPTY, InferenceRequest, RequestedOutput, Signature, Tensor, TensorSpec
+from headrace.runtimes.base import Source
 from headrace.serving.batching import Batching
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.decoding import Decoder
 from headrace.serving.engine import Engine, load_engine
+from headrace.serving.execution import Execution
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +184,22 @@ async def test_sys_exit_in_a_model_ends_the_request_alone(load, placement):
     for _ in range(2):
         with pytest.raises(RuntimeFailed, match="SystemExit: 3"):
             await engine.infer(request())
+
+
+def test_bf16_keeps_its_name():
+    """An output declared BF16 leaves as BF16 though numpy only knows its bits; another UINT16 stays what it is."""
+    from small_runtimes import Linear
+
+    signature = Signature(
+        platform="t",
+        outputs=(
+            TensorSpec(name="b", datatype="BF16", shape=(-1,)),
+            TensorSpec(name="u", datatype="UINT16", shape=(-1,)),
+        ),
+    )
+    bits = np.array([16256], np.uint16)
+    tensors = Execution("m", Linear(Source(reference="x:y")), signature).encode({"u": bits, "b": bits}, (), 1)
+    assert [(each.name, each.datatype) for each in tensors] == [("b", "BF16"), ("u", "UINT16")]
 
 
 # -- content types --
