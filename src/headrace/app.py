@@ -301,14 +301,17 @@ def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tup
     defaults = settings.models
     runtime, allowed, fingerprint = spec.runtime, None, ""
     optimize = _unless_set(spec.optimize, "auto", defaults.optimize)
+    policy = _unless_set(spec.load_policy, "auto", defaults.load_policy)
     if spec.model is not None:
         runtime = runtime or recognise.recognise_object(spec.model)[0]
         fingerprint = _fingerprint(spec.model) if optimize != "off" else ""
     elif spec.path:
         path = Path(spec.path)
         runtime = runtime or recognise.recognise(path)[0]
-        allowed = load_policy.decide(path, _unless_set(spec.load_policy, "auto", defaults.load_policy))
+        allowed = load_policy.decide(path, policy)
         fingerprint = digest(path) if optimize != "off" else ""
+    elif spec.folder:  # code that a headrace.yaml names, not the person who starts the server
+        allowed = load_policy.decide(Path(spec.folder), policy)
     runtime_spec = RuntimeSpec(
         name=spec.name,
         version=spec.version,

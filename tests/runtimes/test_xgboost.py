@@ -156,10 +156,11 @@ def test_answers_as_the_estimator_does(case, form, tmp_path):
         assert np.array_equal(answer[name], value), name
 
 
-def test_a_boosters_objective_makes_it_a_classifier(tmp_path):
-    """A Booster saved by xgboost.train for binary:logistic answers INT64 labels, and both probabilities when asked."""
+def test_a_booster_asked_for_labels_is_a_classifier(tmp_path):
+    """With labels: true, a Booster for binary:logistic answers INT64 labels, and both probabilities when asked."""
     booster = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(*CANCER), 5)
-    runtime, signature = loaded(Source(path=saved(booster, tmp_path / "m.ubj")))
+    path = saved(booster, tmp_path / "m.ubj")
+    runtime, signature = loaded(Source(path=path, parameters={"labels": True}))
     native = booster.predict(xgboost.DMatrix(CANCER[0]))
     answer = runtime.predict({"x": CANCER[0]}, ("predict", "predict_proba"))
     assert signature.properties["objective"] == "binary:logistic"
@@ -168,10 +169,11 @@ def test_a_boosters_objective_makes_it_a_classifier(tmp_path):
     assert np.array_equal(answer["predict_proba"][:, 1], native)
 
 
-def test_labels_can_be_left_to_the_booster(tmp_path):
-    """With labels: false, predict is what Booster.predict gives."""
+@pytest.mark.parametrize("parameters", [{}, {"labels": False}])
+def test_a_booster_answers_as_a_booster(parameters):
+    """Unless labels are asked for, a Booster's predict is what Booster.predict gives."""
     booster = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(*CANCER), 5)
-    runtime, signature = loaded(Source(model=booster, parameters={"labels": False}))
+    runtime, signature = loaded(Source(model=booster, parameters=parameters))
     assert [(spec.name, spec.datatype) for spec in signature.outputs] == [("predict", "FP32")]
     assert np.array_equal(runtime.predict({"x": CANCER[0]})["predict"], booster.predict(xgboost.DMatrix(CANCER[0])))
 

@@ -1,10 +1,10 @@
 """XGBoost: Booster files (JSON, UBJSON), its scikit-learn API in pickles, and either in memory.
 
-`predict` answers what the scikit-learn API answers for the booster's objective: labels for `binary:logistic`,
-`binary:hinge`, `multi:softprob` and `multi:softmax` (with `predict_proba` beside it where the objective has
-probabilities), FP32 numbers for everything else, `binary:logitraw` and custom objectives of Boosters included.
-`parameters: {labels: false}` makes `predict` the Booster's own answer instead. Early-stopped models answer with their
-best iteration. NaN is a missing value.
+`predict` is the predict of what was saved. A Booster answers FP32 numbers: for `binary:logistic` the probability of the
+second class, for `multi:softprob` those of all. An XGBClassifier answers labels, with `predict_proba` beside it where
+the objective has probabilities; the files that the scikit-learn API saves carry its mark, so they answer alike.
+`parameters: {labels: true}` makes a classifying Booster answer labels too, `false` makes a classifier answer as its
+Booster. Early-stopped models answer with their best iteration. NaN is a missing value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _Output = tuple[str, Callable[[Array], Array]]
 _LABELS: Final = frozenset({"binary:logistic", "binary:hinge", "multi:softprob", "multi:softmax"})
 _PARAMETERS: Final = {
     "nthread": "threads of one predict, default 1",
-    "labels": "whether predict answers labels, default true",
+    "labels": "whether predict answers labels, default: what was saved did",
 }
 
 
@@ -90,9 +90,9 @@ class XgboostRuntime(Runtime):
             SettingsError: an unknown parameter.
         """
         check_parameters(self.source.parameters, _PARAMETERS, runtime="xgboost")
-        labels = self.source.parameters.get("labels", True)
+        labels = self.source.parameters.get("labels")
         nthread = self.source.parameters.get("nthread", 1)
-        if not isinstance(labels, bool):
+        if labels is not None and not isinstance(labels, bool):
             raise SettingsError(f"parameters of a xgboost model: labels is {labels!r}; expected true or false")
         if not isinstance(nthread, int) or isinstance(nthread, bool) or nthread < 0:
             raise SettingsError(f"parameters of a xgboost model: nthread is {nthread!r}; expected a number of threads")
@@ -112,6 +112,8 @@ class XgboostRuntime(Runtime):
         self.model = booster if estimator is None else estimator
         self._features, remarks = _features(booster)
         objective = _objective(estimator, config)
+        if labels is None:  # the scikit-learn API leaves a mark in the files it saves; a Booster's own file has none
+            labels = estimator is not None or booster.attr("scikit_learn") is not None
         classes = _class_count(estimator, config, objective) if labels else 0
         if estimator is None or type(estimator).__module__.startswith("xgboost."):
             self._score = _scorer(xgboost, booster, estimator, config["gradient_booster"]["name"], nthread)
