@@ -166,6 +166,7 @@ class App:
                 request_timeout_seconds=settings.http.request_timeout_seconds,
                 statistics=self._statistics,
                 counts=self.metrics.grpc,
+                traces=self._tracing,
             )
             with _taken(host, settings.grpc.port, "grpc.port"):
                 self.grpc_port = await self._grpc.start(host, settings.grpc.port, ssl=tls)

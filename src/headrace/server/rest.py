@@ -178,7 +178,7 @@ class Rest:
         stream = served.infer_stream or _once(served.infer)
         responses = stream(inference)
         first = await anext(aiter(responses), None)  # an error before the first answer still has a status of its own
-        return HttpReply(content_type=EVENTS, stream=_events(inference, first, responses))
+        return HttpReply(content_type=EVENTS, stream=_events(served, inference, first, responses))
 
     async def _v1_predict(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(target.name, target.version)
@@ -425,12 +425,15 @@ def _model_headers(response: InferenceResponse) -> tuple[tuple[bytes, bytes], ..
     return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())
 
 
-def _v2_reply(served: Served, inference: InferenceRequest, response: InferenceResponse) -> HttpReply:
+def _render(served: Served, inference: InferenceRequest, response: InferenceResponse) -> v2_rest.Rendered:
     if inference.outputs and served.signature is not None:  # an output may be asked for as classes
         labels = {spec.name: spec.labels for spec in served.signature.outputs if spec.labels}
-        rendered = v2_rest.render(inference, response, labels=labels)
-    else:
-        rendered = v2_rest.render(inference, response)
+        return v2_rest.render(inference, response, labels=labels)
+    return v2_rest.render(inference, response)
+
+
+def _v2_reply(served: Served, inference: InferenceRequest, response: InferenceResponse) -> HttpReply:
+    rendered = _render(served, inference, response)
     headers = _model_headers(response) if response.headers else ()
     if rendered.header_length is not None:
         headers = (*headers, (b"inference-header-content-length", b"%d" % rendered.header_length))
@@ -445,14 +448,17 @@ def _once(infer: Infer | None) -> InferStream:
 
 
 async def _events(
-    inference: InferenceRequest, first: InferenceResponse | None, responses: AsyncIterator[InferenceResponse]
+    served: Served,
+    inference: InferenceRequest,
+    first: InferenceResponse | None,
+    responses: AsyncIterator[InferenceResponse],
 ) -> AsyncIterator[bytes]:
     """Frames of server-sent events; an error after the first answer travels as the last frame."""
     try:
         if first is not None:
-            yield b"data: %b\n\n" % v2_rest.render(inference, first).body
+            yield b"data: %b\n\n" % _render(served, inference, first).body
         async for response in responses:
-            yield b"data: %b\n\n" % v2_rest.render(inference, response).body
+            yield b"data: %b\n\n" % _render(served, inference, response).body
     except Exception as error:
         if not isinstance(error, HeadraceError):
             log.exception("a stream of model '%s' failed", inference.model_name)
