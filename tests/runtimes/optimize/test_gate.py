@@ -154,6 +154,29 @@ def test_a_check_without_time_is_refused():
         _examine(Sum(), seconds=-1.0)
 
 
+def test_patience_ends_at_a_quarter_of_the_rows():
+    """A slow check is shortened, not dropped, and tells how many rows it saw."""
+    native_rows = []
+
+    def slow(given, outputs):
+        native_rows.append(len(given))
+        return _native(given, outputs)
+
+    engine = Sum(answer=lambda part: part.sum(axis=1) if np.isfinite(part).all() else None)
+    proof = gate.examine(
+        slow,
+        engine,
+        FLAT,
+        outputs=("predict",),
+        tolerance=EXACT,
+        count=40_000,
+        deadline=time.monotonic() + 30,
+        patience=0,
+    )
+    assert 15_000 <= proof.figures.rows < 45_000
+    assert sum(native_rows) >= proof.figures.rows
+
+
 # -- planted defects --
 
 

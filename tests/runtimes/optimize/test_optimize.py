@@ -200,11 +200,14 @@ def test_a_ranker_gets_the_single_row_call(data, tmp_path):
     assert served.predict({"input-0": data.rows[:1]})["predict"].tobytes() == want.tobytes()
 
 
-def test_boosters_that_labels_come_from_get_engines_too(data, tmp_path):
-    """A Booster without its scikit-learn shell gets the same labels and probabilities from its graph."""
-    booster = XGBClassifier(**XGB).fit(data.rows, data.three).get_booster()
-    served, signature = _optimized(booster, tmp_path)
-    assert {spec.name for spec in signature.outputs} == {"predict", "predict_proba"}
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "scores"])
+@pytest.mark.parametrize("target", ["two", "three"])
+def test_boosters_without_their_shell_get_engines_too(labels, target, data, tmp_path):
+    """A bare Booster answers from its graph, whether its runtime makes labels of the scores or not."""
+    booster = XGBClassifier(**XGB).fit(data.rows, getattr(data, target)).get_booster()
+    runtime = XgboostRuntime(Source(model=booster, parameters={"labels": labels}))
+    served, _ = optimize.optimize(runtime, runtime.load(), mode="require", digest="", cache=tmp_path, accept=QUICK)
+    assert served.seats[0].engine.name == "onnx trees float64"
     _same(served, served.native, data.rows)
 
 

@@ -73,6 +73,7 @@ def read(model: Any, classes: Any) -> Grown:
         outputs=frozenset({"predict"} if classes is None else {"predict", "predict_proba"}),
         classes=None if classes is None else np.asarray(classes),
         missing=True,
+        copies=targets,
     )
 
 

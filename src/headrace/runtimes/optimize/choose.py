@@ -43,6 +43,8 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     """Times faster than the native engine, at a number of rows, to answer for it."""
     rows: float = 1.0
     """Share of the usual number of rows to prove it on: 20,000 for trees, 8,000 for linear models."""
+    patience: float = 5.0
+    """Seconds of aiming rows at one engine after which a quarter of them is enough."""
     check_seconds: float = 60.0
     """The whole check must end within; else the native model serves."""
 
@@ -268,6 +270,7 @@ class Case:
             tolerance=prepared.tolerance,
             count=count,
             deadline=deadline,
+            patience=self.accept.patience,
         )
         rows = aim.make(prepared.terrain, 3000, np.random.default_rng(1))
         verdict = EngineVerdict(

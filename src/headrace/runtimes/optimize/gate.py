@@ -174,6 +174,7 @@ def examine(
     tolerance: Tolerance,
     count: int,
     deadline: float,
+    patience: float = 10.0,
     seed: int = 0,
 ) -> Proof:
     """Prove an engine on about `count` rows.
@@ -185,7 +186,8 @@ def examine(
         outputs: Names that both answer.
         tolerance: Of the engine's arithmetic.
         count: Rows in float64; float32 and integers take half and a tenth as many.
-        deadline: On the clock of `time.monotonic`.
+        deadline: On the clock of `time.monotonic`; the check is refused if it passes.
+        patience: Seconds after which a quarter of the rows of each kind is enough; rows come in random order.
         seed: Of the rows.
 
     Raises:
@@ -197,18 +199,23 @@ def examine(
         narrow = wide[: len(wide) // 2].astype(F32)
     ordinary = wide[np.isfinite(wide).all(axis=1)][:512]
 
-    def judged(parts: Iterator[Array]) -> Figures:
+    enough = time.monotonic() + patience
+
+    def judged(parts: Iterator[Array], total: int = 0) -> Figures:
         figures = Figures()
         for part in parts:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise Refused(f"the check did not end in time, after {figures.rows} rows")
+            if now > enough and total and figures.rows >= total // 4:
+                break
             figures += _judge(native, engine, part, outputs, tolerance)
             if figures.refusal(tolerance) and figures.labels_excused == 0:
                 break
         return figures
 
-    figures = judged(_batches(wide, engine.most_rows))
-    figures += judged(_batches(narrow.astype(F64), engine.most_rows))
+    figures = judged(_batches(wide, engine.most_rows), len(wide))
+    figures += judged(_batches(narrow.astype(F64), engine.most_rows), len(narrow))
     figures += judged(aim.special(ordinary if len(ordinary) else np.zeros((1, wide.shape[1])), rng))
     if reason := figures.refusal(tolerance):
         raise Refused(reason)
@@ -217,7 +224,7 @@ def examine(
     datatypes, remarks = ["float64"], []
     others = [narrow, *(aim.whole(wide[: len(wide) // 10 + 1], rng).astype(kind) for kind in (np.int64, np.int32))]
     for other in others:
-        found = judged(_batches(other, engine.most_rows))
+        found = judged(_batches(other, engine.most_rows), len(other))
         if reason := found.refusal(tolerance):
             remarks.append(f"{other.dtype} stays native: {reason}")
         else:

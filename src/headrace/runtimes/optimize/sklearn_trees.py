@@ -85,6 +85,7 @@ def _forest(model: Any) -> Grown:
         outputs=frozenset(outputs),
         classes=classes,
         missing=takes_missing(model),
+        copies=targets,
     )
 
 

@@ -89,9 +89,11 @@ def widths(model: Any) -> tuple[bool, ...]:
 
 
 def takes_missing(model: Any) -> bool:
-    """Whether NaN is an ordinary value to the estimator."""
+    """Whether NaN is an ordinary value to the estimator and its conversion; that of trees forgets where NaN goes."""
     from sklearn.utils import get_tags
 
+    if any(hasattr(part, "tree_") for part in parts(model)):
+        return False
     return bool(get_tags(model).input_tags.allow_nan)
 
 

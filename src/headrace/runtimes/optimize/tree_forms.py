@@ -47,7 +47,7 @@ class OnnxTrees(Candidate):
         return Prepared(
             terrain=rows.of_forest(grown.forest, missing=missing, back=back(self._front)),
             tolerance=EXACT if grown.exact else SINGLE,
-            rows=min(50_000, max(20_000, 3 * grown.forest.nodes)),
+            rows=min(50_000, max(20_000, 3 * grown.forest.nodes // grown.copies)),
             takes=takes,
             artefact=grown.artefact,
             differences=tuple(graph.differences(grown.artefact, grown.forest)),

@@ -177,5 +177,7 @@ class Grown(msgspec.Struct, frozen=True, kw_only=True):
     """NaN is an ordinary value to this model."""
     infinite: bool = False
     """So are infinities and values too large for float32."""
+    copies: int = 1
+    """Trees that differ only in what their leaves add, one for each target."""
     exact: bool = True
     """The library adds in float64, so scores must agree to the last bits; False: it adds in float32."""
