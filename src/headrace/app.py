@@ -121,17 +121,16 @@ class App:
             SettingsError: a port is taken, or a TLS file cannot be used.
         """
         settings = self._settings
-        tls = _tls(settings)
         if settings.tracing.otlp_endpoint:
             self._tracing = Tracing(
                 endpoint=settings.tracing.otlp_endpoint,
                 sample_ratio=settings.tracing.sample_ratio,
                 service_name="headrace",
             )
-        await self._listen(settings, tls)
+        await self._listen(settings)
         await self._repository.start(self._specs, self._problems)
 
-    async def _listen(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
+    async def _listen(self, settings: Settings) -> None:
         host = settings.http.host
         limits = HttpLimits(
             max_body_bytes=settings.http.max_body_bytes,
@@ -155,7 +154,7 @@ class App:
         )
         self._http = HttpServer(rest, limits=limits)
         with _taken(host, settings.http.port, "http.port"):
-            self.http_port = await self._http.start(host, settings.http.port, tls=tls)
+            self.http_port = await self._http.start(host, settings.http.port, tls=_tls(settings))
         if settings.grpc.enabled:
             self._grpc = GrpcServer(
                 self.models,
@@ -169,7 +168,7 @@ class App:
                 traces=self._tracing,
             )
             with _taken(host, settings.grpc.port, "grpc.port"):
-                self.grpc_port = await self._grpc.start(host, settings.grpc.port, ssl=tls)
+                self.grpc_port = await self._grpc.start(host, settings.grpc.port, ssl=_tls(settings))
         if settings.metrics.enabled:
             self._scrapes = HttpServer(metrics_handler(self._render_metrics), limits=HttpLimits(max_body_bytes=1))
             with _taken(host, settings.metrics.port, "metrics.port"):
@@ -359,6 +358,7 @@ def _taken(host: str, port: int, key: str) -> Iterator[None]:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """A context for one listener: each offers its own protocol to the client (ALPN)."""
     certificate, key = settings.http.tls_certificate, settings.http.tls_key
     if not certificate and not key:
         return None
