@@ -36,7 +36,7 @@ from headrace.runtimes.optimize import Acceptance, Engines
 from headrace.runtimes.sklearn import SklearnRuntime
 from headrace.runtimes.xgboost import XgboostRuntime
 
-QUICK = Acceptance(rows=0.1)
+QUICK = Acceptance(rows=0.1, timing_seconds=0.003)
 
 
 def _pipe(*steps):
@@ -353,6 +353,16 @@ def test_a_cache_that_cannot_be_written_does_not_break_the_load(data, tmp_path):
     assert "not stored" in told.properties["engine.check"]
 
 
+def test_a_check_that_ran_out_of_time_is_made_again(data, tmp_path):
+    """A busy moment does not condemn a model for ever."""
+    model = linear_model.Ridge().fit(data.rows, data.target)
+    hurried = Acceptance(rows=0.1, check_seconds=0.0)
+    for _ in range(2):
+        _, told = _optimized(model, tmp_path, mode="auto", digest="d4", accept=hurried)
+        assert "in time" in told.properties["engine.refused"]
+        assert "checked now" in told.properties["engine.check"]
+
+
 class Odd(Runtime):
     """A loaded runtime around a linear model, whose own answers the tests make hang, fail or differ."""
 
@@ -380,7 +390,7 @@ def odd(data, tmp_path):
 
     def make(answer, *, seconds=60.0):
         runtime = Odd(model, answer)
-        accept = Acceptance(rows=0.1, check_seconds=seconds)
+        accept = Acceptance(rows=0.1, timing_seconds=0.003, check_seconds=seconds)
         return optimize.optimize(runtime, runtime.load(), mode="auto", digest="", cache=tmp_path, accept=accept)
 
     make.model = model

@@ -8,6 +8,7 @@ end in time becomes a refusal with its reason, and the native model serves.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from headrace.runtimes.optimize import rows as aim
 from headrace.runtimes.optimize.cache import EngineVerdict, Verdict
 from headrace.runtimes.optimize.candidate import Candidate, Subject
 from headrace.runtimes.optimize.candidates import candidates
-from headrace.runtimes.optimize.engine import Engine, Labels, Refused, labels_like
+from headrace.runtimes.optimize.engine import Engine, Labels, OutOfTime, Refused, labels_like
 from headrace.runtimes.optimize.switch import Engines, Seat, kind_of
 
 NAME: Final = "engine"
@@ -45,6 +46,8 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the usual number of rows to prove it on: 20,000 for trees, 8,000 for linear models."""
     patience: float = 5.0
     """Seconds of aiming rows at one engine after which a quarter of them is enough."""
+    timing_seconds: float = 0.03
+    """Spent on timing each engine at each batch size."""
     check_seconds: float = 60.0
     """The whole check must end within; else the native model serves."""
 
@@ -106,7 +109,8 @@ def optimize(
             verdict, engines, files = _bounded(case.decide, accept.check_seconds)
         except Exception as error:  # noqa: BLE001 - whatever a check does, the model must still load
             verdict, engines, files = Verdict(refusal=_reason(error)), {}, {}
-        if digest:
+            case.hurried = case.hurried or isinstance(error, OutOfTime)
+        if digest and not case.hurried:
             try:
                 store.write(cache, name, verdict, files)
             except OSError as error:
@@ -150,7 +154,7 @@ def _bounded(work: Callable[[float], Any], seconds: float) -> Any:
     thread.start()
     thread.join(seconds + 2.0)
     if thread.is_alive():
-        raise Refused(f"the check hung; it was left behind after {seconds:g} s")
+        raise OutOfTime(f"the check hung; it was left behind after {seconds:g} s")
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]
@@ -164,6 +168,8 @@ class Case:
         self.signature = signature
         self.accept = accept
         self.outputs = tuple(spec.name for spec in signature.outputs)
+        self.hurried = False
+        """Something ran out of time: the verdict holds for now only."""
         self._default = signature.default_outputs or self.outputs
         self._model = getattr(runtime, "model", getattr(runtime, "_model", None))
         self._columns = tuple(spec.name for spec in signature.inputs) if len(signature.inputs) > 1 else ()
@@ -234,6 +240,7 @@ class Case:
                 passed.append(self._check(candidate, deadline))
             except Exception as error:  # noqa: BLE001 - one candidate's failure leaves the others their chance
                 refusals[candidate.name] = _reason(error)
+                self.hurried = self.hurried or isinstance(error, OutOfTime)
         told = {f"{NAME}.refused.{name}": reason for name, reason in refusals.items()}
         if not passed:
             return Verdict(refusal="; ".join(f"{name}: {reason}" for name, reason in refusals.items())), {}, {}
@@ -286,10 +293,11 @@ class Case:
         rows = rows[(np.abs(rows) < _ORDINARY).all(axis=1)]  # none that an engine hands back
         if len(rows) < speed.POINTS[-1]:
             rows = np.where(np.abs(passed[-1].rows) < _ORDINARY, passed[-1].rows, 0.0)
-        times = {speed.NATIVE: speed.measure(lambda part: self.native(part, default), rows)}
+        spent = self.accept.timing_seconds
+        times = {speed.NATIVE: speed.measure(lambda part: self.native(part, default), rows, seconds=spent)}
         for one in passed:
-            answer = one.engine.answer
-            times[one.verdict.name] = speed.measure(lambda part: answer(part, default), rows, most=one.engine.most_rows)  # noqa: B023 - called at once
+            call = functools.partial(one.engine.answer, outputs=default)
+            times[one.verdict.name] = speed.measure(call, rows, most=one.engine.most_rows, seconds=spent)
         return times, speed.ranges(times, speedup=self.accept.speedup)
 
     def switch(self, verdict: Verdict, engines: Mapping[str, Engine], signature: Signature) -> Engines:

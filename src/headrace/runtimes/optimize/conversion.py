@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.runtimes.optimize.convert import Task
-from headrace.runtimes.optimize.engine import Refused
+from headrace.runtimes.optimize.engine import OutOfTime, Refused
 
 SECONDS: Final = 30.0
 """A conversion that takes longer is refused; the study found none that did and was worth it."""
@@ -68,7 +68,7 @@ def _run(folder: Path) -> bytes:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise Refused(f"the conversion did not end within {SECONDS + START_SECONDS:g} s") from error
+        raise OutOfTime(f"the conversion did not end within {SECONDS + START_SECONDS:g} s") from error
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise Refused(f"skl2onnx: {lines[-1][:300] if lines else f'exit code {done.returncode}'}")

@@ -26,6 +26,10 @@ class Refused(LoadFailed):
     """A model cannot get this faster engine; the text says why."""
 
 
+class OutOfTime(Refused):
+    """A check did not end in time. That says more of this moment than of the model, so it is not remembered."""
+
+
 class Engine(abc.ABC):
     """Answers for a model. Engines take float64 or float32 rows and never write to them."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace.payload import Array
 from headrace.runtimes.optimize import rows as aim
-from headrace.runtimes.optimize.engine import F32, F64, Engine, Refused
+from headrace.runtimes.optimize.engine import F32, F64, Engine, OutOfTime, Refused
 from headrace.runtimes.optimize.rows import Terrain
 
 Native = Callable[[Array, Sequence[str]], Mapping[str, Array]]
@@ -206,7 +206,7 @@ def examine(
         for part in parts:
             now = time.monotonic()
             if now > deadline:
-                raise Refused(f"the check did not end in time, after {figures.rows} rows")
+                raise OutOfTime(f"the check did not end in time, after {figures.rows} rows")
             if now > enough and total and figures.rows >= total // 4:
                 break
             figures += _judge(native, engine, part, outputs, tolerance)
