@@ -29,7 +29,8 @@ if length ~= "" then wrk.headers["Inference-Header-Content-Length"] = length end
 function done(summary, latency)
   io.write(string.format('RESULT {"requests":%d,"microseconds":%d,"p50":%d,"p99":%d,"errors":%d}',
     summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout))
+    summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.write
+    + summary.errors.timeout))
 end
 """
 
@@ -102,7 +103,9 @@ class Running:
         total = 0
         for pid in self.tree():
             with contextlib.suppress(OSError):
-                total += int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1])
+                total += int(
+                    re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[1]
+                )
         return total / 1024
 
     def measure(self, connections: int, seconds: int) -> Figures:
@@ -121,8 +124,8 @@ class Running:
             script.write(_WRK)
             script.flush()
             output = subprocess.run(
-                ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name,
-                 f"http://127.0.0.1:{self.port}{question.path}"],
+                ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency",
+                 "-s", script.name, f"http://127.0.0.1:{self.port}{question.path}"],
                 env={
                     **os.environ,
                     "BODY": str(body),

@@ -1,4 +1,6 @@
-"""Costs in process, without a socket: one step of the walk at a time. Usage: benchmarks/.work/headrace/bin/python micro.py
+"""Costs in process, without a socket: one step of the walk at a time.
+
+Usage: benchmarks/.work/headrace/bin/python benchmarks/micro.py
 
 Each figure is the best of several repeats, in microseconds: what the step costs when nothing disturbs it.
 """
@@ -21,7 +23,10 @@ from headrace.serving import discovery
 from headrace.settings import GrpcSettings, HttpSettings, MetricsSettings, Settings
 
 WORK = Path(__file__).parent / ".work"
-HEAD = b"POST /v2/models/iris/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+HEAD = (
+    b"POST /v2/models/iris/infer HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 class Pipe:

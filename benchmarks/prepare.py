@@ -1,4 +1,7 @@
-"""Models and request bodies for the benchmarks. Usage: prepare.py FOLDER"""
+"""Models and request bodies for the benchmarks.
+
+Usage: prepare.py FOLDER
+"""
 
 from __future__ import annotations
 

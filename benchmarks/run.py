@@ -1,7 +1,9 @@
-"""Runs rows of works.py and prints a table. Usage: benchmarks/run [--rounds N] [--seconds S] [--list] [NAME...]
+"""Runs rows of works.py and prints a table.
 
-A NAME may be the beginning of several. Both servers of a row are up at once, each idle while the other is loaded, and the
-rounds alternate, so that a drift of the machine's speed meets both alike.
+Usage: benchmarks/run [--rounds N] [--seconds S] [--list] [NAME...]; a NAME may be the beginning of several.
+
+Both servers of a row are up at once, each idle while the other is loaded, and the rounds alternate, so that a drift of
+the machine's speed meets both alike.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def row(work: works.Work, rounds: int, seconds: int) -> dict[str, object]:
         pairs = [getattr(a, work.figure) / getattr(b, work.figure) for a, b in zip(*figures.values(), strict=True)]
         pairs.sort()
         ratio = pairs[len(pairs) // 2]
-        result = {"name": work.name, "what": work.what, "peer": work.peer.name, "target": work.target, "figure": work.figure,
+        result = {"name": work.name, "what": work.what, "peer": work.peer.name,
+                  "target": work.target, "figure": work.figure,
                   "ratio": round(ratio, 3), "lowest": round(pairs[0], 3), "highest": round(pairs[-1], 3)}  # fmt: skip
         for side, server in (("ours", ours), ("peer", peer)):
             for name in ("rate", "p50_ms", "p99_ms", "cpu_us"):

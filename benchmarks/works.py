@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 from load import Question, Server
@@ -16,14 +17,20 @@ def ours(model: str, body: str, *, options: str = "", expect: bytes = b"", name:
 
 
 def mlserver(model: str, body: str, *, batch: int = 0, name: str = "MLServer") -> Server:
-    settings = '{"debug": false, "parallel_workers": 0, "host": "127.0.0.1", "http_port": <port>, "grpc_port": <grpc>, "metrics_port": <metrics>}'
+    settings = {"debug": False, "parallel_workers": 0, "host": "127.0.0.1"}
+    ports = {"http_port": "<port>", "grpc_port": "<grpc>", "metrics_port": "<metrics>"}
     file, kind = MODELS[model]
-    implementation = "mlserver_sklearn.SKLearnModel" if kind == "joblib" else "peers.mlserver_app.Onnx"
-    batching = f', "max_batch_size": {batch}, "max_batch_time": 0.002' if batch else ""
-    described = f'{{"name": "{model}", "implementation": "{implementation}"{batching}, "parameters": {{"uri": "<models>/{file}"}}}}'
+    described = {
+        "name": model,
+        "implementation": "mlserver_sklearn.SKLearnModel" if kind == "joblib" else "peers.mlserver_app.Onnx",
+        "parameters": {"uri": f"<models>/{file}"},
+    }
+    if batch:
+        described |= {"max_batch_size": batch, "max_batch_time": 0.002}
+    files = {"settings.json": json.dumps({**settings, **ports}), "model-settings.json": json.dumps(described)}
     return Server(
         name, "mlserver", "mlserver start {folder}", Question(INFER.format(name=model), body),
-        files={"settings.json": settings, "model-settings.json": described},
+        files=files,
     )  # fmt: skip
 
 
@@ -93,6 +100,9 @@ HUNDRED = replace(
     question=Question(INFER.format(name="iris-42"), "iris.json"),
 )
 
+BATCHED = mlserver("plain", "iris.json", batch=16, name="MLServer, batch 16")
+PIXELS_GRPC = mlserver("pixels", "pixels.typed.grpc", name="MLServer gRPC")
+
 WORKS = [
     Work("rest-json-mlserver", "V2 JSON, 4 features, ONNX", IRIS, mlserver("iris", "iris.json"), 8),
     Work("rest-json-kserve", "V2 JSON, 4 features, ONNX", IRIS, kserve("iris", "iris.json"), 9),
@@ -102,9 +112,9 @@ WORKS = [
     Work("worker-process", "the same in a worker process", PROCESS, IRIS, 0.75),
     Work("forest-mlserver", "random forest of 200 trees, joblib", FOREST, mlserver("forest", "forest.json"), 150),
     Work("forest-kserve", "random forest of 200 trees, joblib", FOREST, kserve("forest", "forest.json"), 150),
-    Work("plain-mlserver", "scikit-learn, not convertible", PLAIN, mlserver("plain", "iris.json", batch=16, name="MLServer, batch 16"), 3),
+    Work("plain-mlserver", "scikit-learn, not convertible", PLAIN, BATCHED, 3),
     Work("plain-one", "scikit-learn, one connection, p50", PLAIN, UNBATCHED, 1.05, "p50_ms", 1),
-    Work("binary-mlserver", "32x784 FP32, binary, against its gRPC", BINARY, mlserver("pixels", "pixels.typed.grpc", name="MLServer gRPC"), 8),
+    Work("binary-mlserver", "32x784 FP32, binary, against its gRPC", BINARY, PIXELS_GRPC, 8),
     Work("binary-mlserver-json", "32x784 FP32, binary, against its JSON", BINARY, mlserver("pixels", "pixels.json"), 8),
     Work("binary-pytriton", "32x784 FP32, binary", BINARY, pytriton("pixels", "pixels.bin"), 5),
     Work("json-mlserver", "32x784 FP32, JSON", JSON, mlserver("pixels", "pixels.json"), 2.3),

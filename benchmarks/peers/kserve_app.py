@@ -1,4 +1,7 @@
-"""KServe's SDK: a custom model. Usage: kserve_app.py HTTP_PORT GRPC_PORT NAME FILE"""
+"""KServe's SDK: a custom model.
+
+Usage: kserve_app.py HTTP_PORT GRPC_PORT NAME FILE
+"""
 
 import sys
 

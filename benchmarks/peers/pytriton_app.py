@@ -1,4 +1,7 @@
-"""PyTriton: Triton's front, the model in Python. Usage: pytriton_app.py HTTP_PORT GRPC_PORT NAME FILE"""
+"""PyTriton: Triton's front, the model in Python.
+
+Usage: pytriton_app.py HTTP_PORT GRPC_PORT NAME FILE
+"""
 
 import os
 import sys
@@ -10,10 +13,11 @@ if "BENCHMARK_LIBRARY" not in os.environ:  # Triton's stub must load this interp
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import numpy as np
-from peers.engine import load
 from pytriton.decorators import batch
 from pytriton.model_config import ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
+
+from peers.engine import load
 
 http_port, grpc_port, name, path = sys.argv[1:]
 answer = load(path)
