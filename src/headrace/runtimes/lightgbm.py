@@ -22,6 +22,7 @@ from headrace.runtimes.base import Recognition, Runtime, Source, Values, check_p
 from headrace.runtimes.tabular import Features, labels_of, unknown_output
 
 _TEXT: Final = re.compile(rb"tree\r?\nversion=")
+_SIZES: Final = re.compile(rb"^tree_sizes=([0-9 ]*)", re.MULTILINE)
 _CLASSIFYING: Final = frozenset({"binary", "multiclass", "multiclassova"})
 
 _Finish = Callable[[Array], Array]
@@ -31,6 +32,7 @@ class LightgbmRuntime(Runtime):
     """A LightGBM model. Inputs: one matrix [rows, features] of numbers, or its named columns one each."""
 
     extra: ClassVar[str] = "lightgbm"
+    optimizable: ClassVar[bool] = True
     releases_lock: ClassVar[bool] = True
 
     def __init__(self, source: Source) -> None:
@@ -149,6 +151,7 @@ class LightgbmRuntime(Runtime):
             if self.recognise_object(loaded.model) is None:
                 raise LoadFailed(f"{path} holds a {type(loaded.model).__name__}; expected a LightGBM model")
             return loaded.model, tuple(str(each) for each in loaded.warnings)
+        _check_whole(path)
         try:
             return lightgbm.Booster(model_file=str(path)), ()
         except (lightgbm.basic.LightGBMError, ValueError) as error:
@@ -169,6 +172,29 @@ class LightgbmRuntime(Runtime):
                 )
             )
         return specs
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a file whose trees are not where its head says: LightGBM reads on beyond its end, and ends the process.
+
+    Raises:
+        LoadFailed: a tree, or the line after the last one, is not at its place.
+    """
+    data = path.read_bytes()
+    head, mark, _ = data.partition(b"\nTree=0")
+    told = _SIZES.search(head)
+    if told is None:  # LightGBM before 2.1.1 told no sizes, and is read line by line
+        return
+    sizes = [int(size) for size in told[1].split()]
+    at = len(head) + len(mark) - len(b"Tree=0")
+    for index, size in enumerate([*sizes, 0]):
+        expected = b"Tree=%d" % index if index < len(sizes) else b"end of trees"
+        if data[at : at + len(expected)] != expected:
+            raise LoadFailed(
+                f"{path} is cut off or changed: expected '{expected.decode()}' at byte {at} of {len(data)}, for "
+                f"{len(sizes)} trees of the sizes that its head tells; copy it again, as bytes, or save the model again"
+            )
+        at += size
 
 
 def _scorer(booster: Any, threads: int) -> Callable[[Array], Array]:

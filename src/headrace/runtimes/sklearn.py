@@ -55,6 +55,7 @@ class SklearnRuntime(Runtime):
     """A fitted estimator. `predict` costs what the estimator's own method costs, and some microseconds."""
 
     extra: ClassVar[str] = "sklearn"
+    optimizable: ClassVar[bool] = True
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -114,7 +115,9 @@ class SklearnRuntime(Runtime):
         verdict = versions.judge(written, sklearn.__version__)
         self.model = _single_threaded(model, ours=self.source.path is not None)
         try:
-            inputs, self._arrange, made_up = _describe_inputs(self.model)
+            inputs, arrange, made_up = _describe_inputs(self.model)
+            floats = _floats(self.model)
+            self._arrange = arrange if floats is None else lambda values: arrange(_cast(values, floats))
             sample = self.source.parameters.get("sample")
             candidates = made_up if sample is None else [_sample(inputs, sample)]
             self._outputs = self._learn_outputs(candidates)
@@ -441,6 +444,22 @@ def _sample(inputs: Sequence[TensorSpec], row: Any) -> dict[str, Array]:
     return {
         spec.name: _encode(np.array([value] * 2, dtype=DTYPES[spec.datatype]))
         for spec, value in zip(inputs, row, strict=True)
+    }
+
+
+def _floats(model: Any) -> np.dtype[Any] | None:
+    """The one kind of floats that the model takes: KMeans and its kin refuse others than they were fitted on."""
+    for part in _parts(model):
+        centers = getattr(part, "cluster_centers_", None)
+        if centers is not None and any(base.__name__ == "_BaseKMeans" for base in type(part).__mro__):
+            return np.asarray(centers).dtype
+    return None
+
+
+def _cast(values: Values, floats: np.dtype[Any]) -> Values:
+    return {
+        name: value.astype(floats) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+        for name, value in values.items()
     }
 
 

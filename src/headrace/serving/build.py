@@ -78,8 +78,13 @@ def build(spec: RuntimeSpec, *, model: Any = None) -> tuple[Runtime, Signature]:
     runtime = kind(source)
     try:
         signature = runtime.load()
-        if spec.optimize != "off" and not runtime.is_async:
+        if spec.optimize != "off" and runtime.optimizable:
             runtime, signature = _optimized(spec, runtime, signature)
+        elif spec.optimize == "require":
+            raise LoadFailed(
+                f"model '{spec.name}': optimize: require, but nothing faster is known for runtime {spec.runtime!r}; "
+                "set optimize to auto to serve it as it is"
+            )
     except HeadraceError:
         raise
     except Exception as exc:
