@@ -271,6 +271,20 @@ def test_a_torn_file_says_so(tmp_path):
         loaded(Source(path=path))
 
 
+def test_a_file_cut_anywhere_fails_alone(tmp_path):
+    """A text cut inside its trees or parameters, or with other line ends, fails its load; LightGBM would end us all."""
+    path = tmp_path / "m.txt"
+    train(CANCER, "binary").save_model(path)
+    whole = path.read_bytes()
+    inside = [whole.index(mark) for mark in (b"Tree=0", b"Tree=3", b"end of trees", b"end of parameters")]
+    for damaged in [*(whole[: at + 5] for at in inside), whole.replace(b"\n", b"\r\n")]:
+        path.write_bytes(damaged)
+        with pytest.raises(LoadFailed, match=r"m\.txt is cut off"):
+            loaded(Source(path=path))
+    path.write_bytes(whole)
+    loaded(Source(path=path))
+
+
 def test_an_untrained_model_says_so():
     """An estimator that was never fitted cannot be loaded."""
     with pytest.raises(LoadFailed, match="no trained LightGBM model"):

@@ -178,7 +178,7 @@ def _check_whole(path: Path) -> None:
     """Refuse a file whose trees are not where its head says: LightGBM reads on beyond its end, and ends the process.
 
     Raises:
-        LoadFailed: a tree, or the line after the last one, is not at its place.
+        LoadFailed: a tree, or the line after the last one, is not at its place, or the parameters have no end.
     """
     data = path.read_bytes()
     head, mark, _ = data.partition(b"\nTree=0")
@@ -195,6 +195,10 @@ def _check_whole(path: Path) -> None:
                 f"{len(sizes)} trees of the sizes that its head tells; copy it again, as bytes, or save the model again"
             )
         at += size
+    if b"\nparameters:" in data[at:] and b"\nend of parameters" not in data[at:]:
+        raise LoadFailed(
+            f"{path} is cut off: expected 'end of parameters' before its end at byte {len(data)}; copy it again"
+        )
 
 
 def _scorer(booster: Any, threads: int) -> Callable[[Array], Array]:
