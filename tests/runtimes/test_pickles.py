@@ -553,6 +553,13 @@ def test_a_module_its_library_lost_is_told_apart(tmp_path):
         assert not isinstance(caught.value, MissingExtra)
 
 
+def test_what_a_script_defined_says_where_to_move_it(tmp_path):
+    """A function of the script that saved the model cannot be found, and the error says what to do about it."""
+    (tmp_path / "m").write_bytes(b"\x80\x02" + _global("__main__", "double_of_the_script") + b".")
+    with pytest.raises(LoadFailed, match=r"double_of_the_script.* move it to a module .* cloudpickle"):
+        pickles.load(tmp_path / "m", None)
+
+
 @pytest.mark.parametrize("content", [b"", b"prose", b"\x80\x05."])
 def test_what_is_no_pickle_fails_to_load(content, tmp_path):
     """Loading a file that is no pickle is a failure that names the file."""

@@ -4,6 +4,7 @@ import importlib.metadata
 import pickle
 import sys
 import types
+import zipfile
 
 import joblib
 import numpy as np
@@ -82,14 +83,16 @@ def test_a_tie_names_both(table, tmp_path):
     [
         (b"\x00\x01\x02", ["3 bytes", "suffix .bin", "00 01 02", "runtime:"]),
         (b"hello", ["5 bytes", "'hello'"]),
-        (b"", ["0 bytes", "begins with nothing"]),
+        (b"", ["the file is empty"]),
+        (pickle.dumps({"a": 1}), ["a pickle of plain values", "the fitted model itself"]),
+        (pickle.dumps(FITTED)[:-20], ["sklearn.linear_model", "cut off or damaged"]),
         (b"\x80\x02ctorch.nn.modules.linear\nLinear\n)\x81.", ["torch.nn.modules.linear.Linear", "torch.onnx.export"]),
         (
             pickle.dumps({"model": FITTED}),
             ["a pickle of builtins.dict", "sklearn.linear_model", "the fitted estimator"],
         ),
     ],
-    ids=["binary", "text", "empty", "torch", "dictionary"],
+    ids=["binary", "text", "empty", "values", "torn", "torch", "dictionary"],
 )
 def test_what_nobody_recognises_is_described(content, parts, tmp_path):
     """The error says what was found, in numbers, bytes or globals, and what would help."""
@@ -99,6 +102,16 @@ def test_what_nobody_recognises_is_described(content, parts, tmp_path):
         recognise.recognise(path)
     for part in (str(path), *parts):
         assert part in str(caught.value)
+
+
+def test_an_archive_of_pytorch_is_told(tmp_path):
+    """What torch.save writes is named as PyTorch's, and the way to serve it."""
+    path = tmp_path / "net.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02}.")
+        archive.writestr("net/version", "3\n")
+    with pytest.raises(UnknownFormat, match=r"archive of PyTorch, .* torch\.onnx\.export"):
+        recognise.recognise(path)
 
 
 def test_a_folder_nobody_recognises_lists_its_entries(tmp_path):

@@ -148,7 +148,13 @@ def load_with_warnings(path: Path, allowed: tuple[str, ...] | None) -> Loaded:
         except ModuleNotFoundError as error:
             raise missing_module(path, error) from error
         except Exception as error:
-            raise LoadFailed(f"{path} cannot be unpickled: {type(error).__name__}: {error}") from error
+            text = f"{path} cannot be unpickled: {type(error).__name__}: {error}"
+            if isinstance(error, AttributeError) and any(name.startswith("__main__.") for name in scan(path)):
+                text += (
+                    "; it was defined in the script or notebook that saved the model: move it to a module that this "
+                    "server can import, or save with cloudpickle, and train and save again"
+                )
+            raise LoadFailed(text) from error
     return Loaded(model, tuple(caught))
 
 

@@ -6,6 +6,7 @@ two are equally sure it names both. Nothing is executed, and no framework is imp
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -80,10 +81,16 @@ def _found(path: Path) -> str:
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         return f"a folder of {len(names)} entries ({shown or 'empty'}); {_hint('')}"
     size = path.stat().st_size
+    if not size:
+        return "the file is empty; save or copy it again"
     with path.open("rb") as file:
         head = file.read(16)
     suffix = f"suffix {path.suffix}" if path.suffix else "no suffix"
+    if _is_torch_archive(path):
+        return f"an archive of PyTorch, {size} bytes, {suffix}; {_hint('torch')}"
     contents = pickles.inspect(path)
+    if not contents.globals and contents.complete:
+        return f"a pickle of plain values, {size} bytes, {suffix}; save the fitted model itself"
     if not contents.globals:
         return f"a file of {size} bytes, {suffix}, that begins with {_readable(head)}; {_hint('')}"
     named = sorted(contents.globals)
@@ -91,7 +98,19 @@ def _found(path: Path) -> str:
     tops = {name.partition(".")[0] for name in named}
     hint = next((_hint(top) for top in ("torch", "tensorflow", "keras", "sklearn") if top in tops), _hint(""))
     root = f" of {contents.root}" if contents.root else ""
+    if not contents.complete and hint == _hint("sklearn"):
+        hint = "it cannot be read to its end, as when it is cut off or damaged: copy or save it again"
     return f"a pickle{root}, {size} bytes, {suffix}, that names {shown}; {hint}"
+
+
+def _is_torch_archive(path: Path) -> bool:
+    """What torch.save and torch.jit.save write: a zip archive of a folder with a pickle and a version."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
+        return False
+    return {"data.pkl", "version"} <= entries
 
 
 def _hint(top: str) -> str:
