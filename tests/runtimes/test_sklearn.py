@@ -233,6 +233,20 @@ def test_float32_is_passed_on_as_it_is():
     assert came[-1] is rows
 
 
+@pytest.mark.parametrize(("fitted", "asked"), [(np.float64, np.float32), (np.float32, np.float64)])
+@pytest.mark.parametrize("frame", [False, True], ids=["array", "frame"])
+def test_clusters_take_floats_of_either_width(fitted, asked, frame):
+    """KMeans, alone or behind a scaler, answers floats of a width that it was not fitted on and itself refuses."""
+    rows = X.astype(fitted)
+    rows = pd.DataFrame(rows, columns=list("abcd")) if frame else rows
+    for model in (KMeans(3, n_init=1), make_pipeline(StandardScaler(), KMeans(3, n_init=1))):
+        model.fit(rows)
+        runtime, _ = serve(model)
+        matrix = X.astype(asked)
+        inputs = {name: matrix[:, index] for index, name in enumerate("abcd")} if frame else {"input-0": matrix}
+        assert runtime.predict(inputs)["predict"].tolist() == model.predict(rows).tolist()
+
+
 def test_columns_may_come_one_tensor_each():
     """A model fitted on an array takes its columns as tensors of their own, in order."""
     runtime, _ = serve(LinearRegression().fit(X, Y))
