@@ -103,6 +103,7 @@ class TestParse:
             ({"instances": [[1, "a"]]}, None, "element 0"),
             ({"instances": [["a", "b"]]}, FLOATS, "a string"),
             ({"instances": [[{"c": 1}]]}, FLOATS, "objects"),
+            ({"inputs": [{"name": "a", "shape": [1], "datatype": "FP32", "data": [1]}]}, FLOATS, "to the V2 path"),
             ({"instances": [{"b64": "?"}]}, None, "element 0 is not base64"),
             ({"instances": [{"b64": 5}]}, None, "b64"),
             ({"instances": [[1, 2]]}, PAIR, r"takes 2 inputs \(a, b\)"),

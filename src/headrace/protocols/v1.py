@@ -141,6 +141,11 @@ def _tensor(spec: TensorSpec | str, values: Any, model: str) -> Tensor:
     return Tensor(name, datatype or _guessed(data), data.reshape(dimensions))
 
 
+def _is_v2(flat: list[Any]) -> bool:
+    """Whether these are the tensors of a V2 request, sent to a V1 path."""
+    return all(type(each) is dict and {"name", "shape", "datatype"} <= each.keys() for each in flat)
+
+
 def _guessed(data: Array) -> str:
     return {"b": "BOOL", "i": "INT64", "u": "UINT64", "f": "FP64"}.get(data.dtype.kind, "BYTES")
 
@@ -149,7 +154,8 @@ def _typed(flat: list[Any], datatype: str, what: str) -> Array:
     kinds = set(map(type, flat))
     if dict in kinds or (str in kinds and datatype in {"", "BYTES"}):
         if datatype not in {"", "BYTES"}:
-            raise InvalidRequest(f"{what} is {datatype}, but holds objects")
+            hint = "; send a V2 body to the V2 path, :predict is V1" if _is_v2(flat) else ""
+            raise InvalidRequest(f"{what} is {datatype}, but holds objects{hint}")
         array: Array = np.empty(len(flat), np.object_)
         array[:] = [_bytes(each, index, what) for index, each in enumerate(flat)]
         return array
