@@ -9,7 +9,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.errors import InvalidRequest
-from headrace.monitoring.metrics import KSERVE_NAMES, MLSERVER_NAMES, NAMES, Metrics, measure, status_of
+from headrace.monitoring.metrics import (
+    BATCH_SIZES_KEPT,
+    KSERVE_NAMES,
+    MLSERVER_NAMES,
+    NAMES,
+    Metrics,
+    measure,
+    status_of,
+)
 from headrace.payload import InferenceRequest, InferenceResponse, Tensor
 
 REQUEST = InferenceRequest(
@@ -83,6 +91,15 @@ def test_predict_durations_fall_into_cumulated_buckets():
     assert (bucket("5e-05"), bucket("0.0001"), bucket("0.0025"), bucket("10.0"), bucket("+Inf")) == (1, 2, 3, 3, 4)
     assert found["headrace_predict_seconds_sum", labels] == pytest.approx(20.00211)
     assert mine.batches == {4: [4, 20_002_110_000]}
+
+
+def test_callers_cannot_grow_the_statistics_without_bound():
+    """However many different batch sizes come, a bounded number is kept apart, and every predict is counted."""
+    mine = Metrics().model("m", "")
+    for rows in range(5000):
+        mine.executed(requests=1, rows=rows, queue_ns=0, predict_ns=1)
+    assert len(mine.batches) == BATCH_SIZES_KEPT
+    assert mine.predict.count() == 5000
 
 
 def test_every_listed_name_is_exposed_and_no_other_of_ours():

@@ -23,6 +23,8 @@ SECONDS: Final = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 _NANOSECONDS: Final = tuple(int(bound * 1e9) for bound in SECONDS)
+BATCH_SIZES_KEPT: Final = 1024
+"""Different numbers of rows that statistics keep apart; further ones show in the histogram only."""
 ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
@@ -116,6 +118,8 @@ class ModelMetrics:
         self.rows.add(rows)
         batch = self.batches.get(rows)
         if batch is None:
+            if len(self.batches) >= BATCH_SIZES_KEPT:
+                return
             batch = self.batches[rows] = [0, 0]
         batch[0] += 1
         batch[1] += predict_ns

@@ -402,7 +402,7 @@ def _defect(error: BaseException) -> HttpReply:
 
 
 def _head(reply: HttpReply, length: int | None, keep_alive: bool, *, chunked: bool = False) -> bytes:
-    if reply.status == 200 and reply.content_type is JSON and length is not None and not reply.headers and keep_alive:
+    if reply.status == 200 and reply.content_type == JSON and length is not None and not reply.headers and keep_alive:
         return b"%b%d\r\n\r\n" % (_OK_JSON, length)
     parts = [_STATUS_LINES[reply.status], reply.content_type]
     if chunked:
