@@ -83,11 +83,11 @@ def test_an_index_of_another_type_is_refused(body):
         v2_control.parse_index(body)
 
 
-def test_the_index_leaves_out_what_is_not_there():
-    """Version and reason appear only where there is one."""
+def test_the_index_leaves_out_the_version_that_is_not_there():
+    """A version appears only where there is one; a reason always, which MLServer's client asks for."""
     entries = [v2_control.IndexEntry("a", "1", "READY"), v2_control.IndexEntry("b", "", "UNAVAILABLE", "unloaded")]
     assert json.loads(v2_control.render_index(entries)) == [
-        {"name": "a", "version": "1", "state": "READY"},
+        {"name": "a", "version": "1", "state": "READY", "reason": ""},
         {"name": "b", "state": "UNAVAILABLE", "reason": "unloaded"},
     ]
 

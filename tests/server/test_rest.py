@@ -193,6 +193,14 @@ async def test_an_error_before_the_first_event_has_its_status(surface):
     assert (reply.status, reply.stream) == (503, None)
 
 
+@pytest.mark.parametrize("path", ["/v2/models/m/generate", "/v2/models/m/versions/1/generate_stream"])
+async def test_generate_is_another_name_of_infer(surface, path):
+    """MLServer's paths answer to the same body as infer and infer_stream, and count as those."""
+    infer = path.replace("generate", "infer")
+    named, plain = await surface.ask("POST", path, body(15)), await surface.ask("POST", infer, body(15))
+    assert (named.status, named.content_type, named.body) == (200, plain.content_type, plain.body)
+
+
 async def test_health_and_readiness_follow_the_models(surface):
     """The server is ready while every wanted model is; an unwanted one does not count."""
     assert (await surface.ask("GET", "/v2/health/live")).status == 200

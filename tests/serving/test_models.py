@@ -67,6 +67,8 @@ def test_what_is_not_there_is_told_apart_from_what_is_not_ready():
         models.route("x")
     with pytest.raises(ModelNotFound, match="version '3' is not found; known versions: 1"):
         models.route("a", "3")
+    with pytest.raises(ModelNotFound, match="version '3' is not found; it has no versions"):
+        models.route("b", "3")
     with pytest.raises(ModelNotReady, match="model 'b' is not ready: unavailable, the file is empty"):
         models.route("b")
 

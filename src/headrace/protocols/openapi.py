@@ -276,7 +276,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 "state": {"type": "string", "enum": ["UNKNOWN", "READY", "UNAVAILABLE", "LOADING", "UNLOADING"]},
                 "reason": _STRING,
             },
-            required=["name", "state"],
+            required=["name", "state", "reason"],
         )
     ),
     "LoadRequest": _object({"parameters": _ref("Parameters")}),

@@ -185,4 +185,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(method="GET", path="/openapi.json", tag="documents", summary="This document", response="Any"),
     Route(method="GET", path="/docs", tag="documents", summary="This page", media="text/html"),
 )
-"""The whole REST surface. `/v2/docs` and `/v2/docs/dataplane.json` are other names of the last two."""
+"""The whole REST surface.
+
+`/v2/docs` and `/v2/docs/dataplane.json` are other names of the last two, `generate` and `generate_stream` MLServer's
+other names of `infer` and `infer_stream`.
+"""

@@ -129,15 +129,17 @@ def parse_index(body: bytes | memoryview) -> bool:
 
 
 def render_index(entries: Sequence[IndexEntry]) -> bytes:
-    """The repository's index; `version` is left out where there is none, `reason` where there is nothing to say."""
+    """The repository's index; `version` is left out where there is none.
+
+    `reason` is there even when it is empty, since MLServer's client reads no entry without it.
+    """
     index = []
     for each in entries:
         entry = {"name": each.name}
         if each.version:
             entry["version"] = each.version
         entry["state"] = each.state
-        if each.reason:
-            entry["reason"] = each.reason
+        entry["reason"] = each.reason
         index.append(entry)
     return orjson.dumps(index)
 

@@ -360,9 +360,9 @@ class Rest:
                 return {"GET": self._metadata}, base, name, version
             case ["ready"]:
                 return {"GET": self._model_ready}, base + "/ready", name, version
-            case ["infer"]:
+            case ["infer" | "generate"]:  # MLServer's other name
                 return {"POST": self._infer}, base + "/infer", name, version
-            case ["infer_stream"]:
+            case ["infer_stream" | "generate_stream"]:
                 return {"POST": self._infer_stream}, base + "/infer_stream", name, version
             case ["config"]:
                 return {"GET": self._config}, base + "/config", name, version

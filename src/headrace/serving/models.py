@@ -122,8 +122,11 @@ class Models:
             raise ModelNotFound(f"model '{name}' is not found")
         if version:
             if version not in versions:
-                known = ", ".join(sorted(versions))
-                raise ModelNotFound(f"model '{name}' version '{version}' is not found; known versions: {known}")
+                known = ", ".join(sorted(filter(None, versions), key=readable))
+                raise ModelNotFound(
+                    f"model '{name}' version '{version}' is not found; "
+                    + (f"known versions: {known}" if known else "it has no versions, so ask it without one")
+                )
             return versions[version]
         return versions[newest(list(versions))]
 
