@@ -233,8 +233,8 @@ class Repository:
             specs = [spec for spec in found.specs if spec.name == name]
             problems = [problem for problem in found.problems if problem.name == name]
             if not specs and not problems:
-                places = ", ".join(self._paths) or "what the server was started with"
-                raise ModelNotFound(f"model '{name}' is not found; looked at {places}")
+                # Where the server looks is the operator's to know, and a caller asks this.
+                raise ModelNotFound(f"model '{name}' is not found among what the server was started with")
             self._unloaded.discard(name)
             self._configs[name] = config
             failed = await self._load_all([msgspec.structs.replace(spec, **config) for spec in specs])
