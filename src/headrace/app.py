@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import errno
 import logging
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -281,6 +284,8 @@ def run(
             await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():  # else: asked to end while models still load
                 starting.result()
+                gc.collect()
+                gc.freeze()  # libraries and models stay: walking them at each full collection would stop requests
                 if started is not None:
                     started(app)
                 await leaving
@@ -352,9 +357,9 @@ def _taken(host: str, port: int, key: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise SettingsError(
-            f"{key}: cannot listen on {host}:{port}: {exc.strerror or exc}; choose another port"
-        ) from exc
+        where = exc.errno == errno.EADDRNOTAVAIL or isinstance(exc, socket.gaierror)
+        todo = "set http.host to an address of this machine" if where else "choose another port"
+        raise SettingsError(f"{key}: cannot listen on {host}:{port}: {exc.strerror or exc}; {todo}") from exc
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
