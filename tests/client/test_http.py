@@ -1,9 +1,11 @@
 """The client against a plain HTTP server that says what a V2 server may say: statuses, closed connections, nonsense."""
 
 import contextlib
+import datetime as dt
 import http.server
 import json
 import socket
+import ssl
 import threading
 
 import numpy as np
@@ -223,6 +225,58 @@ def test_nobody_there():
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(Unreachable, match=f"cannot reach a server at {url}.*is it running"):
             Client(url).models()
+
+
+def test_an_unknown_certificate_says_how_to_trust_it(tmp_path):
+    """A server whose certificate nobody vouches for is Unreachable, and the text names what makes it trusted."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    _self_signed(key, certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse():
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(Unreachable, match=f"do not trust the server at {url}.*SSL_CERT_FILE"):
+            Client(url).models()
+        thread.join()
+
+
+def _self_signed(key_path, certificate_path):
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + dt.timedelta(days=1))
+    pem = serialization.Encoding.PEM
+    certificate_path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))
+    key_path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+
+
+def test_another_protocol_is_told():
+    """A port that speaks something else, as gRPC's does, is Unreachable without its bytes in the text."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(Unreachable, match=r"does not speak HTTP/1\.1, as the gRPC port does not"):
+            Client(f"http://127.0.0.1:{listening.getsockname()[1]}").models()
+        thread.join()
 
 
 def test_no_answer_in_time(peer):

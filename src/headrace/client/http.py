@@ -302,9 +302,17 @@ class Client:
         except TimeoutError as exc:
             connection.close()
             raise DeadlineExceeded(f"{self.url} did not answer within {self._timeout:g} seconds") from exc
+        except ssl.SSLCertVerificationError as exc:
+            connection.close()
+            raise Unreachable(
+                f"do not trust the server at {self.url}: {exc.verify_message}; "
+                "name its certificate, or that of who signed it, by the environment variable SSL_CERT_FILE"
+            ) from exc
         except (OSError, http.client.HTTPException) as exc:
             connection.close()
             text = str(exc) or type(exc).__name__
+            if type(exc) is http.client.BadStatusLine:
+                text = "what answers there does not speak HTTP/1.1, as the gRPC port does not"
             raise Unreachable(f"cannot reach a server at {self.url}: {text}; is it running?") from exc
         except BaseException:
             connection.close()  # an answer half read would be taken for the next call's
