@@ -65,6 +65,8 @@ def test_what_is_not_there_is_told_apart_from_what_is_not_ready():
     models.changed(models.find("b"), UNAVAILABLE, "the file is empty")
     with pytest.raises(ModelNotFound, match="model 'x' is not found"):
         models.route("x")
+    with pytest.raises(ModelNotFound, match=r"model 'wine2' is not found; did you mean 'wine'\?"):
+        table(("wine", "", READY)).route("wine2")
     with pytest.raises(ModelNotFound, match="version '3' is not found; known versions: 1"):
         models.route("a", "3")
     with pytest.raises(ModelNotFound, match="version '3' is not found; it has no versions"):

@@ -5,6 +5,7 @@ The server asks, the repository writes.
 
 from __future__ import annotations
 
+import difflib
 import enum
 import time
 from collections.abc import Iterator
@@ -119,7 +120,8 @@ class Models:
             return ready
         versions = self._by_name.get(name)
         if not versions:
-            raise ModelNotFound(f"model '{name}' is not found")
+            near = difflib.get_close_matches(name, self._by_name, n=1)
+            raise ModelNotFound(f"model '{name}' is not found" + (f"; did you mean '{near[0]}'?" if near else ""))
         if version:
             if version not in versions:
                 known = ", ".join(sorted(filter(None, versions), key=readable))
