@@ -184,6 +184,14 @@ def test_taken_port(folder):
     assert f"http.port: cannot listen on 127.0.0.1:{port}" in result.stderr
 
 
+def test_address_of_another_machine(folder):
+    """An address that is not this machine's is told from a port that is taken: the host is what to change."""
+    result = failing(folder, "--host", "192.0.2.1", "--port", "0")
+    assert result.returncode == 2
+    assert "cannot listen on 192.0.2.1:0" in result.stderr
+    assert "set http.host to an address of this machine" in result.stderr
+
+
 def test_wrong_flag_value(folder):
     """A flag's value is checked by the settings loader: exit code 2, before any model loads."""
     result = failing(folder, "--watch", "often")
