@@ -46,6 +46,7 @@ TABLES = {
     "objects.json": json.dumps([{"a": 1, "b": 2.0}, {"a": 3, "b": 4.5}]).encode(),
     "v1-objects.json": json.dumps({"instances": [{"a": 1, "b": 2.0}, {"a": 3, "b": 4.5}]}).encode(),
     "columns.json": json.dumps(COLUMNS).encode(),
+    "frame.json": b'{"a": {"0": 1, "1": 3}, "b": {"0": 2.0, "1": 4.5}}',
     "objects.jsonl": b'{"a": 1, "b": 2.0}\n{"b": 4.5, "a": 3}\n',
     "head.csv": b"\xef\xbb\xbfa,b\n1,2\n3,4.5\n",
     "named.npz": npz(a=np.array([1, 3]), b=np.array([2.0, 4.5])),

@@ -145,6 +145,8 @@ def _of_json(value: Any) -> Any:
         value = value["instances"]
     if isinstance(value, dict) and isinstance(value.get("inputs"), list):
         return {each["name"]: _of_tensor(each) for each in value["inputs"]}
+    if isinstance(value, dict) and value and all(isinstance(column, dict) for column in value.values()):
+        value = {name: list(column.values()) for name, column in value.items()}  # as DataFrame.to_json() writes them
     if isinstance(value, dict):
         return {name: _as_array(column) for name, column in value.items()}
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
