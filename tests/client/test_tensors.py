@@ -132,6 +132,17 @@ def test_frame_becomes_a_matrix():
     np.testing.assert_array_equal(tensor.data, [[1, 0.5], [2, 1.5]])
 
 
+@pytest.mark.parametrize("rows", [np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]], ids=["array", "lists"])
+def test_a_matrix_is_taken_apart_for_a_model_of_columns(rows):
+    """Rows as wide as the model has columns become one tensor a column, in the model's order; others are refused."""
+    columns = [spec("a", shape=(-1,)), spec("b", "FP64", shape=(-1, 1))]
+    (a, b), _ = tensors.tensors_of(rows, columns)
+    assert (a.name, a.datatype, a.data.tolist()) == ("a", "FP32", [1.0, 3.0])
+    assert (b.name, b.datatype, b.data.tolist()) == ("b", "FP64", [[2.0], [4.0]])
+    with pytest.raises(InvalidRequest, match=r"2 inputs \(a, b\): give arrays by name"):
+        tensors.tensors_of(np.zeros((2, 3)), columns)
+
+
 def test_frame_becomes_a_tensor_a_column():
     """A DataFrame for a model of an input per column is matched by name, whatever the order; other columns stay home."""
     frame = pd.DataFrame({"city": ["Rome", "Oslo"], "extra": [0, 0], "age": [1, 2]})

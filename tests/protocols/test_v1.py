@@ -74,11 +74,12 @@ class TestParse:
         [
             {"instances": [{"a": 1, "b": "x"}, {"b": {"b64": "eQ=="}, "a": 2}]},
             {"inputs": {"a": [1, 2], "b": ["x", "y"]}},
+            {"instances": [[1, "x"], [2, {"b64": "eQ=="}]]},
         ],
-        ids=["rows", "columns"],
+        ids=["rows", "columns", "lists"],
     )
     def test_objects_become_columns(self, document):
-        """Rows of objects and an object of columns give the same tensors."""
+        """Rows of objects, an object of columns, and rows of values in the model's order give the same tensors."""
         tensors = {tensor.name: tensor for tensor in parse(document, PAIR).inputs}
         assert tensors["a"].data.tolist() == [1.0, 2.0]
         assert tensors["a"].datatype == "FP32"
@@ -106,7 +107,7 @@ class TestParse:
             ({"inputs": [{"name": "a", "shape": [1], "datatype": "FP32", "data": [1]}]}, FLOATS, "to the V2 path"),
             ({"instances": [{"b64": "?"}]}, None, "element 0 is not base64"),
             ({"instances": [{"b64": 5}]}, None, "b64"),
-            ({"instances": [[1, 2]]}, PAIR, r"takes 2 inputs \(a, b\)"),
+            ({"instances": [[1, "x", 2]]}, PAIR, r"takes 2 inputs \(a, b\)"),
             ({"instances": [300]}, declared(X=("UINT8", (-1,))), "300"),
             ({"instances": [1e6]}, declared(X=("FP16", (-1,))), "too large for FP16"),
             (b"{", None, "not JSON"),

@@ -51,6 +51,9 @@ def tensors_of(values: Any, specs: Sequence[TensorSpec]) -> tuple[tuple[Tensor, 
         return tuple(_tensor(str(name), value, known.get(str(name))) for name, value in values.items()), {}
     required = [spec for spec in specs if not spec.optional]
     if len(required) > 1:
+        rows = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
+        if rows.shape[1:] == (len(required),) and all(map(_takes_columns, required)):  # columns in the model's order
+            return tuple(_tensor(spec.name, rows[:, at], spec) for at, spec in enumerate(required)), {}
         names = ", ".join(spec.name for spec in required)
         came = type(values).__name__
         raise InvalidRequest(f"the model has {len(required)} inputs ({names}): give arrays by name, got one {came}")

@@ -86,6 +86,8 @@ def _parse_rows(instances: Any, specs: Sequence[TensorSpec], model: str) -> tupl
     if type(instances) is not list:
         raise InvalidRequest(f"Expected \"instances\" to be a list in the request for model '{model}'")
     first = instances[0] if instances else None
+    if type(first) is list and len(specs) > 1 and (named := _in_order(instances, specs)):
+        return _by_name(named, specs, model)
     if type(first) is not dict or _is_b64(first):
         return (_tensor(_single(specs, model, "give each instance as an object"), instances, model),)
     columns: dict[str, list[Any]] = {name: [] for name in first}
@@ -99,6 +101,18 @@ def _parse_rows(instances: Any, specs: Sequence[TensorSpec], model: str) -> tupl
         for name, value in instance.items():
             columns[name].append(value)
     return _by_name(columns, specs, model)
+
+
+def _in_order(instances: list[Any], specs: Sequence[TensorSpec]) -> Mapping[str, Any]:
+    """Rows of one plain value for each column, as columns in the model's order; empty when they are something else."""
+    required = [spec for spec in specs if not spec.optional]
+    width = len(required)
+    if width == 1 or any(spec.shape not in {(-1,), (-1, 1)} for spec in required):
+        return EMPTY
+    for row in instances:
+        if type(row) is not list or len(row) != width or list in map(type, row):
+            return EMPTY
+    return {spec.name: list(column) for spec, column in zip(required, zip(*instances, strict=True), strict=True)}
 
 
 def _parse_columns(inputs: Any, specs: Sequence[TensorSpec], model: str) -> tuple[Tensor, ...]:
