@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from headrace.errors import Overloaded
+from headrace.monitoring.logs import request_id
 from headrace.monitoring.metrics import Metrics
 from headrace.payload import InferenceResponse, Signature, Tensor, TensorSpec
 from headrace.protocols import routes, v2_control
@@ -238,6 +239,23 @@ async def test_requests_are_counted_by_route_not_by_path(surface):
         ("/v2/models/{model}", "GET", 404): 1,
         ("/v2/models/{model}", "GET", 200): 1,
     }
+
+
+async def test_a_line_of_the_access_log_says_who_asked_what_and_how_it_went(surface, caplog):
+    """With access_log, each request leaves one line with its path, status, duration and id; without, none."""
+    import logging
+
+    caplog.set_level(logging.INFO, logger="headrace.access")
+    logging.getLogger("headrace").propagate = True
+    await surface.ask("GET", "/v2/health/live")
+    assert not caplog.records
+    surface.rest._settings = RestSettings(access_log=True)
+    await surface.ask("GET", "/v2/models/nobody", x_request_id="r-7")
+    (record,) = caplog.records
+    assert record.fields["status"] == 404
+    assert record.fields["milliseconds"] >= 0
+    assert record.getMessage().startswith("GET /v2/models/nobody 404 ")
+    assert request_id.get() == "r-7"
 
 
 async def test_the_inline_walk_never_waits(surface):

@@ -24,6 +24,7 @@ from headrace.errors import (
     UnsupportedEncoding,
 )
 from headrace.monitoring import tracing
+from headrace.monitoring.logs import request_id
 from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream
 from headrace.protocols import openapi, status, v1, v2_control, v2_rest
 from headrace.server import compression
@@ -31,6 +32,7 @@ from headrace.server.http import HttpReply, HttpRequest
 from headrace.serving.models import Models, Served, State
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("headrace.access")
 
 _TARGETS_KEPT: Final = 4096
 _OFF_LOOP_BYTES: Final = 256 << 10
@@ -102,11 +104,14 @@ class Rest:
         target = self._targets.get(key)
         if target is None:
             target = self._resolve(key)
+        headers = request.headers
+        if "x-request-id" in headers:
+            request_id.set(headers["x-request-id"])  # a handler has a context of its own, so nobody else sees it
+        started = time.perf_counter() if self._settings.access_log else 0.0
         try:
             reply = await target.call(request, target)
         except Exception as error:  # noqa: BLE001 - the one place where errors become replies
             reply = self._failed(error, request)
-        headers = request.headers
         if "accept-encoding" in headers and len(reply.body) >= self._settings.compress_min_bytes:
             await self._compress(reply, headers["accept-encoding"])
         if "x-request-id" in headers:
@@ -118,7 +123,7 @@ class Rest:
         counted = (target.route, request.method.decode("latin-1"), reply.status)
         self._counts[counted] = self._counts.get(counted, 0) + 1
         if self._settings.access_log:
-            log.info("%s %s %d", counted[1], request.target.decode("latin-1"), reply.status)
+            _log_access(request, reply.status, time.perf_counter() - started)
         return reply
 
     # -- inference --
@@ -385,8 +390,7 @@ class Rest:
         code = status.http_status(error)
         if code >= 500 and not isinstance(error, NotSupported):
             unexpected = None if isinstance(error, HeadraceError) else error
-            extra = {"request_id": request.headers.get("x-request-id", "")}
-            log.warning("%s: %s", request.target.decode("latin-1"), error, exc_info=unexpected, extra=extra)
+            log.warning("%s: %s", request.target.decode("latin-1"), error, exc_info=unexpected)
         headers: tuple[tuple[bytes, bytes], ...] = ()
         if isinstance(error, Overloaded):
             headers = ((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))),)
@@ -403,6 +407,12 @@ class Rest:
         else:
             reply.body = compression.compress(reply.body, encoding)
         reply.headers = (*reply.headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+
+
+def _log_access(request: HttpRequest, code: int, seconds: float) -> None:
+    method, target = request.method.decode("latin-1"), request.target.decode("latin-1")
+    fields = {"method": method, "path": target, "status": code, "milliseconds": round(seconds * 1000, 3)}
+    access.info("%s %s %d %.3f ms", method, target, code, seconds * 1000, extra={"fields": fields})
 
 
 def _header_length(text: str) -> int:
