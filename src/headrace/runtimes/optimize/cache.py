@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-EXPORTER: Final = 1
+EXPORTER: Final = 2
 """Counted up whenever a change to this room may change a verdict."""
 _VERDICT: Final = "verdict.json"
 _LIBRARIES: Final = (

@@ -15,6 +15,7 @@ from headrace.runtimes.optimize.engine import Chain, Check, Engine, Labels
 from headrace.runtimes.optimize.gate import Tolerance
 from headrace.runtimes.optimize.rows import Terrain
 from headrace.runtimes.optimize.steps import NumpyStep
+from headrace.runtimes.optimize.table import Table
 
 TAKES: Final[dict[str, Check]] = {
     "finite": role.finite,
@@ -62,6 +63,10 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     model: Any
     width: int
+    names: tuple[str, ...]
+    """Of the columns; numbers from 0 where the model was fitted on an array."""
+    table: Table | None
+    """The way from its columns to rows, where some hold text."""
     specs: Mapping[str, TensorSpec]
     """Outputs of the native runtime, by name."""
     missing: float
@@ -88,6 +93,15 @@ def back(front: Sequence[NumpyStep]) -> Callable[[Array], Array] | None:
     return returned
 
 
+def inner_terrain(front: Sequence[NumpyStep], width: int) -> Terrain:
+    """Rows as they leave the steps, anywhere within 4 of 0, and the way back."""
+    rows = np.zeros((1, width))
+    for step in front:
+        rows = step.run(rows)
+    inner = rows.shape[1]
+    return Terrain(low=np.full(inner, -4.0), high=np.full(inner, 4.0), back=back(front))
+
+
 def open_terrain(front: Sequence[NumpyStep], width: int) -> Terrain:
     """The model's inputs, as far as the first step knows them."""
     first = front[0] if front else None
@@ -102,6 +116,8 @@ def chain(front: Sequence[NumpyStep], takes: str, last: Engine) -> Engine:
     check = TAKES[takes]
     if front and takes != "anything":
         last = Chain(check, (), last)
+    elif any(step.closed for step in front):
+        last = Chain(role.finite_or_missing, (), last)
     if front and not front_missing(front):
         check = role.finite
     elif front and takes == "anything":

@@ -11,6 +11,7 @@ import numpy as np
 
 from headrace.runtimes.optimize import (
     catboost_trees,
+    encoders,
     lightgbm_trees,
     linear,
     sklearn_trees,
@@ -23,6 +24,7 @@ from headrace.runtimes.optimize.converted import Converted
 from headrace.runtimes.optimize.engine import Refused
 from headrace.runtimes.optimize.numpy_forms import LinearBooster, NumpyLinear, NumpyTransform
 from headrace.runtimes.optimize.steps import NumpyStep
+from headrace.runtimes.optimize.table import Table
 from headrace.runtimes.optimize.tree_forms import NativeTrees, OnnxTrees, SingleRow
 
 
@@ -32,7 +34,7 @@ def candidates(subject: Subject) -> list[Candidate]:
     Raises:
         Refused: if there is none for this kind of model.
     """
-    front, last = split(subject.model)
+    front, last = split(subject.model, subject.table, subject.names)
     found: list[Candidate] = []
     if last is None:
         found.append(NumpyTransform(subject, front))
@@ -45,20 +47,35 @@ def candidates(subject: Subject) -> list[Candidate]:
     return found
 
 
-def split(model: Any) -> tuple[tuple[NumpyStep, ...], Any]:
+def split(model: Any, table: Table | None = None, names: tuple[str, ...] = ()) -> tuple[tuple[NumpyStep, ...], Any]:
     """The leading transformers that have a numpy form, and what comes after them; None: nothing does.
 
-    A pipeline is split only if all but its last member have a numpy form; otherwise it is one whole.
+    A pipeline is split only if all but its last member have a numpy form; otherwise it is one whole, unless some of
+    its columns hold text.
+
+    Raises:
+        Refused: for a transformer with a setting that has no numpy form here.
     """
-    members = [model]
-    if type(model).__module__ == "sklearn.pipeline" and type(model).__name__ == "Pipeline":
-        members = [member for _, member in model.steps if member is not None and member != "passthrough"]
+    members = encoders.members(model)
     if not members:
         return (), model
     front = []
+    try:
+        first = encoders.step_of(members, table, names)
+    except Refused:
+        if table is not None:
+            raise
+        return (), model
+    if first is not None:
+        front.append(first[0])
+        members = members[first[1] :]
+        if not members:
+            return tuple(front), None
     for member in members[:-1]:
         step = steps.step_of(member)
         if step is None:
+            if table is not None:
+                raise Refused(f"{type(member).__name__} behind encoders has no numpy form")
             return (), model
         front.append(step)
     last = steps.step_of(members[-1])

@@ -18,17 +18,18 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from headrace.errors import LoadFailed
+from headrace.errors import InvalidRequest, LoadFailed
 from headrace.payload import Array, Signature
 from headrace.runtimes.base import Runtime
 from headrace.runtimes.optimize import cache as store
-from headrace.runtimes.optimize import gate, speed
+from headrace.runtimes.optimize import encoders, gate, speed
 from headrace.runtimes.optimize import rows as aim
 from headrace.runtimes.optimize.cache import EngineVerdict, Verdict
-from headrace.runtimes.optimize.candidate import Candidate, Subject
-from headrace.runtimes.optimize.candidates import candidates
+from headrace.runtimes.optimize.candidate import Candidate, Subject, inner_terrain
+from headrace.runtimes.optimize.candidates import candidates, split
 from headrace.runtimes.optimize.engine import Engine, Labels, OutOfTime, Refused, labels_like
 from headrace.runtimes.optimize.switch import Engines, Seat, kind_of
+from headrace.runtimes.optimize.table import Columns, Table, ThroughText
 
 NAME: Final = "engine"
 """Properties of the signature that this room writes begin so."""
@@ -173,6 +174,9 @@ class Case:
         self._default = signature.default_outputs or self.outputs
         self._model = getattr(runtime, "model", getattr(runtime, "_model", None))
         self._columns = tuple(spec.name for spec in signature.inputs) if len(signature.inputs) > 1 else ()
+        self._table: Table | None = None
+        self._width = 0
+        self._names: tuple[str, ...] = ()
 
     def native(self, rows: Array, outputs: Sequence[str]) -> Mapping[str, Array]:
         """The model as its own library answers."""
@@ -181,6 +185,8 @@ class Case:
 
     def _inputs(self, rows: Array) -> dict[str, Array]:
         inputs = self.signature.inputs
+        if self._table is not None:
+            return self._table.decode(rows)
         if len(inputs) == 1:
             return {inputs[0].name: rows}
         return {spec.name: rows[:, at].reshape([-1, *(1 for _ in spec.shape[1:])]) for at, spec in enumerate(inputs)}
@@ -192,11 +198,18 @@ class Case:
             Refused: if the model takes something other than rows of numbers.
         """
         inputs = self.signature.inputs
-        if any(spec.datatype == "BYTES" or spec.labels for spec in inputs):
-            raise Refused("the model takes text or categories by value")
+        text = [at for at, spec in enumerate(inputs) if spec.datatype == "BYTES"]
+        if any(spec.labels for spec in inputs):
+            raise Refused("the model takes categories by value")
         if self._model is None:
             raise Refused(f"{type(self.runtime).__name__} holds no model that could be read")
-        if len(inputs) > 1:
+        if text and self._table is None:
+            if any(len(spec.shape) != 1 for spec in inputs):
+                raise Refused("the model takes text and numbers in one tensor")
+            if not type(self._model).__module__.startswith("sklearn."):
+                raise Refused(f"{type(self._model).__name__} takes text by itself")
+            self._table = encoders.read_table(self._model, [spec.name for spec in inputs], text)
+        if len(inputs) > 1 or text:
             return len(inputs)
         width = inputs[0].shape[-1] if inputs and len(inputs[0].shape) == 2 else -1
         if width < 1:
@@ -211,16 +224,37 @@ class Case:
             if "predict" not in self.outputs:
                 return None
             if not known:
-                known.append(self.native(np.zeros((2, width)), ("predict",))["predict"])
+                known.append(self._plain_labels())
             return labels_like(None if classes is None else np.asarray(classes), known[0])
 
+        own = getattr(self._model, "feature_names_in_", None)
+        self._width, self._names = width, tuple(map(str, range(width) if own is None else own))
         return Subject(
             model=self._model,
             width=width,
+            names=self._names,
+            table=self._table,
             specs={spec.name: spec for spec in self.signature.outputs},
             missing=float(getattr(self.runtime, "missing", float("nan"))),
             labels=labels,
         )
+
+    def _plain_labels(self) -> Array:
+        """Two labels, as the native model gives them."""
+        try:
+            return self.native(np.zeros((2, self._width)), ("predict",))["predict"]
+        except InvalidRequest:  # categories that it does not know
+            return self.native(self._samples(2), ("predict",))["predict"]
+
+    def _samples(self, count: int) -> Array:
+        """Rows that the model takes, though its encoders may refuse most; whole numbers where they do not."""
+        rng = np.random.default_rng(2)
+        front, _ = split(self._model, self._table, self._names)
+        if front and front[0].coded:
+            inner = inner_terrain(front, self._width)
+            return aim.make(inner, count, rng)
+        ordinary = rng.uniform(-9, 9, size=(count, self._width))
+        return aim.whole(ordinary, rng).astype(np.float64)
 
     def rebuilt(self, verdict: Verdict, files: Mapping[str, bytes]) -> dict[str, Engine]:
         """The engines of a stored verdict."""
@@ -271,7 +305,7 @@ class Case:
         count = max(1, int(prepared.rows * self.accept.rows))
         proof = gate.examine(
             self.native,
-            engine,
+            engine if self._table is None else ThroughText(self._table, engine),
             prepared.terrain,
             outputs=answered,
             tolerance=prepared.tolerance,
@@ -294,10 +328,15 @@ class Case:
         if len(rows) < speed.POINTS[-1]:
             rows = np.where(np.abs(passed[-1].rows) < _ORDINARY, passed[-1].rows, 0.0)
         spent = self.accept.timing_seconds
-        times = {speed.NATIVE: speed.measure(lambda part: self.native(part, default), rows, seconds=spent)}
+        table = self._table
+        cut = rows if table is None else Columns(table, rows)
+        native = self.native if table is None else self.runtime.predict
+        times = {speed.NATIVE: speed.measure(lambda part: native(part, default), cut, seconds=spent)}
         for one in passed:
-            call = functools.partial(one.engine.answer, outputs=default)
-            times[one.verdict.name] = speed.measure(call, rows, most=one.engine.most_rows, seconds=spent)
+            call: Callable[[Any], Any] = functools.partial(one.engine.answer, outputs=default)
+            if table is not None:
+                call = functools.partial(_through, table, call)
+            times[one.verdict.name] = speed.measure(call, cut, most=one.engine.most_rows, seconds=spent)
         return times, speed.ranges(times, speedup=self.accept.speedup)
 
     def switch(self, verdict: Verdict, engines: Mapping[str, Engine], signature: Signature) -> Engines:
@@ -314,26 +353,38 @@ class Case:
             )
             for most, name in verdict.ranges
         ]
-        kind, width = kind_of(self.runtime, seats), self.width()
-        served = kind(self.runtime, signature, seats=seats, width=width, columns=self._columns, mixed=True)
-        if not self._columns or self._mixes(served):
-            return served
-        return kind(self.runtime, signature, seats=seats, width=width, columns=self._columns)
+        kind, width = kind_of(self.runtime, seats), self._width
+
+        def held(*, mixed: bool) -> Engines:
+            return kind(
+                self.runtime,
+                signature,
+                seats=seats,
+                width=width,
+                columns=self._columns,
+                mixed=mixed,
+                table=self._table,
+            )
+
+        served = held(mixed=True)
+        return served if not self._columns or self._mixes(served) else held(mixed=False)
 
     def _mixes(self, served: Engines) -> bool:
         """Whether whole numbers in every other column, as INT64 beside FP64, are answered as natively."""
-        rows = aim.whole(
-            np.random.default_rng(2).uniform(-9, 9, size=(64, len(self._columns))), np.random.default_rng(3)
-        )
-        inputs = {
-            name: column if at % 2 else column.astype(np.int64)
-            for at, (name, column) in enumerate(self._inputs(rows.astype(np.float64)).items())
-        }
+        inputs, numbers = self._inputs(self._samples(64)), 0
+        for name, column in inputs.items():
+            if column.dtype == np.float64 and (numbers := numbers + 1) % 2:
+                inputs[name] = column.astype(np.int64)
         try:
             have, want = served.predict(inputs, self._default), self.runtime.predict(inputs, self._default)
         except Exception:  # noqa: BLE001 - a model that takes no such rows gets none side by side
             return False
         return not gate.compare(want, have, gate.EXACT).refusal(gate.EXACT)
+
+
+def _through(table: Table, answer: Callable[[Array], Any], inputs: Mapping[str, Array]) -> Any:
+    rows = table.encode(inputs)
+    return None if rows is None else answer(rows)
 
 
 def _parity(proof: gate.Proof) -> str:

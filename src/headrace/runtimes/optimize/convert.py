@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.runtimes.optimize import survey
+
 MEMORY: Final = 4 << 30
 """Bytes of address space the child may take."""
 INPUT: Final = "rows"
@@ -62,6 +64,9 @@ def convert(model: Any, task: Task) -> bytes:
     last = _last(model)
     if hasattr(last, "classes_"):
         last.classes_ = _numbers(last.classes_)
+    for part in survey.parts(model):
+        if hasattr(part, "flatten_transform"):  # of the transform of a vote, which is not converted; True is refused
+            part.flatten_transform = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         onnx_model = skl2onnx.convert_sklearn(

@@ -10,18 +10,16 @@ import numpy as np
 
 from headrace.runtimes.optimize import linear, xgboost_trees
 from headrace.runtimes.optimize.candidate import (
-    TAKES,
     Candidate,
     Prepared,
     Subject,
-    back,
     chain,
     front_missing,
+    inner_terrain,
     open_terrain,
 )
-from headrace.runtimes.optimize.engine import Chain, Engine, Transform
+from headrace.runtimes.optimize.engine import Engine, Transform
 from headrace.runtimes.optimize.gate import EXACT, SINGLE
-from headrace.runtimes.optimize.rows import Terrain
 from headrace.runtimes.optimize.steps import NumpyStep
 
 
@@ -40,11 +38,13 @@ class NumpyTransform(Candidate):
         edges = tuple(np.unique([low, high]) for low, high in zip(terrain.low, terrain.high, strict=True))
         takes = "missing" if front_missing(self._front) else "finite"
         terrain = msgspec.structs.replace(terrain, edges=edges)
+        if self._front[0].coded:
+            terrain = inner_terrain(self._front, self._width)
         return Prepared(terrain=terrain, tolerance=EXACT, rows=4000, takes=takes)
 
     def engine(self, artefact: bytes, takes: str) -> Engine:
         """As the role says."""
-        return Chain(TAKES[takes], [step.run for step in self._front], Transform())
+        return chain(self._front, takes, Transform())
 
 
 class NumpyLinear(Candidate):
@@ -62,13 +62,10 @@ class NumpyLinear(Candidate):
         last = self._last
         terrain = open_terrain(self._front, self._subject.width)
         if hasattr(last, "classes_"):
-            inner = int(last.coef_.shape[-1])
-            terrain = Terrain(
-                low=np.full(inner, -4.0),
-                high=np.full(inner, 4.0),
-                border=linear.boundary(last),
-                back=back(self._front),
-            )
+            inner = inner_terrain(self._front, self._subject.width)
+            terrain = msgspec.structs.replace(inner, border=linear.boundary(last))
+        elif self._front and self._front[0].coded:
+            terrain = inner_terrain(self._front, self._subject.width)
         filled = any(step.fills for step in self._front)
         return Prepared(terrain=terrain, tolerance=EXACT, rows=8000, takes="missing" if filled else "finite")
 

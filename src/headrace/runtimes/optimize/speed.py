@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.payload import Array
+from headrace.runtimes.optimize.table import Columns
 
 POINTS: Final = (1, 4, 16, 64, 256)
 """Batch sizes that are timed."""
@@ -24,13 +25,13 @@ Times = Mapping[int, float]
 
 
 def measure(
-    call: Callable[[Array], Any], rows: Array, *, most: int | None = None, seconds: float = 0.03
+    call: Callable[[Any], Any], rows: Array | Columns, *, most: int | None = None, seconds: float = 0.03
 ) -> dict[int, float]:
     """The median time of a call, for each of POINTS.
 
     Args:
         call: What to time.
-        rows: Different rows, at least 256; calls walk through them.
+        rows: Different rows, at least 256, or columns that can be cut as rows can; calls walk through them.
         most: The largest batch to try; None: all of POINTS.
         seconds: Spent on each point, at least three calls.
     """

@@ -30,6 +30,10 @@ class NumpyStep(msgspec.Struct, frozen=True, kw_only=True):
     """NaN may come in."""
     fills: bool = False
     """And is replaced."""
+    coded: bool = False
+    """Some columns hold categories, so rows are aimed from behind the step."""
+    closed: bool = False
+    """Unknown categories are refused: they leave the step as infinite."""
 
 
 def step_of(transformer: Any) -> NumpyStep | None:

@@ -18,8 +18,10 @@ import numpy as np
 from headrace.payload import EMPTY, Array, Signature
 from headrace.runtimes.base import Recognition, Runtime, Values
 from headrace.runtimes.optimize.engine import F32, F64, Engine
+from headrace.runtimes.optimize.table import Table
 
-_NUMBERS: Final = frozenset({F64, F32, np.dtype(np.int64), np.dtype(np.int32)})
+_NUMBERS: Final = frozenset({F64, np.dtype(np.int64), np.dtype(np.int32)})
+"""What may stand side by side; not float32, which native models may round in some columns and not in others."""
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +49,7 @@ class Engines(Runtime):
         width: Columns of a row.
         columns: Names of the inputs where columns may come one tensor each; empty: they may not.
         mixed: Columns of several number types, side by side, are what the native model makes of them.
+        table: The way from columns to rows where some columns hold text; a matrix is then the native model's.
     """
 
     concurrent = True
@@ -60,6 +63,7 @@ class Engines(Runtime):
         width: int,
         columns: Sequence[str] = (),
         mixed: bool = False,
+        table: Table | None = None,
     ) -> None:
         super().__init__(native.source)
         self.native = native
@@ -69,6 +73,7 @@ class Engines(Runtime):
         self._width = width
         self._columns = tuple(columns)
         self._mixed = mixed
+        self._table = table
         self._default = signature.default_outputs or tuple(spec.name for spec in signature.outputs)
         self._input = signature.inputs[0].name if signature.strict and len(signature.inputs) == 1 else ""
 
@@ -95,7 +100,9 @@ class Engines(Runtime):
             InvalidRequest: as the native runtime does, which is asked whenever no engine may answer.
         """
         rows = None
-        if len(inputs) == 1:
+        if self._table is not None:
+            rows = self._table.encode(inputs, mixed=self._mixed)
+        elif len(inputs) == 1:
             ((name, rows),) = inputs.items()
             if self._input and name != self._input:
                 rows = None
@@ -127,7 +134,8 @@ class Engines(Runtime):
         first = parts[0]
         if not all(type(part) is np.ndarray and part.size == len(part) == len(first) for part in parts):
             return None
-        if not all(part.dtype == first.dtype or (self._mixed and part.dtype in _NUMBERS) for part in parts):
+        alike = _NUMBERS if self._mixed and first.dtype in _NUMBERS else (first.dtype,)
+        if not all(part.dtype in alike for part in parts):
             return None
         return np.stack([part.reshape(-1) for part in parts], axis=1)
 
