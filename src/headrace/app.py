@@ -10,6 +10,7 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -124,6 +125,11 @@ class App:
             SettingsError: a port is taken, or a TLS file cannot be used.
         """
         settings = self._settings
+        if settings.models.optimize != "off" and not _writable(settings.models.cache_path):
+            log.warning(
+                "models.cache_dir %s cannot be written: faster engines are looked for again at each start",
+                settings.models.cache_path,
+            )
         if settings.tracing.otlp_endpoint:
             self._tracing = Tracing(
                 endpoint=settings.tracing.otlp_endpoint,
@@ -155,7 +161,7 @@ class App:
             counts=self.metrics.http,
             traces=self._tracing,
         )
-        self._http = HttpServer(rest, limits=limits)
+        self._http = HttpServer(rest, limits=limits, refused=self.metrics.refused)
         with _taken(host, settings.http.port, "http.port"):
             self.http_port = await self._http.start(host, settings.http.port, tls=_tls(settings))
         if settings.grpc.enabled:
@@ -272,7 +278,8 @@ def run(
 
     logs.configure(style=settings.log.format, level=settings.log.level)
 
-    async def serve() -> None:
+    async def serve() -> bool:
+        """Whether everything that began has ended."""
         app = App(settings, specs, paths=paths, overrides=overrides, problems=problems)
         loop = asyncio.get_running_loop()
         leave = asyncio.Event()
@@ -282,7 +289,8 @@ def run(
         leaving = loop.create_task(leave.wait())
         try:
             await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():  # else: asked to end while models still load
+            loaded = starting.done()
+            if loaded:
                 starting.result()
                 gc.collect()
                 gc.freeze()  # libraries and models stay: walking them at each full collection would stop requests
@@ -290,14 +298,22 @@ def run(
                     started(app)
                 await leaving
                 log.info("stopping: requests in flight have %g s to end", settings.models.drain_seconds)
+            else:
+                log.info("stopping while models load")
         finally:
             leaving.cancel()
             starting.cancel()
             await asyncio.wait({starting, leaving})
             await app.stop()
+        return loaded
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
+        ended = runner.run(serve())
+    if not ended:
+        # A load goes on in a thread, perhaps inside native code, which the interpreter's own end would pull away under
+        # it and abort. Nothing is left that would need that end.
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -350,6 +366,15 @@ def _fingerprint(model: Any) -> str:
 def _unless_set(own: _T, silent: _T, default: _T) -> _T:
     """The model's own setting, unless it is silent; then the server's."""
     return default if own == silent else own
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, made itself if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager

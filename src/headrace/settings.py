@@ -114,8 +114,9 @@ class ModelDefaults:
     """What a model takes when its own headrace.yaml is silent, and how models are loaded, watched and stopped."""
 
     startup_policy: Literal["fail", "degrade", "retry"] = "fail"
-    """When a model cannot be loaded at start: `fail` ends the server with an error, `degrade` serves the others and
-    says so in the index, `retry` also tries the failed one again with growing pauses."""
+    """When a model cannot be loaded at start: `fail` ends the server with an error; `degrade` serves the others, is
+    ready without the failed one and says so in the index; `retry` serves the others too, tries the failed one again
+    with growing pauses, and is ready once it is loaded."""
     watch_seconds: float = field(default=0.0, metadata=_NOT_NEGATIVE)
     """How often to look for new, changed and removed models. 0: never."""
     load_policy: LoadPolicy = "auto"

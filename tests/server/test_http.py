@@ -192,6 +192,20 @@ async def test_what_cannot_be_served_is_refused_with_a_reason_and_closed(sent, s
         assert await client.closed()
 
 
+async def test_refusals_are_told_to_whoever_counts():
+    """Each request that does not reach the handler is told by its status."""
+    codes = []
+    server = HttpServer(echo, limits=HttpLimits(max_body_bytes=10), refused=codes.append)
+    port = await server.start("127.0.0.1", 0)
+    for sent in (POST % (11, b""), b"NONSENSE\r\n\r\n", POST % (2, b"ok")):
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        client.send(sent)
+        await client.reply()
+        client.writer.close()
+    await server.stop(grace_seconds=1)
+    assert codes == [413, 400]
+
+
 async def test_a_deadline_is_a_504_and_cancels_the_work():
     """A handler that does not answer in time is cancelled and its caller told."""
     cancelled = asyncio.Event()

@@ -215,6 +215,11 @@ class Metrics(Collector):
         """The counts of a version that was loaded once."""
         return self._models.get((model, version))
 
+    def refused(self, code: int) -> None:
+        """Count a request that was refused before anybody knew what it asked for."""
+        key = ("", "", code)
+        self.http[key] = self.http.get(key, 0) + 1
+
     def render(self) -> bytes:
         """The Prometheus text format, version 0.0.4."""
         return generate_latest(self._registry)

@@ -370,6 +370,8 @@ class _Connection(asyncio.Protocol):
         """Answer an error outside the order of requests, and close: what follows here cannot be trusted."""
         if self.closing:
             return
+        if self._server.refused is not None:
+            self._server.refused(status)
         reply = HttpReply(error_body(text), status)
         self._transport.write(_head(reply, len(reply.body), keep_alive=False) + reply.body)
         self.close()
@@ -417,8 +419,18 @@ def _head(reply: HttpReply, length: int | None, keep_alive: bool, *, chunked: bo
 class HttpServer:
     """A listener. `start` opens it, `stop` drains it."""
 
-    def __init__(self, handler: Handler, *, limits: HttpLimits | None = None) -> None:
+    def __init__(
+        self, handler: Handler, *, limits: HttpLimits | None = None, refused: Callable[[int], None] | None = None
+    ) -> None:
+        """Store what to do.
+
+        Args:
+            handler: Answers requests.
+            limits: What one connection may ask.
+            refused: Told the status of each request that was refused before it came to the handler.
+        """
         self.handler = handler
+        self.refused = refused
         self.limits = limits or HttpLimits()
         self.stopping = False
         self.names: dict[bytes, str] = {}

@@ -190,6 +190,9 @@ class Repository:
             for load in loads:
                 if not load.cancelled():
                     load.result()
+        if self._policy == "degrade":  # whoever starts so does not insist: what failed holds nobody's readiness up
+            for served in self._models:
+                served.wanted = served.wanted and served.state is State.READY
         if self._policy == "retry":
             waiting = {served.name for served in self._models if served.wanted and served.state is not State.READY}
             for name in sorted(waiting):
