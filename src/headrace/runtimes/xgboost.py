@@ -54,6 +54,8 @@ class XgboostRuntime(Runtime):
         self._outputs: Mapping[str, _Output] = EMPTY
         self.model: Any = None
         """The Booster or estimator that answers, for whoever wants to answer faster."""
+        self.missing = float("nan")
+        """The number that the model takes as missing, beside NaN."""
 
     @classmethod
     def recognise(cls, path: Path) -> Recognition | None:
@@ -111,6 +113,8 @@ class XgboostRuntime(Runtime):
         except (xgboost.core.XGBoostError, ValueError, AttributeError) as error:
             raise LoadFailed(f"{self._name} is no trained XGBoost model: {_first_line(error)}") from error
         self.model = booster if estimator is None else estimator
+        told = getattr(estimator, "missing", None)
+        self.missing = float("nan") if told is None else float(told)
         self._features, remarks = _features(booster)
         objective = _objective(estimator, config)
         if labels is None:  # the scikit-learn API leaves a mark in the files it saves; a Booster's own file has none

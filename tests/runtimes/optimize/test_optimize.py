@@ -449,3 +449,16 @@ def test_a_model_of_another_kind_says_so(data, tmp_path):
     del runtime.model
     _, told = optimize.optimize(runtime, runtime.load(), mode="auto", digest="", cache=tmp_path)
     assert "Odd holds no model" in told.properties["engine.refused"]
+
+
+def test_a_number_that_means_missing_stays_with_xgboost(data, tmp_path):
+    """A model that was told -1 means missing answers -1 as missing, and its runtime says which number that is."""
+    rows = np.rint(data.rows)
+    model = XGBClassifier(missing=-1.0, **XGB).fit(rows, data.two)
+    runtime = XgboostRuntime(Source(model=model))
+    signature = runtime.load()
+    assert runtime.missing == -1.0
+    served, _ = optimize.optimize(runtime, signature, mode="require", digest="", cache=tmp_path, accept=QUICK)
+    assert served.seats[0].engine.name == "onnx trees float64"
+    _same(served, served.native, rows)
+    assert (rows == -1).any()

@@ -95,8 +95,8 @@ def _tree_candidates(subject: Subject, front: tuple[NumpyStep, ...], last: Any) 
         ]
     if library == "xgboost":
         booster = last.get_booster() if hasattr(last, "get_booster") else last
-        if not np.isnan(getattr(last, "missing", subject.missing)):
-            raise Refused("a number is taken as missing; engines here take only NaN so")
+        if not np.isnan(missing := float(getattr(last, "missing", subject.missing))):
+            front = (*front, steps.missing_number(missing))
         best = booster.attr("best_iteration")
         rounds = None if best is None else int(best) + 1
         parsed = xgboost_trees.parse(booster)

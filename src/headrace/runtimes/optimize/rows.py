@@ -196,7 +196,7 @@ def around(samples: Floats, count: int, rng: np.random.Generator) -> Array:
 
 
 def special(ordinary: Array, rng: np.random.Generator) -> Iterator[Array]:
-    """Single rows, (1, width), each ordinary but for one special value in one column, or in all."""
+    """Rows of shape (1, width), each ordinary but for one special value in one column, or in all."""
     width = ordinary.shape[1]
     columns = rng.permutation(width)[:2].tolist()
     for value in SPECIAL:

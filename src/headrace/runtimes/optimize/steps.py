@@ -53,6 +53,25 @@ def step_of(transformer: Any) -> NumpyStep | None:
     return None
 
 
+def missing_number(number: float) -> NumpyStep:
+    """A number that XGBoost was told to take as missing, which it compares in float32, becomes NaN."""
+    narrow = np.float32(number)
+
+    def run(rows: Array) -> Array:
+        holes = rows.astype(np.float32) == narrow
+        if not holes.any():
+            return rows
+        return np.where(holes, rows.dtype.type("nan"), rows)
+
+    def back(rows: Array) -> Array:
+        rows = rows.copy()
+        other = rows[::2]  # the others keep NaN, which is missing too
+        other[np.isnan(other)] = number
+        return rows
+
+    return NumpyStep(run=run, back=back, missing=True)
+
+
 def _standard(scaler: Any) -> NumpyStep:
     mean = scaler.mean_ if scaler.with_mean else None
     scale = scaler.scale_ if scaler.with_std else None
