@@ -225,3 +225,29 @@ def test_a_signal_lets_requests_end_and_the_server_exits_well(serve, tmp_path, n
     thread.join()
     assert answers == [200]
     assert server.process.wait(timeout=15) == 0
+
+
+def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path):
+    """SIGTERM during a long load ends the process with 0, whatever the load is doing."""
+    import socket
+    import subprocess
+    import sys
+
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.py").write_text(
+        "import time\n\n\nclass Model:\n    def load(self):\n        time.sleep(60)\n\n    def predict(self, x):\n        return x\n"
+    )
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "headrace", "serve", str(tmp_path / "m"), "--port", str(port), "--grpc-port", "0"]
+    process = subprocess.Popen([*command, "--metrics-port", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # health answers while the model loads
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+        except OSError:
+            time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=10) == 0

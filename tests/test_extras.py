@@ -1,0 +1,53 @@
+"""Each extra of pyproject.toml installs what it names, and that imports for real."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+EXTRAS = {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name != "all"}
+
+
+def modules(requirement):
+    """What a distribution lets one import."""
+    name = re.match(r"[A-Za-z0-9._-]+", requirement)[0]
+    files = importlib.metadata.files(name) or []
+    tops = {file.parts[0] for file in files if len(file.parts) == 2 and file.name == "__init__.py"}
+    deeper = {".".join(file.parts[:-1]) for file in files if file.name == "__init__.py" and len(file.parts) <= 6}
+    return sorted(tops) or sorted(deeper, key=len)[-1:]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_imports(extra):
+    """A fresh interpreter imports every library of the extra."""
+    names = [name for requirement in EXTRAS[extra] for name in modules(requirement)]
+    assert names
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "import " + ", ".join(names)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_all_is_every_extra():
+    """`headrace[all]` leaves none out."""
+    (everything,) = PROJECT["optional-dependencies"]["all"]
+    assert everything == f"headrace[{','.join(EXTRAS)}]"
+
+
+def test_headrace_alone_is_light():
+    """Without extras no framework, no gRPC library and no web framework comes along."""
+    heavy = {"scikit-learn", "pandas", "scipy", "grpcio", "fastapi", "starlette", "pydantic", "onnxruntime", "requests"}
+    needed = {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower() for requirement in PROJECT["dependencies"]}
+    assert not heavy & needed
+    assert len(needed) <= 14
