@@ -1,16 +1,31 @@
 """What goes through the converter in a child process, what is refused before it, and what the child may not do."""
 
+import copy
 import warnings
 
 import numpy as np
 import pytest
 from catboost import CatBoostClassifier, CatBoostRegressor
-from sklearn import calibration, ensemble, gaussian_process, naive_bayes, neural_network, pipeline, preprocessing, svm
+from sklearn import (
+    calibration,
+    cluster,
+    compose,
+    ensemble,
+    gaussian_process,
+    linear_model,
+    mixture,
+    naive_bayes,
+    neural_network,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
 
 from headrace.runtimes import optimize
 from headrace.runtimes.base import Source
 from headrace.runtimes.catboost import CatboostRuntime
-from headrace.runtimes.optimize import Acceptance, conversion, survey
+from headrace.runtimes.optimize import Acceptance, conversion, convert, survey
 from headrace.runtimes.optimize.convert import Output, Task
 from headrace.runtimes.optimize.engine import Refused
 from headrace.runtimes.optimize.rows import Terrain
@@ -48,6 +63,59 @@ def test_a_converted_model_answers_as_the_native_one(model, target, engine, data
     """Through a child process, with the native names, datatypes, shapes and labels."""
     model.fit(data.rows, getattr(data, target))
     served, signature = _optimized(SklearnRuntime(Source(model=model)), tmp_path)
+    assert served.seats[0].engine.name == engine
+    assert "0 labels different" in signature.properties[f"engine.parity.{engine}"]
+    _same(served, data.rows)
+
+
+def _both():
+    return [("line", linear_model.LogisticRegression()), ("bayes", naive_bayes.GaussianNB())]
+
+
+def _values():
+    return [("line", linear_model.Ridge()), ("tree", tree.DecisionTreeRegressor(max_depth=3))]
+
+
+CONVERTED = {
+    "k means": (cluster.KMeans(3, n_init=1, random_state=0), None, "onnx float64"),
+    "vote": (ensemble.VotingClassifier(_both(), voting="soft"), "three", "onnx float64"),
+    "vote of values": (ensemble.VotingRegressor(_values()), "target", "onnx float32"),
+    "stack": (ensemble.StackingClassifier(_both(), cv=2), "three", "onnx float64"),
+    "stack of values": (ensemble.StackingRegressor(_values(), cv=2), "target", "onnx float32"),
+    "bag": (ensemble.BaggingClassifier(n_estimators=3, random_state=0), "three", "onnx float32"),
+    "bag of values": (ensemble.BaggingRegressor(n_estimators=3, random_state=0), "target", "onnx float32"),
+    "mixture": (mixture.GaussianMixture(3, random_state=0), None, "onnx float64"),
+    "calibrated": (calibration.CalibratedClassifierCV(svm.LinearSVC(), cv=2), "three", "onnx float64"),
+    "network": (neural_network.MLPClassifier((8,), max_iter=20, random_state=0), "names", "onnx float64"),
+    "network of values": (
+        neural_network.MLPRegressor(hidden_layer_sizes=(8,), max_iter=20, random_state=0),
+        "target",
+        "onnx float64",
+    ),
+    "support vectors": (svm.SVC(), "two", "onnx float32"),
+    "columns": (
+        pipeline.make_pipeline(
+            compose.make_column_transformer(
+                (preprocessing.StandardScaler(), [0, 1]), (preprocessing.MinMaxScaler(), [2]), remainder="passthrough"
+            ),
+            svm.SVR(),
+        ),
+        "target",
+        "onnx float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_what_converts_rightly_is_served_converted(name, data, tmp_path, monkeypatch):
+    """Each of these passes the gate in the graph of its converter, here without the child process around it."""
+    pytest.importorskip("skl2onnx")
+    monkeypatch.setattr(conversion, "convert", lambda model, task: convert.convert(copy.deepcopy(model), task))
+    model, target, engine = CONVERTED[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(data.rows, None if target is None else getattr(data, target))
+        served, signature = _optimized(SklearnRuntime(Source(model=model)), tmp_path)
     assert served.seats[0].engine.name == engine
     assert "0 labels different" in signature.properties[f"engine.parity.{engine}"]
     _same(served, data.rows)
