@@ -64,7 +64,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
 
     def nearest(self, wanted: Array, rng: np.random.Generator) -> Array:
         """Places whose table rows come closest to what is wanted; any, where that costs too much."""
-        rows = self.table[:-1] if self.closed else self.table
+        rows = np.nan_to_num(self.table[:-1] if self.closed else self.table)
         if not rows.shape[1] or rows.size > _MOST_COMPARED:
             return rng.integers(len(rows), size=len(wanted))
         wanted = np.clip(np.nan_to_num(wanted), -1e9, 1e9)
