@@ -229,11 +229,11 @@ class App:
         return v2_control.Statistics(
             name=served.name,
             version=served.version,
-            last_inference_ms=int(counted.last_inference * 1000),
-            inference_count=counted.rows.total,
+            last_inference_ms=counted.last_inference_ms(),
+            inference_count=counted.rows().total,
             execution_count=counted.predict.count(),
-            success=v2_control.Duration(counted.successes(), counted.success_ns),
-            fail=v2_control.Duration(counted.failures(), counted.failed_ns),
+            success=v2_control.Duration(*counted.successes()),
+            fail=v2_control.Duration(*counted.failures()),
             queue=v2_control.Duration(counted.executed_requests, counted.queue_ns),
             compute_infer=v2_control.Duration(counted.predict.count(), counted.predict.total),
             batches=tuple(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -24,7 +24,7 @@ SECONDS: Final = (
 )  # fmt: skip
 _NANOSECONDS: Final = tuple(int(bound * 1e9) for bound in SECONDS)
 BATCH_SIZES_KEPT: Final = 1024
-"""Different numbers of rows that statistics keep apart; further ones show in the histogram only."""
+"""Different numbers of rows that statistics keep apart."""
 ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
@@ -88,24 +88,22 @@ class ModelMetrics:
     """One model version's counts. It is that version's `serving.Observer`, and what the statistics extension reads."""
 
     __slots__ = (
-        "batches", "depth", "executed_requests", "failed_ns", "in_flight", "last_inference", "load_seconds", "model",
-        "outcomes", "predict", "queue_ns", "ready", "request", "restarts", "rows", "success_ns", "version",
+        "batches", "depth", "executed_requests", "in_flight", "last_ns", "load_seconds", "model", "outcomes", "predict",
+        "queue_ns", "ready", "request", "restarts", "version",
     )  # fmt: skip
 
     def __init__(self, model: str, version: str) -> None:
         self.model, self.version = model, version
-        self.outcomes: dict[tuple[str, str], int] = {}
-        """By protocol and status."""
+        self.outcomes: dict[tuple[str, str], list[int]] = {}
+        """By protocol and status: requests and nanoseconds."""
         self.request = Histogram.of(_NANOSECONDS)
         self.predict = Histogram.of(_NANOSECONDS)
-        self.rows = Histogram.of(ROWS)
         self.batches: dict[int, list[int]] = {}
-        """By rows: predicts and nanoseconds."""
+        """By rows: predicts and nanoseconds. Of rare sizes beyond BATCH_SIZES_KEPT the next power of two."""
         self.in_flight = self.depth = self.queue_ns = self.executed_requests = self.restarts = 0
-        self.success_ns = self.failed_ns = 0
         self.load_seconds = 0.0
-        self.last_inference = 0.0
-        """Seconds since the epoch."""
+        self.last_ns = 0
+        """When a request was last answered, on the clock of `time.perf_counter_ns`; 0: never."""
         self.ready = False
 
     # -- serving.Observer --
@@ -113,16 +111,21 @@ class ModelMetrics:
     def executed(self, *, requests: int, rows: int, queue_ns: int, predict_ns: int) -> None:
         """Count one predict that ended well."""
         self.executed_requests += requests
-        self.queue_ns += queue_ns
-        self.predict.add(predict_ns)
-        self.rows.add(rows)
+        if queue_ns:
+            self.queue_ns += queue_ns
+        predict = self.predict
+        predict.counts[bisect_left(_NANOSECONDS, predict_ns)] += 1
+        predict.total += predict_ns
         batch = self.batches.get(rows)
         if batch is None:
-            if len(self.batches) >= BATCH_SIZES_KEPT:
-                return
-            batch = self.batches[rows] = [0, 0]
+            batch = self._kept(rows)
         batch[0] += 1
         batch[1] += predict_ns
+
+    def _kept(self, rows: int) -> list[int]:
+        if len(self.batches) >= BATCH_SIZES_KEPT:
+            rows = 1 << (rows - 1).bit_length()
+        return self.batches.setdefault(rows, [0, 0])
 
     def failed(self, *, requests: int, queue_ns: int, predict_ns: int) -> None:
         """Count one predict that failed."""
@@ -142,23 +145,42 @@ class ModelMetrics:
 
     def finished(self, protocol: str, status: str, nanoseconds: int) -> None:
         """Count one request that was answered, well or not."""
-        key = (protocol, status)
-        outcomes = self.outcomes
-        outcomes[key] = outcomes.get(key, 0) + 1
-        self.request.add(nanoseconds)
-        self.last_inference = time.time()
-        if status == "ok":
-            self.success_ns += nanoseconds
-        else:
-            self.failed_ns += nanoseconds
+        outcome = self.outcomes.get((protocol, status))
+        if outcome is None:
+            outcome = self.outcomes[protocol, status] = [0, 0]
+        outcome[0] += 1
+        outcome[1] += nanoseconds
+        request = self.request
+        request.counts[bisect_left(_NANOSECONDS, nanoseconds)] += 1
+        request.total += nanoseconds
 
-    def successes(self) -> int:
-        """Requests answered well."""
-        return sum(count for (_, status), count in self.outcomes.items() if status == "ok")
+    # -- what statistics read --
 
-    def failures(self) -> int:
-        """Requests that ended in an error or were left by their caller."""
-        return sum(count for (_, status), count in self.outcomes.items() if status != "ok")
+    def successes(self) -> tuple[int, int]:
+        """Requests answered well, and their nanoseconds."""
+        return self._sum(lambda status: status == "ok")
+
+    def failures(self) -> tuple[int, int]:
+        """Requests that ended in an error or were left by their caller, and their nanoseconds."""
+        return self._sum(lambda status: status != "ok")
+
+    def _sum(self, counts: Callable[[str], bool]) -> tuple[int, int]:
+        chosen = [outcome for (_, status), outcome in self.outcomes.items() if counts(status)]
+        return sum(count for count, _ in chosen), sum(nanoseconds for _, nanoseconds in chosen)
+
+    def rows(self) -> Histogram:
+        """Predicts by their number of rows."""
+        histogram = Histogram.of(ROWS)
+        for rows, (predicts, _) in self.batches.items():
+            histogram.counts[bisect_left(ROWS, rows)] += predicts
+            histogram.total += rows * predicts
+        return histogram
+
+    def last_inference_ms(self) -> int:
+        """When a request was last answered, milliseconds since the epoch; 0: never."""
+        if not self.last_ns:
+            return 0
+        return int(time.time() * 1e3 - (time.perf_counter_ns() - self.last_ns) / 1e6)
 
 
 def status_of(error: BaseException) -> str:
@@ -177,11 +199,13 @@ def measure(infer: Infer, metrics: ModelMetrics) -> Infer:
         try:
             response = await infer(request)
         except BaseException as error:
-            metrics.finished(request.protocol, status_of(error), clock() - started)
-            raise
-        finally:
             metrics.in_flight -= 1
-        metrics.finished(request.protocol, "ok", clock() - started)
+            metrics.last_ns = ended = clock()
+            metrics.finished(request.protocol, status_of(error), ended - started)
+            raise
+        metrics.in_flight -= 1
+        metrics.last_ns = ended = clock()
+        metrics.finished(request.protocol, "ok", ended - started)
         return response
 
     return measured
@@ -272,11 +296,11 @@ class _Family:
 
 def _fill(families: Mapping[str, _Family], metrics: ModelMetrics) -> None:
     labels = {"model": metrics.model, "version": metrics.version}
-    for (protocol, status), count in metrics.outcomes.items():
+    for (protocol, status), (count, _) in metrics.outcomes.items():
         families["headrace_requests_total"].value({**labels, "protocol": protocol, "status": status}, count)
     families["headrace_request_seconds"].histogram(labels, metrics.request, SECONDS, 1e-9)
     families["headrace_predict_seconds"].histogram(labels, metrics.predict, SECONDS, 1e-9)
-    families["headrace_batch_rows"].histogram(labels, metrics.rows, ROWS)
+    families["headrace_batch_rows"].histogram(labels, metrics.rows(), ROWS)
     families["headrace_queue_seconds"].summary(labels, metrics.executed_requests, metrics.queue_ns / 1e9)
     for name, value in (
         ("headrace_requests_in_flight", metrics.in_flight),
@@ -295,9 +319,9 @@ def _mlserver(models: Iterable[ModelMetrics]) -> dict[str, _Family]:
     duration = _Family("model_infer_request_duration", "summary", "Model infer request duration in seconds")
     for metrics in models:
         labels = {"model": metrics.model, "version": metrics.version or "None"}
-        success.value(labels, metrics.successes())
-        failure.value(labels, metrics.failures())
-        duration.summary(labels, metrics.successes() + metrics.failures(), metrics.request.total / 1e9)
+        success.value(labels, metrics.successes()[0])
+        failure.value(labels, metrics.failures()[0])
+        duration.summary(labels, metrics.request.count(), metrics.request.total / 1e9)
     return {family.name: family for family in (success, failure, duration)}
 
 

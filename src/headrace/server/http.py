@@ -94,9 +94,9 @@ class _Connection(asyncio.Protocol):
         "_body",
         "_body_begun",
         "_body_bytes",
+        "_chunk_bytes",
         "_drained",
         "_expired",
-        "_header_bytes",
         "_headers",
         "_names",
         "_parser",
@@ -122,7 +122,7 @@ class _Connection(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
-        self._header_bytes = 0
+        self._chunk_bytes = 0
         self._unfinished_bytes = 0
         self._body_begun = False
         self._pipelined: deque[tuple[HttpRequest, bool]] = deque()
@@ -152,6 +152,7 @@ class _Connection(asyncio.Protocol):
             return
         if not self.reading_since:
             self.reading_since = time.monotonic()
+        self._chunk_bytes = self._unfinished_bytes + len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -193,18 +194,15 @@ class _Connection(asyncio.Protocol):
         self._target = b""
         self._body = b""
         self._body_bytes = 0
-        self._header_bytes = 0
         self._body_begun = False
 
     def on_url(self, url: bytes) -> None:
         self._target = self._target + url if self._target else url
-        self._header_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         text = self._names.get(name)
         if text is None:
             text = self._server.remember_name(name)
-        self._header_bytes += len(name) + len(value) + 4
         headers = self._headers
         if text in headers:
             headers[text] += ", " + value.decode("latin-1")
@@ -215,10 +213,12 @@ class _Connection(asyncio.Protocol):
         self._body_begun = True
         self._unfinished_bytes = 0
         limits = self._server.limits
-        if self._header_bytes > limits.max_header_bytes:
-            self._refuse_headers()
-            return
         headers = self._headers
+        if self._chunk_bytes > limits.max_header_bytes:  # only a chunk that large can hold headers that large
+            size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in headers.items())
+            if size > limits.max_header_bytes:
+                self._refuse_headers()
+                return
         length = headers.get("content-length")
         if length is not None and int(length) > limits.max_body_bytes:
             self._refuse_body()

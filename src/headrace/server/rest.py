@@ -79,6 +79,8 @@ class Target(msgspec.Struct, frozen=True):
     version: str = ""
     allow: str = ""
     """For a method that is not the path's: those that are."""
+    well: tuple[str, str, int] = ("", "", 200)
+    """What a request that is answered well counts as: route, method, status."""
 
 
 class Rest:
@@ -120,7 +122,7 @@ class Rest:
             context = tracing.parse(headers["traceparent"])
             if context is not None:
                 reply.headers = (*reply.headers, (b"traceparent", context.child().render().encode()))
-        counted = (target.route, request.method.decode("latin-1"), reply.status)
+        counted = target.well if reply.status == 200 else (target.route, request.method.decode("latin-1"), reply.status)
         self._counts[counted] = self._counts.get(counted, 0) + 1
         if self._settings.access_log:
             _log_access(request, reply.status, time.perf_counter() - started)
@@ -314,7 +316,7 @@ class Rest:
         verb = "GET" if method == b"HEAD" else method.decode("latin-1")
         if verb not in calls:
             return Target(self._wrong_method, route, name, allow=", ".join(calls))
-        target = Target(calls[verb], route, name, version)
+        target = Target(calls[verb], route, name, version, well=(route, method.decode("latin-1"), 200))
         if len(self._targets) >= _TARGETS_KEPT:
             self._targets.clear()  # a caller that makes up paths costs a look-up, not memory
         self._targets[key] = target
