@@ -21,6 +21,7 @@ from headrace.errors import (
     RuntimeFailed,
     SettingsError,
 )
+from headrace.monitoring.metrics import Metrics
 from headrace.payload import EMPTY, InferenceRequest, RequestedOutput, Signature, Tensor, TensorSpec
 from headrace.runtimes.base import Source
 from headrace.serving.batching import Batching
@@ -101,6 +102,30 @@ async def test_an_inline_answer_needs_no_loop(load):
     engine = await load("Linear")
     assert engine.placement == "inline"
     assert step(engine.infer(request())).outputs[0].data.tolist() == [10.0]
+
+
+async def test_callers_who_come_together_share_a_predict_and_one_alone_does_not_wait(load):
+    """Of requests in one turn of the loop the first is answered on the spot and the rest by one predict; alone, at once."""
+    counted = Metrics().model("m", "3")
+    engine = await load("Linear", observer=counted)
+    before = counted.predict.count()
+    answers = await asyncio.gather(*(engine.infer(request([[n, 0, 0, 0]])) for n in range(6)))
+    assert [answer.outputs[0].data.tolist() for answer in answers] == [[float(n)] for n in range(6)]
+    assert counted.predict.count() - before == 2
+    assert counted.batches[1][0] == 1
+    assert counted.batches[5][0] == 1
+    await engine.infer(request())  # the crowd has gone, which this one finds out
+    await asyncio.sleep(0)
+    step(engine.infer(request()))
+    await asyncio.sleep(0)
+    step(engine.infer(request()))
+
+
+async def test_a_model_that_is_not_to_be_merged_never_is(load):
+    """With max_batch_size 1 every request is answered on the spot, however many come together."""
+    engine = await load("Linear", batching=Batching(max_batch_size=1))
+    for _ in range(3):
+        step(engine.infer(request()))
 
 
 async def test_an_inline_model_keeps_deadlines(load):

@@ -169,6 +169,8 @@ class Batcher:
         self._batch_requests = 1.0
         self.refuses = ""
         """Why it takes nothing now; empty: it does."""
+        self.last_requests = 0
+        """How many requests shared the last predict."""
 
     def __repr__(self) -> str:
         return f"<Batcher {self._model} waiting={self._waiting} running={len(self._running)}>"
@@ -382,6 +384,7 @@ class Batcher:
 
     def _done(self, batch: list[_Member], began: int, outcome: Outcome) -> None:
         del self._running[id(batch)]
+        self.last_requests = len(batch)
         queue_ns = 0
         for member in batch:
             queue_ns += began - member.queued_ns

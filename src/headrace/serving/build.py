@@ -81,7 +81,7 @@ def build(spec: RuntimeSpec, *, model: Any = None) -> tuple[Runtime, Signature]:
         if spec.optimize != "off" and runtime.optimizable:
             runtime, signature = _optimized(spec, runtime, signature)
         elif spec.optimize == "require":
-            raise LoadFailed(
+            raise LoadFailed(  # noqa: TRY301 - a refusal among others of the same load
                 f"model '{spec.name}': optimize: require, but nothing faster is known for runtime {spec.runtime!r}; "
                 "set optimize to auto to serve it as it is"
             )
