@@ -16,7 +16,6 @@ from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -42,7 +41,9 @@ def models(folder: Path) -> None:
     save_onnx(iris, rows, folder / "iris" / "model.onnx")
     # No converter knows a function of numpy's, so this one stays with scikit-learn.
     plain = make_pipeline(FunctionTransformer(np.log1p), StandardScaler(), LogisticRegression(max_iter=500))
-    save_joblib(plain.fit(rows, labels), folder / "plain" / "model.joblib")
+    for name in ("plain", "unbatched"):
+        save_joblib(plain.fit(rows, labels), folder / name / "model.joblib")
+    (folder / "unbatched" / "headrace.yaml").write_text("batching: {max_batch_size: 1}\n")
     for number in range(100):
         save_onnx(iris, rows, folder / "hundred" / f"iris-{number:02}" / "model.onnx")
     rows, labels = load_breast_cancer(return_X_y=True)
@@ -52,8 +53,6 @@ def models(folder: Path) -> None:
     random = np.random.default_rng(0)
     rows = random.random((600, 784)).astype(np.float32)
     save_onnx(MLPClassifier((64,), max_iter=5).fit(rows, np.arange(600) % 10), rows, folder / "pixels" / "model.onnx")
-    neighbours = KNeighborsClassifier().fit(*load_iris(return_X_y=True))
-    save_joblib(neighbours, folder / "neighbours" / "model.joblib")
 
 
 def bodies(folder: Path) -> None:

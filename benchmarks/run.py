@@ -67,7 +67,12 @@ def main() -> int:
         return 0 if options.list else 2
     short = 0
     for work in chosen:
-        result = row(work, options.rounds, options.seconds)
+        try:
+            result = row(work, options.rounds, options.seconds)
+        except SystemExit as failure:  # a peer that does not start costs its own row
+            print(f"{work.name}: {failure}", file=sys.stderr)
+            short += 1
+            continue
         short += not result["met"]
         print(show(result), flush=True)
         if options.json:

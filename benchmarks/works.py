@@ -92,7 +92,7 @@ PLAIN = ours("plain", "iris.json")
 BINARY, JSON = ours("pixels", "pixels.bin"), ours("pixels", "pixels.json")
 GRPC = ours("iris", "iris.raw.grpc")
 PROCESS = ours("iris", "iris.json", options="--placement process", name="Headrace, model in a worker process")
-UNBATCHED = replace(PLAIN, name="Headrace without batching", command=PLAIN.command + " --max-batch-size 1")
+UNBATCHED = ours("unbatched", "iris.json", name="Headrace without batching")
 HUNDRED = replace(
     IRIS,
     name="Headrace, 100 models",

@@ -25,7 +25,7 @@ answer = load(path)
 
 @batch
 def infer(X):  # noqa: N803 - the tensor's name
-    return {"label": answer(X)}
+    return {"label": answer(X)[:, None]}
 
 
 with Triton(
@@ -33,6 +33,6 @@ with Triton(
 ) as triton:
     triton.bind(
         name, infer, inputs=[Tensor(name="X", dtype=np.float32, shape=(784,))],
-        outputs=[Tensor(name="label", dtype=np.int64, shape=())], config=ModelConfig(max_batch_size=64),
+        outputs=[Tensor(name="label", dtype=np.int64, shape=(1,))], config=ModelConfig(max_batch_size=64),
     )  # fmt: skip
     triton.serve()
