@@ -111,6 +111,7 @@ class App:
         self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
         self._scrapes: HttpServer | None = None
+        self._opening: asyncio.Task[Any] | None = None
         self._tracing: Tracing | None = None
 
     async def start(self) -> None:
@@ -138,6 +139,8 @@ class App:
             )
         await self._listen(settings)
         await self._repository.start(self._specs, self._problems)
+        if settings.metrics.enabled:
+            self._opening = asyncio.create_task(asyncio.to_thread(self.metrics.open))  # before the first scrape asks
 
     async def _listen(self, settings: Settings) -> None:
         host = settings.http.host
@@ -189,6 +192,8 @@ class App:
         listeners = [listener for listener in (self._http, self._grpc) if listener is not None]
         await asyncio.gather(*(listener.stop(grace) for listener in listeners))
         await self._repository.close()
+        if self._opening is not None:
+            await self._opening
         if self._scrapes is not None:
             await self._scrapes.stop(1.0)
         if self._tracing is not None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from headrace.payload import Infer, InferenceRequest, InferenceResponse
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
 
 SECONDS: Final = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -211,7 +212,7 @@ def measure(infer: Infer, metrics: ModelMetrics) -> Infer:
     return measured
 
 
-class Metrics(Collector):
+class Metrics:
     """Every count of this server, and their text form."""
 
     def __init__(self, *, mlserver_names: bool = False, kserve_names: bool = False) -> None:
@@ -221,11 +222,21 @@ class Metrics(Collector):
         """Requests by route template, method and status code."""
         self.grpc: dict[tuple[str, str], int] = {}
         """Calls by method and code name."""
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+        self._registry: CollectorRegistry | None = None
+
+    def open(self) -> CollectorRegistry:
+        """Make ready to render. Imports prometheus_client, which a server need not wait for before it answers."""
+        if self._registry is None:
+            from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+            from prometheus_client.registry import Collector
+
+            registry = CollectorRegistry()
+            registry.register(cast("Collector", self))
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+            GCCollector(registry=registry)
+            self._registry = registry
+        return self._registry
 
     def model(self, model: str, version: str) -> ModelMetrics:
         """The counts of a version; they outlive its reloads."""
@@ -246,7 +257,9 @@ class Metrics(Collector):
 
     def render(self) -> bytes:
         """The Prometheus text format, version 0.0.4."""
-        return generate_latest(self._registry)
+        from prometheus_client import generate_latest
+
+        return generate_latest(self.open())
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus_client asks a collector for."""
@@ -274,6 +287,8 @@ class _Family:
     """One metric and its samples, as the text format names them."""
 
     def __init__(self, name: str, kind: str, text: str) -> None:
+        from prometheus_client.metrics_core import Metric
+
         self.name = name
         self.metric = Metric(name.removesuffix("_total"), text, kind)
 
