@@ -101,8 +101,8 @@ class OnnxRuntime(Runtime):
         self._dtypes = {name: dtype for name, dtype in self._wanted.items() if not dtype.hasobject}
         self._plain = not self._convert
         self._known = tuple(names)
-        # The session's own call into the library, a microsecond less than the public method, which checks again what the
-        # engine has checked; it takes the same arguments. Where a release has none, the public one serves.
+        # The session's own call into the library, a microsecond less than the public method, which checks again what
+        # the engine has checked; it takes the same arguments. Where a release has none, the public one serves.
         self._run = getattr(getattr(session, "_sess", None), "run", session.run)
         import onnxruntime
 
