@@ -96,7 +96,7 @@ class LogSettings:
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe event that is written."""
     access: bool = False
-    """Whether to write one line per request: protocol, model, status, duration, request id. It costs some speed."""
+    """Whether to write one line per REST request: method, path, status, duration, request id. It costs some speed."""
 
 
 @dataclass(frozen=True, kw_only=True)
