@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from headrace.errors import Overloaded
+from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
 from headrace.monitoring.metrics import Metrics
 from headrace.payload import InferenceResponse, Signature, Tensor, TensorSpec
@@ -256,6 +257,29 @@ async def test_a_line_of_the_access_log_says_who_asked_what_and_how_it_went(surf
     assert record.fields["milliseconds"] >= 0
     assert record.getMessage().startswith("GET /v2/models/nobody 404 ")
     assert request_id.get() == "r-7"
+
+
+async def test_a_traced_request_leaves_a_span_for_each_step_and_carries_its_trace(surface):
+    """With tracing, parse and render are spans under the caller's trace, an error marks the request's own, and the reply
+    says where the trace goes on.
+    """
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    traces = tracing.Tracing(endpoint="", sample_ratio=1.0, service_name="test", exporter=exporter)
+    surface.rest._traces = traces
+    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    well = await surface.ask("POST", "/v2/models/m/infer", body(), traceparent=caller)
+    ill = await surface.ask("POST", "/v2/models/m/infer", body(13), traceparent=caller)
+    traces.close()
+    assert (well.status, ill.status) == (200, 503)
+    (context,) = [value.decode() for name, value in well.headers if name == b"traceparent"]
+    assert context.split("-")[1] == caller.split("-")[1]
+    assert context != caller
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["parse", "render", "infer", "parse", "infer"]
+    assert {f"{span.context.trace_id:032x}" for span in spans} == {caller.split("-")[1]}
+    assert [span.status.is_ok for span in spans if span.name == "infer"] == [True, False]
 
 
 async def test_the_inline_walk_never_waits(surface):

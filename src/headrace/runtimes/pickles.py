@@ -202,10 +202,10 @@ class _Inert:
 
 
 # The C unpickler reads ahead and would swallow an array's bytes, and lets nobody watch what it calls.
-_PythonUnpickler: Any = pickle._Unpickler  # noqa: SLF001
+_PythonUnpickler: Any = pickle._Unpickler  # noqa: SLF001 - the one whose opcodes can be overridden
 
 
-class _Dry(_PythonUnpickler):  # type: ignore[misc]
+class _Dry(_PythonUnpickler):  # type: ignore[misc]  # its base is Any
     """An unpickler that builds inert placeholders only, and notes what it was asked for."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
@@ -353,7 +353,7 @@ class _ArrayWrapper:
         self.numpy_array_alignment_bytes: int | None = None
 
 
-class _Reader(_PythonUnpickler):  # type: ignore[misc]
+class _Reader(_PythonUnpickler):  # type: ignore[misc]  # its base is Any
     """An unpickler that knows where joblib puts the bytes of arrays."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)

@@ -319,7 +319,7 @@ class _Connection(asyncio.Protocol):
         keep_alive = keep_alive and chunked
         try:
             self._transport.write(_head(reply, None, keep_alive, chunked=chunked))
-            async with contextlib.aclosing(chunks) as source:  # type: ignore[type-var]
+            async with contextlib.aclosing(chunks) as source:  # type: ignore[type-var]  # generators all
                 async for chunk in source:
                     if self._drained is not None:
                         await self._drained.wait()

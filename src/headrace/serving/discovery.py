@@ -381,7 +381,7 @@ def _unread(place: Path, error: OSError) -> LoadFailed:
 
 def _absolute(path: Path) -> Path:
     # Not resolved: a link's own name is the model's, and what a mounted volume's links lead to has a name of its own.
-    return Path(os.path.abspath(path))  # noqa: PTH100
+    return Path(os.path.abspath(path))  # noqa: PTH100 - links stay links
 
 
 def _list(folder: Path) -> _Folder:
