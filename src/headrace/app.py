@@ -26,7 +26,7 @@ from headrace.errors import SettingsError
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, measure
 from headrace.monitoring.tracing import Tracing
-from headrace.payload import EMPTY, Infer, InferStream, Signature, Tensor
+from headrace.payload import EMPTY, Infer, InferStream, Route, Signature, Tensor, Visit
 from headrace.protocols import v2_control, v2_rest
 from headrace.runtimes import recognise
 from headrace.security import load_policy
@@ -53,6 +53,17 @@ class LoadedModel(msgspec.Struct, frozen=True):
     engine: Engine
     infer: Infer
     infer_stream: InferStream | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Paths of the model's own."""
+        return self.engine.routes
+
+    @property
+    def visit(self) -> Visit | None:
+        """What answers them."""
+        return self.engine.visit if self.engine.routes else None
 
     @property
     def signature(self) -> Signature:
@@ -227,7 +238,7 @@ class App:
         )
         infer = measure(engine.infer, counted)
         counted.load_seconds = time.monotonic() - started
-        return LoadedModel(engine, infer, engine.infer_stream if engine.streams else None)
+        return LoadedModel(engine, infer, engine.infer_stream if engine.streams else None, spec.warnings)
 
     def _statistics(self, served: Served) -> v2_control.Statistics:
         counted = self.metrics.model(served.name, served.version)

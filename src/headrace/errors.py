@@ -8,6 +8,7 @@
     │   └── ModelNotFound       route: no such model, or no such version of it
     ├── NotSupported            route, predict: the model or server cannot do this kind of request
     ├── RuntimeFailed           predict: the model raised, or broke its contract (row counts, names)
+    │   └── ModelError          predict: the model's own code ended the request, with a status that it chose
     ├── LoadFailed              load: the model cannot be served; the reason stands in the index
     │   ├── UnknownFormat       load: no runtime recognises the artifact
     │   ├── MissingExtra        load: a library is not installed; names the extra
@@ -62,6 +63,17 @@ class NotSupported(HeadraceError):
 
 class RuntimeFailed(HeadraceError):
     """The model raised, or its answer breaks the contract. Foreign exceptions are chained as cause."""
+
+
+class ModelError(RuntimeFailed):
+    """The model's own code ended the request, with a status that it chose (MLServer's `MLServerError` is one).
+
+    `status` is the HTTP status it asks for, 400 to 599; other wires translate it.
+    """
+
+    def __init__(self, message: str, *, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class LoadFailed(HeadraceError):

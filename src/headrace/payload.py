@@ -134,6 +134,48 @@ InferStream = Callable[[InferenceRequest], AsyncIterator[InferenceResponse]]
 """The twin for models that answer one request with many responses."""
 
 
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A path of its own that a model answers beside inference."""
+
+    method: str
+    """`GET`, `POST`, ..."""
+    path: str
+    """From the root: `/explain`. A segment `{name}` matches any one segment."""
+    name: str
+    """What the model calls it; a `RouteRequest` carries it back."""
+
+
+class RouteRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A plain HTTP request to one of a model's own routes."""
+
+    route: str
+    """The `name` of the route that matched."""
+    method: str
+    target: str
+    """Path and query as the client sent them."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Lower-cased names."""
+    body: bytes = b""
+    """Decompressed."""
+    parameters: Mapping[str, str] = EMPTY
+    """What the `{name}` segments of the route matched."""
+    deadline: float | None = None
+    """As of InferenceRequest."""
+
+
+class RouteResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The model's answer to it."""
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    """Without Content-Length and hop-by-hop fields."""
+    body: bytes = b""
+
+
+Visit = Callable[[RouteRequest], Awaitable[RouteResponse]]
+"""The `Infer` of a model's own routes."""
+
+
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a model says of one of its inputs or outputs. A dimension of -1 varies."""
 

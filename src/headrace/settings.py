@@ -56,6 +56,27 @@ class HttpSettings:
     """How long a connection may stand open with nothing asked. Keep it above the idle time of a proxy in front."""
     request_timeout_seconds: float = field(default=60.0, metadata=_NOT_NEGATIVE)
     """The deadline of a request that brings none of its own, REST or gRPC. After it the answer is 504."""
+    root_path: str = ""
+    """What a proxy in front puts before every path and passes on: `/models`. Stripped where it is there."""
+    compress: bool = True
+    """Whether answers are compressed for callers that accept it. Streams of events never are."""
+    compress_min_bytes: int = field(default=4096, metadata=_NOT_NEGATIVE)
+    """Answers from this size on are compressed. Lower it for slow links, at a cost per request."""
+    cors_allow_origins: tuple[str, ...] = ()
+    """Web origins whose pages may call: `https://console.example.org`, or `*` for all. None: browsers refuse all but
+    the server's own pages."""
+    cors_allow_origin_regex: str = ""
+    """A regular expression that a whole origin may match instead."""
+    cors_allow_methods: tuple[str, ...] = ("GET", "POST")
+    """Methods that such pages may use; `*` for all."""
+    cors_allow_headers: tuple[str, ...] = ("content-type",)
+    """Request headers that such pages may send; `*` for all."""
+    cors_expose_headers: tuple[str, ...] = ()
+    """Response headers that such pages may read."""
+    cors_allow_credentials: bool = False
+    """Whether such pages may send cookies and authorization; not together with the origin `*`."""
+    cors_max_age_seconds: float = field(default=600.0, metadata=_NOT_NEGATIVE)
+    """How long a browser may remember the answer to its preflight."""
     tls_certificate: str = ""
     """A PEM file with the certificate chain. Set it together with `tls_key` to speak HTTPS. Empty: plain HTTP."""
     tls_key: str = ""
@@ -83,8 +104,12 @@ class MetricsSettings:
     """Whether to count and to listen for scrapes."""
     port: int = field(default=8082, metadata=_PORT)
     """The TCP port of `/metrics`. 0 takes a free one and prints it."""
+    path: str = "/metrics"
+    """The path that is scraped."""
     aliases: Literal["none", "mlserver", "kserve", "all"] = "none"
     """Also expose the same counts under another server's metric names, so that its dashboards keep working."""
+    rest_prefix: str = "rest_server"
+    """What the names of MLServer's REST metrics begin with, among the aliases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +120,9 @@ class LogSettings:
     """`text` for people, `json` for machines: one object a line. `auto` is text on a terminal and JSON elsewhere."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe event that is written."""
+    config_file: str = ""
+    """A logging configuration in Python's own forms, in place of `format` and `level`: JSON for `dictConfig`, anything
+    else for `fileConfig`. Set it to send logs elsewhere or to give loggers levels of their own."""
     access: bool = False
     """Whether to write one line per REST request: method, path, status, duration, request id. It costs some speed."""
 
@@ -104,7 +132,9 @@ class TracingSettings:
     """OpenTelemetry spans for parse, queue, predict and render. Needs the `tracing` extra."""
 
     otlp_endpoint: str = ""
-    """Where spans are sent, OTLP over HTTP: `http://localhost:4318`. Empty: no spans."""
+    """Where spans are sent: `http://localhost:4318`. Empty: no spans."""
+    protocol: Literal["http", "grpc"] = "http"
+    """How: OTLP over HTTP, or over gRPC without TLS (which needs `opentelemetry-exporter-otlp-proto-grpc`)."""
     sample_ratio: float = field(default=1.0, metadata={"at_least": 0, "at_most": 1})
     """The share of requests traced when the caller's trace context does not decide, from 0 to 1."""
 
@@ -135,13 +165,43 @@ class ModelDefaults:
     """How many models load at once. Raise it for many small models on a machine with many cores."""
     drain_seconds: float = field(default=30.0, metadata=_NOT_NEGATIVE)
     """How long requests in flight may take to end at shutdown, and on a version that is being replaced."""
+    load_at_start: bool = True
+    """Whether models are loaded at start. Otherwise each waits for a repository load."""
+    environment: Literal["auto", "build", "off"] = "auto"
+    """The packages a model runs with. `auto`: the server's own where they satisfy the requirements file beside the
+    model, else an environment built from that file, once; `build`: always one built; `off`: the server's own."""
     cache_dir: str = "~/.cache/headrace"
-    """Where faster engines and the verdicts on them are kept. In a container, mount a volume here to start faster."""
+    """Where faster engines with the verdicts on them, and environments built for models, are kept. In a container,
+    mount a volume here to start faster."""
 
     @property
     def cache_path(self) -> Path:
         """`cache_dir` with the home folder filled in."""
         return Path(self.cache_dir).expanduser()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What the server says of itself."""
+
+    name: str = "headrace"
+    """In server metadata, in spans, and in the CloudEvents headers of models that answer with them."""
+    version: str = ""
+    """In server metadata. Empty: Headrace's own."""
+    extensions: tuple[str, ...] = ()
+    """Protocol extensions that server metadata names beside those that are built in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompatSettings:
+    """What keeps things working that were made for another server."""
+
+    answers: Literal["none", "mlserver"] = "none"
+    """Whose answers are given where ours are better than theirs: `mlserver` is that server bug for bug, as the
+    migration page lists. Set it only for clients that depend on one of those."""
+    mlserver_package: Literal["auto", "provided"] = "auto"
+    """What models import as `mlserver`: `auto` is the installed package, or ours where there is none; `provided` is
+    always ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +214,8 @@ class Settings:
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
     models: ModelDefaults = ModelDefaults()
+    server: ServerSettings = ServerSettings()
+    compat: CompatSettings = CompatSettings()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Origin of each key that is not at its default: `file server.yaml`, `environment HEADRACE_HTTP_PORT`, `flag`."""
 
@@ -175,6 +237,8 @@ SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
         "log": LogSettings,
         "tracing": TracingSettings,
         "models": ModelDefaults,
+        "server": ServerSettings,
+        "compat": CompatSettings,
     }
 )
 """Section name to its dataclass, in the order of the reference."""
@@ -204,8 +268,9 @@ def load(
     flags: Mapping[str, Any],
     *,
     file_name: str = "server.yaml",
+    foreign: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
 ) -> Settings:
-    """The settings that result from all four sources.
+    """The settings that result from all sources.
 
     Args:
         defaults: What holds where nobody says otherwise.
@@ -213,11 +278,15 @@ def load(
         environ: Environment variables; only those that begin with `HEADRACE_` are read.
         flags: `section.field` to a value; None means that the flag was not given.
         file_name: How messages name the file.
+        foreign: `section.field` to a value and its origin, from another server's settings (`settings.json`); they hold
+            over the defaults and under everything else.
 
     Raises:
         SettingsError: an unknown key or variable, or a value of the wrong kind or outside its range.
     """
     found: dict[str, tuple[Any, str]] = {}  # key -> value and origin; later sources overwrite
+    for key, (value, origin) in foreign.items():
+        found[key] = (_parse(key, value, f"{origin}: {key}"), origin)
     for key, value in _from_file(file_text, file_name):
         found[key] = (_parse(key, value, f"{file_name}: {key}"), f"file {file_name}")
     for key, variable, text in _from_environment(environ):
@@ -285,12 +354,13 @@ def reference() -> str:
         "",
         "<!-- Generated from src/headrace/settings.py by scripts/docs; edit the docstrings there. -->",
         "",
-        "A server's settings come from four places. The first that speaks wins:",
+        "A server's settings come from these places. The first that speaks wins:",
         "",
         "1. flags of `headrace serve`",
         "2. environment variables: `HEADRACE_`, the section, the field (`HEADRACE_HTTP_PORT=9000`)",
         "3. a file given by `--config server.yaml` or `HEADRACE_CONFIG`",
-        "4. the defaults below",
+        "4. the `settings.json` of an MLServer folder, and the `MLSERVER_` variables (the migration page)",
+        "5. the defaults below",
         "",
         "```yaml",
         "# server.yaml",
@@ -390,6 +460,8 @@ def _parse(key: str, value: Any, where: str) -> Any:
         if not isinstance(value, str):
             raise SettingsError(f"{where}: expected text, got {value!r}")
         return value
+    if kind == tuple[str, ...]:
+        return _parse_texts(value, where)
     number = _parse_number(key, value, where)
     low, high = limits.get("at_least", float("-inf")), limits.get("at_most", float("inf"))
     if not low <= number <= high:
@@ -404,6 +476,14 @@ def _parse_bool(value: Any, where: str) -> bool:
     if word in _TRUE | _FALSE:
         return word in _TRUE
     raise SettingsError(f"{where}: expected true or false, got {value!r}")
+
+
+def _parse_texts(value: Any, where: str) -> tuple[str, ...]:
+    """A list of texts; in the environment and in flags, texts between commas."""
+    items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise SettingsError(f"{where}: expected a list of texts, got {value!r}")
+    return tuple(items)
 
 
 def _parse_choice(value: Any, choices: tuple[str, ...], where: str) -> str:
@@ -457,7 +537,7 @@ def metavar(key: str) -> str:
         return "SIZE"
     if key.endswith("_seconds"):
         return "DURATION"
-    return {bool: "BOOL", str: "TEXT"}.get(kind, "NUMBER")
+    return "LIST" if kind == tuple[str, ...] else {bool: "BOOL", str: "TEXT"}.get(kind, "NUMBER")
 
 
 def _kind(key: str) -> str:
@@ -466,6 +546,8 @@ def _kind(key: str) -> str:
         return " | ".join(f"`{choice}`" for choice in typing.get_args(kind))
     if kind is bool:
         return "true or false"
+    if kind == tuple[str, ...]:
+        return "a list of texts"
     if kind is str:
         return "text"
     name = "a whole number" if kind is int else "a number"
@@ -489,4 +571,6 @@ def shown(key: str, value: Any) -> str:
                 return f"{value // size}{unit}"
     if key.endswith("_seconds"):
         return f"{value:g}s"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
     return str(value) if value != "" else '""'

@@ -489,6 +489,9 @@ class Ear:
     def queued(self, depth):
         self.told.append(("queued", depth))
 
+    def logged(self, values):
+        self.values = values
+
     def restarted(self, reason):
         self.told.append(("restarted", reason))
 

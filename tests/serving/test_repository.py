@@ -49,6 +49,9 @@ class Text:
 
     placement = "inline"
     infer_stream = None
+    routes = ()
+    visit = None
+    warnings = ()
 
     def __init__(self, spec, text, turns=2):
         self.spec, self.text, self.turns = spec, text, turns
@@ -91,6 +94,7 @@ class Real:
         self.engine = engine
         self.signature, self.placement, self.infer = engine.signature, engine.placement, engine.infer
         self.infer_stream = engine.infer_stream if engine.streams else None
+        self.routes, self.visit, self.warnings = (), None, ()
 
     async def close(self, drain_seconds):
         await self.engine.close(drain_seconds)

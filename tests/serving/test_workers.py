@@ -72,6 +72,9 @@ class Ear:
     def queued(self, depth):
         pass
 
+    def logged(self, values):
+        self.values = values
+
     def restarted(self, reason):
         self.restarts.append(reason)
 

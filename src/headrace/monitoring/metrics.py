@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
@@ -141,6 +141,9 @@ class ModelMetrics:
     def restarted(self, reason: str) -> None:
         """Count a worker that was started again."""
         self.restarts += 1
+
+    def logged(self, values: Sequence[tuple[str, str, float]]) -> None:
+        """Count what the model's own code measured: metric name, description, value."""
 
     # -- requests --
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
 from headrace.errors import MissingExtra, unknown_key
-from headrace.payload import EMPTY, Signature
+from headrace.payload import (
+    EMPTY,
+    InferenceRequest,
+    InferenceResponse,
+    Route,
+    RouteRequest,
+    RouteResponse,
+    Signature,
+)
 
 Values = Mapping[str, Any]
 """Inputs or outputs by name: arrays, unless the signature's content type asks for something else."""
@@ -58,6 +66,11 @@ class Runtime(abc.ABC):
     """`predict` returns an awaitable and `predict_stream` an async iterator."""
     streams: bool = False
     """`predict_stream` exists."""
+    whole: ClassVar[bool] = False
+    """It is given whole requests by `answer` (and `answer_stream`), in place of arrays by `predict`: code written for
+    another server sees parameters, headers and ids. Such a runtime `is_async`."""
+    routes: tuple[Route, ...] = ()
+    """Paths of its own that `visit` answers; known once it is loaded."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -97,6 +110,32 @@ class Runtime(abc.ABC):
     ) -> Iterator[Values] | Any:
         """Answer one request with many partial answers."""
         raise NotImplementedError  # streams is False: the engine never calls this
+
+    async def answer(self, request: InferenceRequest) -> InferenceResponse:
+        """Answer one whole request.
+
+        The tensors of the answer carry their own parameters; `parameters` and `headers` of the answer reach the caller;
+        its id, where empty, becomes the request's.
+
+        Raises:
+            ModelError: with a status that the model chose; anything else is treated as of `predict`.
+        """
+        raise NotImplementedError  # whole is False: the engine never calls this
+
+    def answer_stream(self, request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
+        """Answer one whole request with many responses."""
+        raise NotImplementedError  # as above
+
+    async def visit(self, request: RouteRequest) -> RouteResponse:
+        """Answer a plain HTTP request to one of `routes`."""
+        raise NotImplementedError  # routes is empty: the engine never calls this
+
+    def logged(self) -> list[tuple[str, str, float]]:
+        """What the model's code has measured of itself since the last call: metric name, description, value.
+
+        Called after `load` and after each answer, in the thread or process where the model is; reads and forgets.
+        """
+        return []
 
     def sample(self) -> Values | None:
         """Inputs that the artifact carries and the loaded model answers, to warm it up by; None: it carries none."""

@@ -39,6 +39,9 @@ class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Folder where faster engines and their verdicts are kept; empty: none are."""
     digest: str = ""
     """Of the artifact's bytes, the key of the cache; empty: unknown."""
+    environment: str = ""
+    """Folder of the virtual or conda environment whose interpreter runs the model, in a process of its own; empty: the
+    server's own."""
     inputs: tuple[TensorSpec, ...] = ()
     """Said in headrace.yaml, in place of what the model says; empty: the model's own."""
     outputs: tuple[TensorSpec, ...] = ()

@@ -14,7 +14,16 @@ import msgspec
 
 from headrace import codecs
 from headrace.errors import InvalidRequest
-from headrace.payload import EMPTY, Array, InferenceRequest, Parameters, RequestedOutput, Signature, Tensor
+from headrace.payload import (
+    EMPTY,
+    Array,
+    InferenceRequest,
+    Parameters,
+    RequestedOutput,
+    RouteRequest,
+    Signature,
+    Tensor,
+)
 
 WIRE_PARAMETERS: Final = frozenset({"binary_data_output", "content_type", "headers", "timeout", "priority"})
 """Request parameters that speak to the server. They are not the model's, and do not keep requests out of one batch."""
@@ -33,6 +42,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """Names wanted, in the caller's order; empty: the default ones."""
     parameters: Parameters = EMPTY
     rows: int = UNCOUNTED
+    request: InferenceRequest | RouteRequest | None = None
+    """For a runtime that takes whole requests, the request itself; for one of its own routes, that request."""
 
 
 class Decoder:

@@ -18,8 +18,17 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from headrace.errors import DeadlineExceeded, LoadFailed, ModelNotReady
-from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature, Tensor
+from headrace.errors import DeadlineExceeded, LoadFailed, ModelNotReady, NotFound
+from headrace.payload import (
+    Infer,
+    InferenceRequest,
+    InferenceResponse,
+    Route,
+    RouteRequest,
+    RouteResponse,
+    Signature,
+    Tensor,
+)
 from headrace.runtimes.base import Runtime
 from headrace.serving import placement as placing
 from headrace.serving.batching import Batcher, Batching, Lane, record
@@ -80,6 +89,8 @@ class Engine:
         self._execution: Execution | None = None
         self._crowded = False
         self._turn: asyncio.Handle | None = None  # set from the first request of a turn of the loop to its end
+        self.routes: tuple[Route, ...] = ()
+        """Paths of the model's own, which `visit` answers."""
         self.streams = False
         """Whether the model answers with streams; `infer_stream` gives one part where it does not."""
 
@@ -176,6 +187,10 @@ class Engine:
                 )
         finally:
             parts.close()
+
+    async def visit(self, request: RouteRequest) -> RouteResponse:
+        """Answer a request to one of the model's own routes, as `infer` answers others."""
+        raise NotFound(f"model '{self.name}' has no route {request.route!r}")
 
     # -- start and close --
 

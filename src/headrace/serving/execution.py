@@ -15,7 +15,16 @@ import numpy as np
 
 from headrace import codecs
 from headrace.errors import HeadraceError, InvalidRequest, RuntimeFailed
-from headrace.payload import DTYPES, EMPTY, Array, Signature, Tensor, datatype_of
+from headrace.payload import (
+    DTYPES,
+    EMPTY,
+    Array,
+    InferenceResponse,
+    RouteResponse,
+    Signature,
+    Tensor,
+    datatype_of,
+)
 from headrace.runtimes.base import Runtime, Values
 from headrace.serving.decoding import UNCOUNTED, Call
 
@@ -35,6 +44,10 @@ class Outcome(msgspec.Struct, gc=False):
     error: HeadraceError | None = None
     separable: bool = False
     """The input may be to blame, so requests merged into this predict are worth another one each."""
+    response: InferenceResponse | RouteResponse | None = None
+    """Of a call with a whole request: what the runtime answered; `tensors` are its outputs."""
+    logged: tuple[tuple[str, str, float], ...] = ()
+    """What the model's code measured of itself: metric name, description, value."""
 
 
 class Execution:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import difflib
 import enum
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
 from headrace.errors import ModelNotFound, ModelNotReady
-from headrace.payload import Infer, InferStream, Signature
+from headrace.payload import EMPTY, Infer, InferStream, Route, Signature, Visit
 
 
 class State(enum.StrEnum):
@@ -41,6 +42,17 @@ class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     """Set while READY."""
     infer_stream: InferStream | None = None
     """Set while READY, for models that stream."""
+    routes: tuple[Route, ...] = ()
+    """Paths of the model's own, while READY."""
+    visit: Visit | None = None
+    """Set while READY, for models with routes of their own."""
+    dialect: str = ""
+    """The server whose answers the model's clients expect: `mlserver`; empty: ours."""
+    declared: Mapping[str, Any] = EMPTY
+    """What its foreign settings file declares, in the V2 metadata's own members: `platform`, `versions`, `inputs`,
+    `outputs`, `parameters`; shown in metadata over what the signature says."""
+    warnings: tuple[str, ...] = ()
+    """What of its settings is not honoured; shown in metadata and in `headrace models`, with the signature's."""
     placement: str = ""
     """`inline`, `thread` or `process`, once loaded."""
     loaded_at: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -20,6 +21,9 @@ class Observer(Protocol):
     def restarted(self, reason: str) -> None:
         """A worker process ended and is being started again."""
 
+    def logged(self, values: Sequence[tuple[str, str, float]]) -> None:
+        """What the model's own code measured: metric name, description, value."""
+
 
 class Silent:
     """An observer that keeps nothing."""
@@ -34,4 +38,7 @@ class Silent:
         """Keep nothing."""
 
     def restarted(self, reason: str) -> None:
+        """Keep nothing."""
+
+    def logged(self, values: Sequence[tuple[str, str, float]]) -> None:
         """Keep nothing."""

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 import msgspec
 
 from headrace.errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, ModelNotReady, NotSupported
-from headrace.payload import EMPTY, Infer, InferStream, Signature
+from headrace.payload import EMPTY, Infer, InferStream, Route, Signature, Visit
 from headrace.runtimes.base import Recognition
 from headrace.serving import digest, discovery
 from headrace.serving.discovery import Problem, Recognise, Survey
@@ -63,6 +63,18 @@ class Loaded(Protocol):
     @property
     def infer_stream(self) -> InferStream | None:
         """Its streaming twin; None where it does not stream."""
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Paths of its own."""
+
+    @property
+    def visit(self) -> Visit | None:
+        """What answers them; None where it has none."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of its settings is not honoured."""
 
     async def close(self, drain_seconds: float) -> None:
         """Let what is in flight end, for that long at most; answer what still comes meanwhile; then give all back."""
@@ -171,13 +183,15 @@ class Repository:
         """
         self._given = tuple(spec for spec in specs if spec.model is not None or not self._paths)
         for spec in specs:
-            self._expect(spec, wanted=True)
+            entry = self._expect(spec, wanted=spec.load_at_start)
+            if not spec.load_at_start:
+                self._models.changed(entry.served, State.UNAVAILABLE, "not loaded yet: a repository load starts it")
         for problem in problems:
             self._tell(problem, wanted=True)
         if problems and self._policy == "fail":
             raise problems[0].error
         by_name: dict[str, list[ModelSpec]] = {}
-        for spec in specs:
+        for spec in filter(lambda spec: spec.load_at_start, specs):
             by_name.setdefault(spec.name, []).append(spec)
         loads = [self._run(self._load_in_turn(name, versions)) for name, versions in by_name.items()]
         try:
@@ -485,6 +499,8 @@ class Repository:
         old, entry.loaded, entry.spec, entry.stamp = entry.loaded, loaded, spec, stamp
         served.signature, served.placement = loaded.signature, loaded.placement
         served.infer, served.infer_stream = loaded.infer, loaded.infer_stream
+        served.routes, served.visit = loaded.routes, loaded.visit
+        served.dialect, served.declared, served.warnings = spec.dialect, spec.declared, loaded.warnings
         served.wanted = True
         self._models.changed(served, State.READY)
         _log.info("%s is ready", spec.describe())

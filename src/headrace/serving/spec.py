@@ -29,6 +29,17 @@ Overrides = Mapping[str, Any]
 """Fields of ModelSpec that somebody set, by name; those absent were not set."""
 
 
+class Cache(msgspec.Struct, frozen=True, kw_only=True):
+    """How many answers are kept for equal requests."""
+
+    max_entries: int = 1000
+    """The least recently used answer leaves first."""
+    max_bytes: int = 64 << 20
+    """Of questions and answers together."""
+    ttl_seconds: float = 0.0
+    """How long an answer is good; 0: until it leaves or the model is loaded again."""
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One version of one model: where it is and how it is to be served."""
 
@@ -80,7 +91,26 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the runtime or your own class takes beyond this, by name. Default: none. A name that the runtime does not
     know is an error. Set what the runtime's page in the docs lists."""
 
+    cache: Cache | None = None
+    """Answers kept for equal requests: `max_entries` (default 1000), `max_bytes` (default 64 MiB), `ttl_seconds`
+    (default 0: no end). Default: none are kept. Set it (`cache: {}` is enough) for a model whose answer depends on its
+    input alone and whose callers repeat themselves."""
+    environment: str = "auto"
+    """The packages the model runs with. `auto`: the server's own where they satisfy the requirements.txt, conda.yaml or
+    python_env.yaml beside the model, else an environment built from that file, once; `build`: always one built; `off`:
+    the server's own, whatever the file says; else the path of a virtual or conda environment, or of a packed one
+    (`.tar.gz`). Default: the server's `models.environment`, which is `auto`."""
+
     # Found by discovery or given by code; no keys of headrace.yaml.
+    dialect: str = ""
+    """The server that the model's settings were written for: `mlserver`. Its answers have that server's shapes, names
+    and headers."""
+    declared: Mapping[str, Any] = EMPTY
+    """What foreign settings declare for metadata, in the V2 metadata's own members."""
+    warnings: tuple[str, ...] = ()
+    """What of the model's settings is not honoured, and why."""
+    load_at_start: bool = True
+    """False: the model waits, UNAVAILABLE, until a repository load asks for it."""
     folder: str = ""
     """Where headrace.yaml or the model's file is, absolute."""
     evidence: str = ""
@@ -363,6 +393,15 @@ def _batching(node: yaml.Node, place: _Place) -> Batching:
     return Batching(**_fields(node, place, _BATCHING))
 
 
+_CACHE: Final[Mapping[str, _Parser]] = MappingProxyType(
+    {"max_entries": _whole(least=1), "max_bytes": _whole(least=1), "ttl_seconds": _seconds}
+)
+
+
+def _cache(node: yaml.Node, place: _Place) -> Cache:
+    return Cache(**_fields(node, place, _CACHE))
+
+
 _TENSOR: Final[Mapping[str, _Parser]] = MappingProxyType(
     {
         "name": _text,
@@ -460,6 +499,8 @@ _KEYS: Final[Mapping[str, _Parser]] = MappingProxyType(
         "optimize": _choice("auto", "require", "off"),
         "load_policy": _choice("auto", "restricted", "trusted"),
         "parameters": _mapping,
+        "cache": _cache,
+        "environment": _text,
     }
 )
 
@@ -471,6 +512,8 @@ def _plain(value: Any) -> Any:
     """A field's value in what YAML can write; a tensor's defaults are left out."""
     if isinstance(value, Batching):
         return {key: getattr(value, key) for key in _BATCHING}
+    if isinstance(value, Cache):
+        return {key: getattr(value, key) for key in _CACHE}
     if isinstance(value, TensorSpec):
         shown = {key: getattr(value, key) for key in _TENSOR}
         kept = {key: each for key, each in shown.items() if key in {"name", "datatype", "shape"} or each}
