@@ -111,6 +111,14 @@ class Runtime(abc.ABC):
         """Answer one request with many partial answers."""
         raise NotImplementedError  # streams is False: the engine never calls this
 
+    async def begin(self) -> Signature | None:
+        """Called once after `load`, on the loop where answers will run, before the first request; only where `is_async`.
+
+        For what must be made on that loop. Gives the signature as now known; None: as `load` gave it. Errors as of
+        `load`.
+        """
+        return None
+
     async def answer(self, request: InferenceRequest) -> InferenceResponse:
         """Answer one whole request.
 
@@ -140,6 +148,9 @@ class Runtime(abc.ABC):
     def sample(self) -> Values | None:
         """Inputs that the artifact carries and the loaded model answers, to warm it up by; None: it carries none."""
         return None
+
+    async def end(self) -> None:
+        """The counterpart of `begin`, on the same loop, after the last answer and before `unload`."""
 
     def unload(self) -> None:
         """Give back what `load` took. Called once, after the last predict has ended."""
