@@ -112,7 +112,7 @@ class Runtime(abc.ABC):
         raise NotImplementedError  # streams is False: the engine never calls this
 
     async def begin(self) -> Signature | None:
-        """Called once after `load`, on the loop where answers will run, before the first request; only where `is_async`.
+        """Called once after `load`, before the first request, on the loop of the answers; only where `is_async`.
 
         For what must be made on that loop. Gives the signature as now known; None: as `load` gave it. Errors as of
         `load`.
