@@ -119,17 +119,6 @@ class Runtime(abc.ABC):
         """
         return None
 
-    async def begin(self) -> Signature | None:
-        """Called once on the loop on which answers run, after `load` and before the first request.
-
-        What `load` may not make, as it runs before that loop or beside it: locks, sessions and tasks of the loop.
-        Errors are as of `load`; `unload` is called after it has failed, too.
-
-        Returns:
-            The signature as it is now known, in place of the one that `load` gave; None: that one stands.
-        """
-        return None
-
     async def answer(self, request: InferenceRequest) -> InferenceResponse:
         """Answer one whole request.
 
