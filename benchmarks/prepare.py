@@ -13,12 +13,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 from skl2onnx import to_onnx
-from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC
 
 from headrace.protocols import v2_grpc
 
@@ -50,6 +51,10 @@ def models(folder: Path) -> None:
     save_joblib(
         RandomForestClassifier(200, random_state=0, n_jobs=1).fit(rows, labels), folder / "forest" / "model.joblib"
     )
+    rows, labels = load_digits(return_X_y=True)
+    save_joblib(SVC(gamma=0.001).fit(rows[:898], labels[:898]), folder / "digits" / "model.joblib")
+    rows, labels = load_iris(return_X_y=True)
+    save_joblib(LogisticRegression(max_iter=500).fit(rows, labels), folder / "flowers" / "model.joblib")
     random = np.random.default_rng(0)
     rows = random.random((600, 784)).astype(np.float32)
     save_onnx(MLPClassifier((64,), max_iter=5).fit(rows, np.arange(600) % 10), rows, folder / "pixels" / "model.onnx")
@@ -60,6 +65,8 @@ def bodies(folder: Path) -> None:
     random = np.random.default_rng(1)
     asked = {
         "iris": np.array([[5.1, 3.5, 1.4, 0.2]], np.float32),
+        "flowers": np.array([[5.1, 3.5, 1.4, 0.2]], np.float32),
+        "digits": load_digits().data[-1:].astype(np.float32),
         "forest": random.random((1, 30)).astype(np.float32).round(4),
         "pixels": random.random((32, 784)).astype(np.float32).round(4),
     }

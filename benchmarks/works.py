@@ -34,6 +34,29 @@ def mlserver(model: str, body: str, *, batch: int = 0, name: str = "MLServer") -
     )  # fmt: skip
 
 
+def folder(model: str, body: str, *, ours: bool, workers: int = 0, batch: int = 0) -> Server:
+    """An MLServer folder, the same files for both, in a form that suits it; by its original or by ours."""
+    settings = {"debug": False, "parallel_workers": workers, "host": "127.0.0.1"}
+    ports = {"http_port": "<port>", "grpc_port": "<grpc>", "metrics_port": "<metrics>"}
+    described: dict[str, object] = {"name": model}
+    if model == "constant":
+        described["implementation"] = "peers.constant.Constant"
+    else:
+        described["implementation"] = "mlserver_sklearn.SKLearnModel"
+        described["parameters"] = {"uri": f"<models>/{model}/model.joblib"}
+    if batch:
+        described |= {"max_batch_size": batch, "max_batch_time": 0.002}
+    files = {"settings.json": json.dumps({**settings, **ports}), "model-settings.json": json.dumps(described)}
+    form = f", {workers} workers" if workers else ""
+    form += f", batch {batch}" if batch else ""
+    name, environment, command = ("Headrace", "headrace", "headrace mlserver start") if ours else (
+        "MLServer", "mlserver", "mlserver start"
+    )  # fmt: skip
+    return Server(
+        name + form, environment, command + " {folder}", Question(INFER.format(name=model), body), files=files
+    )
+
+
 def kserve(model: str, body: str) -> Server:
     file, _ = MODELS[model]
     command = f"python {{here}}/peers/kserve_app.py {{port}} {{grpc}} {model} {{models}}/{file}"
@@ -123,5 +146,21 @@ WORKS = [
     Work("grpc-kserve", "gRPC, 4 features", GRPC, kserve("iris", "iris.raw.grpc"), 1.8),
     Work("one-mlserver", "V2 JSON, one connection, p50", IRIS, mlserver("iris", "iris.json"), 0.45, "p50_ms", 1),
     Work("one-kserve", "V2 JSON, one connection, p50", IRIS, kserve("iris", "iris.json"), 0.45, "p50_ms", 1),
+    *[
+        Work(f"{model}-{wire}-mlserver{form}", f"an MLServer folder, scikit-learn {what}, {wire}",
+             folder(model, f"{model}.{end}", ours=True),
+             folder(model, f"{model}.{end}", ours=False, batch=batch), target)
+        for model, what in (("flowers", "regression"), ("digits", "SVC"))
+        for wire, end, target in (("rest", "json", 8), ("grpc", "raw.grpc", 2.5))
+        for form, batch in (("", 0), ("-batch", 16))
+    ],
+    Work("folder-memory", "the same, memory in use", folder("flowers", "iris.json", ours=True),
+         folder("flowers", "iris.json", ours=False), 0.6, "pss_mib"),
+    Work("folder-start", "the same, seconds to the first answer", folder("flowers", "iris.json", ours=True),
+         folder("flowers", "iris.json", ours=False), 0.4, "cold_seconds"),
+    Work("constant", "a custom runtime that returns a constant", folder("constant", "iris.json", ours=True),
+         folder("constant", "iris.json", ours=False), 4),
+    Work("constant-worker", "the same, in a worker process", folder("constant", "iris.json", ours=True, workers=1),
+         folder("constant", "iris.json", ours=False, workers=1), 4),
     Work("hundred", "100 models, one of them asked", HUNDRED, IRIS, 0.9),
 ]  # fmt: skip
