@@ -401,3 +401,31 @@ def test_reflection_files_come_with_their_imports():
     assert len(files) == 1
     with pytest.raises(KeyError):
         v2_grpc.file_descriptors(["nothing.proto"])
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
+@pytest.mark.parametrize(("text", "shape"), [("hello", 5), ("né", 2), ("né", 3)])
+def test_one_text_may_have_its_length_as_its_shape(text, shape, raw):
+    """A single text whose shape is its own length is one element, as MLServer's examples mean it."""
+    element = text.encode()
+    if raw:
+        message = infer_request(
+            inputs=[tensor(datatype="BYTES", shape=[shape])],
+            raw_input_contents=[len(element).to_bytes(4, "little") + element],
+        )
+    else:
+        message = infer_request(
+            inputs=[tensor(datatype="BYTES", shape=[shape], contents={"bytes_contents": [element]})]
+        )
+    (parsed,) = v2_grpc.parse(message).inputs
+    assert parsed.data.tolist() == [element]
+
+
+@pytest.mark.parametrize("shape", [[4], [6], [5, 1]])
+def test_any_other_shape_of_one_text_is_held_to(shape):
+    """A shape that is not the text's length counts elements."""
+    raw = infer_request(inputs=[tensor(datatype="BYTES", shape=shape)], raw_input_contents=[b"\x05\0\0\0hello"])
+    typed = infer_request(inputs=[tensor(datatype="BYTES", shape=shape, contents={"bytes_contents": [b"hello"]})])
+    for message in (raw, typed):
+        with pytest.raises(InvalidRequest):
+            v2_grpc.parse(message)

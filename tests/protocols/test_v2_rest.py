@@ -587,3 +587,27 @@ def test_damaged_bodies_are_requests_or_mistakes(data):
     for padded in (bytes(body), bytes(body) + b" " * 5000):
         with contextlib.suppress(InvalidRequest, NotSupported):
             parse(padded)
+
+
+@pytest.mark.parametrize("padding", ["", " " * 5000], ids=["small body", "large body"])
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [(["hello"], [5]), ("hello", [5]), (["né"], [2]), (["né"], [3])],
+    ids=["in a list", "bare", "length in characters", "length in bytes"],
+)
+def test_one_text_may_have_its_length_as_its_shape(data, shape, padding):
+    """A single text whose shape is its own length is one element, as MLServer's examples mean it."""
+    sent = {"inputs": [{"name": "x", "shape": shape, "datatype": "BYTES", "data": data}]}
+    (tensor,) = v2_rest.parse((json.dumps(sent) + padding).encode(), model_name="m").inputs
+    assert tensor.shape == (1,)
+    assert tensor.data[0].decode() == (data if isinstance(data, str) else data[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"), [(["hello"], [4]), (["a", "b"], [3]), ("ab", [3]), ("a", [1]), (["hello"], [5, 1])]
+)
+def test_any_other_shape_of_texts_is_held_to(data, shape):
+    """A shape that is not the text's length counts elements, and so do shapes of other ranks."""
+    sent = {"inputs": [{"name": "x", "shape": shape, "datatype": "BYTES", "data": data}]}
+    with pytest.raises(InvalidRequest):
+        v2_rest.parse(json.dumps(sent).encode(), model_name="m")

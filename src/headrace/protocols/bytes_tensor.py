@@ -14,6 +14,23 @@ from headrace.payload import Array
 _LENGTH: Final = struct.Struct("<I")
 
 
+def is_length(shape: tuple[int, ...], element: bytes) -> bool:
+    """Whether a shape is no shape but the length of the one element, in bytes or in characters.
+
+    MLServer's examples send a text so, `[5]` for `hello`, and its users do as they do.
+    """
+    if len(shape) != 1 or shape[0] < 2:
+        return False
+    return shape[0] == len(element) or shape[0] == len(element.decode(errors="replace"))
+
+
+def single(element: bytes) -> Array:
+    """An array of shape [1]."""
+    array: Array = np.empty(1, np.object_)
+    array[0] = element
+    return array
+
+
 def pack(array: Array) -> bytes:
     """A BYTES array as its wire form; text elements are written as UTF-8.
 

@@ -23,6 +23,7 @@ import simdjson
 
 from headrace.errors import InvalidRequest
 from headrace.payload import DTYPES, Array
+from headrace.protocols import bytes_tensor
 
 DECLINED: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RuntimeError, struct.error)
 """What a quick road raises to decline. msgspec's errors are ValueErrors, simdjson's ValueErrors and RuntimeErrors; too
@@ -32,6 +33,7 @@ MAX_DIMENSIONS: Final = 32
 MAX_ELEMENTS: Final = 1 << 40
 """No body holds as many; products beyond it come from shapes made up to overflow."""
 
+_ONE: Final = (1,)
 _EXACT: Final = 1 << 53  # integers beyond it are not told apart as JSON floats
 
 # -- a few numbers, as text --
@@ -69,6 +71,8 @@ def small(text: msgspec.Raw, datatype: str, shape: tuple[int, ...]) -> Array:
         texts: Any = _TEXTS(text)
         if type(texts[0]) is list:
             texts = _rows(texts, shape)
+        if len(texts) == 1 and shape != _ONE and bytes_tensor.is_length(shape, texts[0].encode()):
+            return bytes_tensor.single(texts[0].encode())
         # reshape takes -1 for "as many as there are"
         if math.prod(shape) != len(texts) or min(shape, default=0) < 0 or len(shape) > MAX_DIMENSIONS:
             raise ValueError(shape)
@@ -202,11 +206,17 @@ def careful(values: Any, datatype: str, shape: tuple[int, ...], what: str) -> Ar
     """
     elements = check_shape(shape, what)
     if type(values) is not list:
+        if datatype == "BYTES" and type(values) is str and bytes_tensor.is_length(shape, values.encode()):
+            return bytes_tensor.single(values.encode())
         if shape:
             raise InvalidRequest(f"{what}: data must be a list, got {_described(values)}")
         values = [values]
     dimensions, flat = flatten(values, what)
     if len(flat) != elements:
+        if datatype == "BYTES" and type(flat[0] if flat else None) is str and len(flat) == len(dimensions) == 1:
+            element = flat[0].encode()
+            if bytes_tensor.is_length(shape, element):
+                return bytes_tensor.single(element)
         raise InvalidRequest(f"{what} has {len(flat)} elements, but its shape {list(shape)} takes {elements}")
     if len(dimensions) > 1 and [d for d in dimensions if d != 1] != [d for d in shape if d != 1]:
         raise InvalidRequest(f"{what}: data is nested as {dimensions}, but its shape is {list(shape)}")

@@ -325,6 +325,11 @@ class _WrongField(Exception):
 
 def _parse_raw(raw: bytes, datatype: str, shape: tuple[int, ...]) -> Array:
     if datatype == "BYTES":
+        # One text whose shape is its length, as MLServer's examples have it. Every byte but the prefix is the text's.
+        if len(shape) == 1 and len(raw) > 5 and shape[0] > 1 and int.from_bytes(raw[:4], "little") == len(raw) - 4:
+            element = bytes(raw[4:])
+            if bytes_tensor.is_length(shape, element):
+                return bytes_tensor.single(element)
         return bytes_tensor.unpack(raw, shape, "raw contents")
     dtype = DTYPES[datatype]
     expected = math.prod(shape) * dtype.itemsize
@@ -351,6 +356,8 @@ def _parse_contents(tensor: Message, datatype: str, shape: tuple[int, ...]) -> A
             raise _WrongField(_CONTENT_KINDS[descriptor.name])
     values = given[0][1]
     if len(values) != elements:
+        if datatype == "BYTES" and len(values) == 1 and bytes_tensor.is_length(shape, values[0]):
+            return bytes_tensor.single(values[0])
         raise InvalidRequest(f"expected {elements} elements for shape {list(shape)}, got {len(values)}")
     if datatype == "BYTES":
         data: Array = np.empty(elements, np.object_)

@@ -13,6 +13,9 @@ What the documents leave open is decided so:
   with the advice to ask for `binary_data`.
 - 1.0 is an integer, 1.5 is not; numbers that a datatype cannot hold are refused, also those that would be infinite.
 - Unknown members are ignored, as other servers do. Of a member given twice, the last counts.
+- One text in BYTES may have its length as its shape, `[5]` for `hello`, as MLServer's examples do: it is one element,
+  of shape [1]. It may stand without a list around it.
+- An answer whose `parameters` are any mapping but `payload.EMPTY` shows them, even when there are none.
 - Parameters may be nested (clients send `headers` objects) up to 100 levels. `null` for an optional member is absence.
 """
 
@@ -493,7 +496,7 @@ def render(
     identity = response.id or request.id
     if identity:
         document["id"] = identity
-    if response.parameters:
+    if response.parameters is not EMPTY:
         document["parameters"] = dict(response.parameters)
     outputs = response.outputs
     if not request.outputs and not request.parameters:  # the common case, without the bookkeeping
