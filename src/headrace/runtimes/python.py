@@ -31,11 +31,7 @@ import ast
 import collections.abc
 import contextlib
 import dataclasses
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 import types
 import typing
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -48,6 +44,7 @@ import numpy as np
 from headrace.errors import InvalidRequest, LoadFailed, NotSupported, SettingsError, UnsafeArtifact, unknown_key
 from headrace.payload import DTYPES, EMPTY, Array, Signature, TensorSpec, datatype_of
 from headrace.runtimes.base import Recognition, Runtime, Source, Values
+from headrace.runtimes.own_code import PREFIX, OwnCode
 
 _FILE: Final = "model.py"
 _CLASS: Final = "Model"
@@ -104,7 +101,7 @@ class PythonRuntime(Runtime):
         self._frame = ""
         self._outputs: tuple[TensorSpec, ...] = ()
         self._datatypes: dict[str, str] = {}
-        self._code: _Code | None = None
+        self._code: OwnCode | None = None
 
     @classmethod
     def recognise(cls, path: Path) -> Recognition | None:
@@ -138,7 +135,7 @@ class PythonRuntime(Runtime):
                 f"{self.source.reference or self.source.path} is Python code, which the load policy refuses to run; "
                 "if you trust whoever wrote it, set `load_policy: trusted`"
             )
-        self._code = _Code(self._folder())
+        self._code = OwnCode(self._folder())
         with self._code.importable():
             found = self.source.model if self.source.model is not None else self._find(self._code)
             self._model = self._construct(found)
@@ -197,7 +194,7 @@ class PythonRuntime(Runtime):
             return place.absolute() if place.is_dir() else place.absolute().parent
         return Path.cwd() if reference else None
 
-    def _find(self, code: _Code) -> Any:
+    def _find(self, code: OwnCode) -> Any:
         """The class that the source names, or the only one there is."""
         if self.source.reference:
             module, _, attribute = self.source.reference.rpartition(":")
@@ -620,7 +617,7 @@ def _bytes_array(items: Sequence[Any], shape: tuple[int, ...]) -> Array:
 
 def _called(found: Any) -> str:
     kind = found if isinstance(found, type) else type(found)
-    return f"{kind.__module__.removeprefix(_PREFIX).partition('@')[0]}:{kind.__qualname__}"
+    return f"{kind.__module__.removeprefix(PREFIX).partition('@')[0]}:{kind.__qualname__}"
 
 
 def _classes_of(module: types.ModuleType) -> list[str]:
@@ -654,104 +651,3 @@ def _model_classes(file: Path) -> list[str]:
     found = [name for name in classes if predicts(name) and not name.startswith("_")]
     found = [name for name in found if not any(name in bases[other] for other in found)]
     return [_CLASS] if _CLASS in found else found
-
-
-_PREFIX: Final = "headrace_model_"
-
-
-class _Code:
-    """Imports a model's own modules so that those of two folders, named alike, do not meet.
-
-    The folder is on the import path while the model loads, in front, and after that at the end, for what is imported
-    late. A module that another folder put under a name which this folder has too steps aside meanwhile.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self._registered: list[str] = []
-
-    @contextlib.contextmanager
-    def importable(self) -> Iterator[None]:
-        """While the model is imported, constructed and loaded."""
-        if self.folder is None or not self.folder.is_dir():
-            yield
-            return
-        entry = str(self.folder)
-        aside = {name: module for name in self._names() if (module := self._foreign(name)) is not None}
-        aside |= {
-            name: module
-            for name, module in list(sys.modules.items())
-            if name.rpartition(".")[0].partition(".")[0] in aside
-        }
-        for name in aside:
-            del sys.modules[name]
-        sys.path.insert(0, entry)
-        importlib.invalidate_caches()
-        try:
-            yield
-        finally:
-            sys.path.remove(entry)
-            for name in [each for each in sys.modules if each.partition(".")[0] in aside]:
-                del sys.modules[name]  # held by the model, whose own it is
-            sys.modules.update(aside)
-            sys.path.append(entry)  # once for each model of the folder, so that one can leave
-            self._registered.append(entry)
-
-    def file(self, file: Path) -> types.ModuleType:
-        """A file, imported under a name that is its own."""
-        if not file.is_file():
-            raise LoadFailed(f"{file} does not exist; expected a Python file with the model's class")
-        name = f"{_PREFIX}{file.stem}@{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise LoadFailed(f"{file} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        before = sys.modules.get(name)
-        sys.modules[name] = module  # dataclasses and annotations look their module up
-        try:
-            spec.loader.exec_module(module)
-        except BaseException as error:
-            if before is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = before
-            if isinstance(error, Exception):
-                raise LoadFailed(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
-            raise
-        return module
-
-    def module(self, name: str) -> types.ModuleType:
-        """A module by name: the folder's own first, then an installed one."""
-        if self.folder is not None and "." not in name and (self.folder / f"{name}.py").is_file():
-            return self.file(self.folder / f"{name}.py")
-        try:
-            return importlib.import_module(name)
-        except Exception as error:
-            where = f" (looked in {self.folder} and the installed packages)" if self.folder else ""
-            raise LoadFailed(f"module {name!r} cannot be imported: {type(error).__name__}: {error}{where}") from error
-
-    def forget(self) -> None:
-        """Take the folder off the import path."""
-        for entry in self._registered:
-            if entry in sys.path:
-                sys.path.remove(entry)
-        self._registered.clear()
-
-    def _names(self) -> list[str]:
-        """The modules and packages that the folder holds, less those that Python has."""
-        folder = self.folder
-        if folder is None:
-            return []
-        found = [each.stem for each in folder.glob("*.py")]
-        found += [each.parent.name for each in folder.glob("*/__init__.py")]
-        return [name for name in found if name not in sys.stdlib_module_names and name != "headrace"]
-
-    def _foreign(self, name: str) -> types.ModuleType | None:
-        """The module that is imported under this name from elsewhere."""
-        module = sys.modules.get(name)
-        file = getattr(module, "__file__", None)
-        if module is None or file is None:
-            return None
-        place = Path(file).absolute()
-        home = place.parent.parent if place.name == "__init__.py" else place.parent
-        return None if home == self.folder else module
