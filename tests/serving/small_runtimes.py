@@ -13,8 +13,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from headrace.errors import InvalidRequest, LoadFailed
-from headrace.payload import EMPTY, Signature, TensorSpec
+from headrace.errors import InvalidRequest, LoadFailed, ModelError, Overloaded
+from headrace.payload import (
+    EMPTY,
+    InferenceResponse,
+    Route,
+    RouteResponse,
+    Signature,
+    Tensor,
+    TensorSpec,
+)
 from headrace.runtimes.base import Runtime
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
@@ -351,3 +359,142 @@ class Worded(Small):
         assert isinstance(text, list)
         self.calls.append(len(text))
         return {"length": np.array([len(each) for each in text])}
+
+
+class Whole(Small):
+    """Takes whole requests: gives its inputs back and tells, in a parameter, what else it saw of the request.
+
+    What a request's parameters ask for happens: `fail`, `sleep`, `answer` (a value in place of a response), `name`.
+    """
+
+    whole = True
+    is_async = True
+    streams = True
+    batchable = True
+    running = most = answered = 0
+    routes = (
+        Route(method="GET", path="/tell/{what}", name="tell"),
+        Route(method="POST", path="/do", name="do"),
+    )
+
+    def load(self):
+        self._loop = None
+        self._measured = [("loads", "How often it was loaded.", 1.0)]
+        return Signature(platform="test", batchable=self.batchable)
+
+    async def begin(self):
+        self._loop = asyncio.get_running_loop()
+        if self.source.parameters.get("fail_at_begin"):
+            raise KeyError("no such layer")
+        return Signature(platform="begun", batchable=self.batchable)
+
+    async def end(self):
+        assert asyncio.get_running_loop() is self._loop
+        self.note("ended")
+
+    def unload(self):
+        self.note("unloaded")
+
+    def note(self, what):
+        if path := self.source.parameters.get("note"):
+            with Path(path).open("a") as file:
+                file.write(f"{what}\n")
+
+    async def answer(self, request):
+        assert asyncio.get_running_loop() is self._loop
+        assert asyncio.current_task() is not None
+        asked = request.parameters
+        self.running += 1
+        self.answered += 1
+        self.most = max(self.most, self.running)
+        self._measured.append(("rows", "Rows of the last request.", float(len(request.inputs[0].data))))
+        try:
+            if seconds := asked.get("sleep"):
+                await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.note("cancelled")
+            raise
+        finally:
+            self.running -= 1
+        if fail := asked.get("fail"):
+            self.fail(fail)
+        if bad := asked.get("answer"):
+            return {"dict": {}, "object": self.tell(request, {"bad": object()})}[bad]
+        return self.tell(request, {"pid": os.getpid(), "most": self.most, "answered": self.answered})
+
+    def fail(self, how):
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {
+            "teapot": ModelError("I am a teapot", status=418),
+            "broken": ModelError("it broke", status=503),
+            "value": ValueError("not\n that"),
+            "busy": Overloaded("later", retry_after_seconds=7.5),
+            "exit": SystemExit(3),
+        }[how]
+
+    def tell(self, request, more):
+        return InferenceResponse(
+            model_name=request.parameters.get("name", ""),
+            outputs=request.inputs,
+            parameters={
+                "id": request.id,
+                "headers": dict(request.headers),
+                "parameters": dict(request.parameters),
+                "outputs": [[each.name, dict(each.parameters)] for each in request.outputs],
+                "protocol": request.protocol,
+                "model": [request.model_name, request.model_version],
+                "rows": [len(each.data) for each in request.inputs],
+                **more,
+            },
+            headers={"x-seen": request.headers.get("x-sent", "")},
+        )
+
+    async def answer_stream(self, request):
+        made = 0
+        try:
+            for number in range(request.parameters["parts"]):
+                if request.parameters.get("fail_at") == number:
+                    raise ModelError("enough", status=429)
+                await asyncio.sleep(request.parameters.get("pause", 0))
+                made += 1
+                text = Tensor("text", "BYTES", np.array([b"%d" % number], object), {"content_type": "str"})
+                yield InferenceResponse(model_name="", outputs=(text,), parameters={"n": number, "id": request.id})
+        finally:
+            self._measured.append(("parts", "Parts of the last stream.", float(made)))
+            self.note(f"made {made}")
+
+    async def visit(self, request):
+        self._measured.append(("visits", "Visits.", 1.0))
+        if request.route == "do":
+            what = request.body.decode()
+            if what == "sleep":
+                await asyncio.sleep(20)
+            self.fail(what)
+        told = f"{request.method} {request.target} {request.parameters['what']} {dict(request.headers)}"
+        return RouteResponse(status=202, headers=(("x-pid", str(os.getpid())),), body=told.encode() + request.body)
+
+    def logged(self):
+        measured, self._measured = self._measured, []
+        return measured
+
+
+class WholeAlone(Whole):
+    """The same, that does not count rows."""
+
+    batchable = False
+
+
+class Guided(Small):
+    """Adds up rows, and has a route of its own; asynchronous code answers it when the parameter says so."""
+
+    routes = (Route(method="GET", path="/where", name="where"),)
+
+    def visit(self, request):
+        if self.source.parameters.get("awaited"):
+            return self.later()
+        return RouteResponse(body=threading.current_thread().name.encode())
+
+    async def later(self):
+        await asyncio.sleep(0)
+        return RouteResponse(body=b"later")

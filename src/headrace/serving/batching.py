@@ -13,24 +13,26 @@ once; any other failure (a crash, a wrong row count) is everybody's, loudly.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from headrace.errors import DeadlineExceeded, HeadraceError, ModelNotReady, Overloaded, RuntimeFailed
-from headrace.payload import Array, Parameters, Tensor, Trace
+from headrace.payload import Array, Parameters, RouteRequest, Tensor, Trace
 from headrace.serving.decoding import Call
 from headrace.serving.execution import Outcome
-from headrace.serving.observer import Observer
+from headrace.serving.observer import Observer, Silent
 from headrace.serving.streams import Parts
 
 _SMOOTHING: Final = 0.2  # weight of the last predict in the mean that retry_after_seconds is estimated from
 _LEAST_RETRY_SECONDS: Final = 0.001
 _PURGE_SECONDS: Final = 0.01  # between two looks at a full queue for those who left it
+_UNCOUNTED: Final[Observer] = Silent()  # hears of calls that are no predicts
 _TURN_NS: Final = 1_000_000  # a lane on the loop lets the loop turn between batches once these have passed
 
 
@@ -98,6 +100,18 @@ def split(tensors: Sequence[Tensor], rows: Sequence[int]) -> list[tuple[Tensor, 
     return answers
 
 
+class Merging(NamedTuple):
+    """How requests of one kind merge: of arrays here, whole ones in `whole`."""
+
+    key: Callable[[Call], Hashable]
+    merge: Callable[[Sequence[Call]], Call]
+    split: Callable[[Outcome, Sequence[int]], Sequence[Any]]
+    """Raises RuntimeFailed when the outcome has another number of rows than all callers together."""
+
+
+ARRAYS: Final = Merging(key, merge, lambda outcome, rows: split(outcome.tensors, rows))
+
+
 # -- the queue --
 
 
@@ -131,7 +145,7 @@ class _Member:
     def __init__(
         self,
         call: Call,
-        waits: asyncio.Future[tuple[Tensor, ...]] | Parts,
+        waits: asyncio.Future[Any] | Parts,
         deadline: float | None,
         trace: Trace | None,
     ) -> None:
@@ -147,13 +161,21 @@ class Batcher:
     """The queue of one model, and the lanes that empty it. Used on the event loop only."""
 
     def __init__(
-        self, model: str, batching: Batching, lanes: Sequence[Lane], observer: Observer, *, merges: bool
+        self,
+        model: str,
+        batching: Batching,
+        lanes: Sequence[Lane],
+        observer: Observer,
+        *,
+        merges: bool,
+        merging: Merging = ARRAYS,
     ) -> None:
         self._model = model
         self._batching = batching
         self._lanes = lanes
         self._observer = observer
         self._merges = merges and batching.max_batch_size > 1
+        self._key, self._merge, self._split = merging
         self._loop = asyncio.get_running_loop()
         self._groups: dict[Hashable, deque[_Member]] = {}  # by key; the one whose turn is next comes first
         self._waiting = 0
@@ -175,10 +197,9 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<Batcher {self._model} waiting={self._waiting} running={len(self._running)}>"
 
-    def submit(
-        self, call: Call, deadline: float | None = None, trace: Trace | None = None
-    ) -> asyncio.Future[tuple[Tensor, ...]]:
-        """Queue a call. Cancelling what comes back takes it out again.
+    def submit(self, call: Call, deadline: float | None = None, trace: Trace | None = None) -> asyncio.Future[Any]:
+        """Queue a call. Cancelling what comes back takes it out again. It becomes the tensors of the answer, or for a
+        call with a whole request, the response.
 
         Args:
             call: What to predict.
@@ -189,9 +210,9 @@ class Batcher:
             Overloaded: the queue is full.
             ModelNotReady: no lane is up.
         """
-        future: asyncio.Future[tuple[Tensor, ...]] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         alone = not self._merges or call.rows <= 0
-        self._add(object() if alone else key(call), _Member(call, future, deadline, trace))
+        self._add(object() if alone else self._key(call), _Member(call, future, deadline, trace))
         return future
 
     def open(self, call: Call, deadline: float | None = None, trace: Trace | None = None) -> Parts:
@@ -367,7 +388,7 @@ class Batcher:
             lane.start_stream(first.call, first.waits, done)
             return
         try:
-            call = merge([member.call for member in batch])
+            call = self._merge([member.call for member in batch])
         except (ValueError, MemoryError) as exc:  # the key was wrong, or there is no room for the batch
             error = RuntimeFailed(f"model '{self._model}': {len(batch)} requests could not be merged: {exc}")
             error.__cause__ = exc
@@ -390,29 +411,34 @@ class Batcher:
             queue_ns += began - member.queued_ns
             if member.trace is not None:
                 record(member.trace, member.queued_ns, began, time.perf_counter_ns())
+        observer = self._observer
+        if outcome.logged:
+            observer.logged(outcome.logged)
+        if isinstance(batch[0].call.request, RouteRequest):
+            observer = _UNCOUNTED
         error = outcome.error
         if error is None:
-            error = self._answer(batch, outcome.tensors)
+            error = self._answer(batch, outcome)
         if error is None:
             rows = sum([max(1, member.call.rows) for member in batch])
-            self._observer.executed(requests=len(batch), rows=rows, queue_ns=queue_ns, predict_ns=outcome.predict_ns)
+            observer.executed(requests=len(batch), rows=rows, queue_ns=queue_ns, predict_ns=outcome.predict_ns)
         else:
-            self._fail(batch, error, queue_ns, outcome)
+            self._fail(batch, error, queue_ns, outcome, observer)
         self._predict_seconds += _SMOOTHING * (outcome.predict_ns / 1e9 - self._predict_seconds)
         self._batch_requests += _SMOOTHING * (len(batch) - self._batch_requests)
         if not self._flushing:
             self.flush()
 
-    def _answer(self, batch: list[_Member], tensors: tuple[Tensor, ...]) -> HeadraceError | None:
+    def _answer(self, batch: list[_Member], outcome: Outcome) -> HeadraceError | None:
         if len(batch) == 1:
             waits = batch[0].waits
             if isinstance(waits, Parts):
                 waits.end()
             elif not waits.done():
-                waits.set_result(tensors)
+                waits.set_result(outcome.tensors if outcome.response is None else outcome.response)
             return None
         try:
-            answers = split(tensors, [member.call.rows for member in batch])
+            answers = self._split(outcome, [member.call.rows for member in batch])
         except RuntimeFailed as exc:
             return exc
         for member, answer in zip(batch, answers, strict=True):
@@ -421,7 +447,9 @@ class Batcher:
                 waits.set_result(answer)
         return None
 
-    def _fail(self, batch: list[_Member], error: HeadraceError, queue_ns: int, outcome: Outcome) -> None:
+    def _fail(
+        self, batch: list[_Member], error: HeadraceError, queue_ns: int, outcome: Outcome, observer: Observer
+    ) -> None:
         if len(batch) > 1 and outcome.separable and not self.refuses:
             for member in batch:
                 if not member.waits.done():
@@ -429,7 +457,7 @@ class Batcher:
                     self._groups[object()] = deque((member,))
                     self._waiting += 1
             return
-        self._observer.failed(requests=len(batch), queue_ns=queue_ns, predict_ns=outcome.predict_ns)
+        observer.failed(requests=len(batch), queue_ns=queue_ns, predict_ns=outcome.predict_ns)
         for member in batch:
             if not member.waits.done():
                 member.waits.set_exception(error if len(batch) == 1 else _again(error))
@@ -499,7 +527,6 @@ def record(trace: Trace, queued_ns: int, began_ns: int, ended_ns: int) -> None:
 
 def _again(error: HeadraceError) -> HeadraceError:
     """The same error for another caller: an exception object belongs to the one who raises it."""
-    copy: Any = type(error)(str(error))
-    copy.__cause__ = error.__cause__
-    found: HeadraceError = copy
+    found = copy.copy(error)
+    found.__cause__ = error.__cause__
     return found

@@ -48,13 +48,13 @@ class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plain(value: Any) -> Any:
-    """What msgspec cannot write by itself, in a form that it can: read-only mappings and numpy's numbers."""
+    """What msgspec cannot write by itself, in a form that it can: read-only mappings, numpy's numbers and arrays."""
     if isinstance(value, MappingProxyType):
         return dict(value)
     if isinstance(value, Mapping):
         return dict(value)
-    if hasattr(value, "item"):  # a numpy scalar
-        return value.item()
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return value.tolist()
     msg = f"{type(value).__name__} cannot cross to a worker process"
     raise TypeError(msg)
 
@@ -91,9 +91,28 @@ def build(spec: RuntimeSpec, *, model: Any = None) -> tuple[Runtime, Signature]:
     except HeadraceError:
         raise
     except Exception as exc:
-        cause = " ".join(str(exc).split())
-        raise LoadFailed(f"model '{spec.name}': runtime {spec.runtime!r}: {type(exc).__name__}: {cause}") from exc
+        raise _failed(spec, exc) from exc
     return runtime, override(signature, inputs=spec.inputs, outputs=spec.outputs)
+
+
+async def begin(spec: RuntimeSpec, runtime: Runtime, signature: Signature) -> Signature:
+    """Have an async runtime that was built make what belongs to this loop; its signature as then known.
+
+    Raises:
+        LoadFailed: as of `build`. What the runtime took is left to `unload`.
+    """
+    try:
+        known = await runtime.begin()
+    except HeadraceError:
+        raise
+    except (Exception, SystemExit) as exc:
+        raise _failed(spec, exc) from exc
+    return signature if known is None else override(known, inputs=spec.inputs, outputs=spec.outputs)
+
+
+def _failed(spec: RuntimeSpec, exc: BaseException) -> LoadFailed:
+    cause = " ".join(str(exc).split())
+    return LoadFailed(f"model '{spec.name}': runtime {spec.runtime!r}: {type(exc).__name__}: {cause}")
 
 
 def override(signature: Signature, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Signature:

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from headrace.errors import DeadlineExceeded, LoadFailed, ModelNotReady, NotFound
+from headrace.errors import DeadlineExceeded, ModelNotReady, NotFound, SettingsError
 from headrace.payload import (
     Infer,
     InferenceRequest,
@@ -31,12 +31,13 @@ from headrace.payload import (
 )
 from headrace.runtimes.base import Runtime
 from headrace.serving import placement as placing
-from headrace.serving.batching import Batcher, Batching, Lane, record
-from headrace.serving.build import RuntimeSpec, build
-from headrace.serving.decoding import Decoder
+from headrace.serving.batching import ARRAYS, Batcher, Batching, Lane, record
+from headrace.serving.build import RuntimeSpec, begin, build
+from headrace.serving.decoding import Call, Decoder
 from headrace.serving.execution import Execution, failed
 from headrace.serving.lanes import AsyncLane, InlineLane, ThreadLane
 from headrace.serving.observer import Observer, Silent
+from headrace.serving.whole import MERGING, WholeDecoder, completed
 from headrace.serving.workers import WorkerPool
 
 _CLOSE_SECONDS: Final = 5.0  # for a thread or a process to end once nothing runs in it any more
@@ -82,9 +83,10 @@ class Engine:
         self._on_state = on_state
         self._refuses = "it is not started"
         self._runtimes: list[Runtime] = []
+        self._begun: list[Runtime] = []
         self._lanes: Sequence[Lane] = ()
         self._pool: WorkerPool | None = None
-        self._decoder = Decoder(self.name, self.signature)
+        self._decoder: Decoder | WholeDecoder = Decoder(self.name, self.signature)
         self._batcher: Batcher | None = None
         self._execution: Execution | None = None
         self._crowded = False
@@ -166,6 +168,21 @@ class Engine:
                 future.cancel()
         return InferenceResponse(model_name=self.name, outputs=tensors, model_version=self.version, id=request.id)
 
+    async def _infer_whole(self, request: InferenceRequest) -> InferenceResponse:
+        """Submit as it came, complete what comes back."""
+        batcher = self._batcher
+        assert batcher is not None
+        deadline = request.deadline
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlineExceeded(f"model '{self.name}': the deadline of the request passed before predict")
+        future = batcher.submit(self._decoder.decode(request), deadline, request.trace)
+        try:
+            response: InferenceResponse = await future
+        finally:
+            if not future.done():
+                future.cancel()
+        return completed(response, request, self.name, self.version)
+
     async def _not_started(self, request: InferenceRequest) -> InferenceResponse:
         raise ModelNotReady(f"model '{self.name}' is not ready: {self._refuses}")
 
@@ -181,16 +198,33 @@ class Engine:
         assert batcher is not None
         parts = batcher.open(self._decoder.decode(request), request.deadline, request.trace)
         try:
-            async for tensors in parts:
-                yield InferenceResponse(
-                    model_name=self.name, outputs=tensors, model_version=self.version, id=request.id
-                )
+            async for part in parts:
+                if isinstance(part, InferenceResponse):
+                    yield completed(part, request, self.name, self.version)
+                    continue
+                yield InferenceResponse(model_name=self.name, outputs=part, model_version=self.version, id=request.id)
         finally:
             parts.close()
 
     async def visit(self, request: RouteRequest) -> RouteResponse:
-        """Answer a request to one of the model's own routes, as `infer` answers others."""
-        raise NotFound(f"model '{self.name}' has no route {request.route!r}")
+        """Answer a request to one of the model's own routes, where and as `infer` answers others.
+
+        Raises:
+            NotFound: the model has no such route.
+        """
+        batcher = self._batcher
+        if batcher is None or all(route.name != request.route for route in self.routes):
+            raise NotFound(f"model '{self.name}' has no route {request.route!r}")
+        deadline = request.deadline
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlineExceeded(f"model '{self.name}': the deadline of the request passed before the model saw it")
+        future = batcher.submit(Call({}, request=request), deadline)
+        try:
+            response: RouteResponse = await future
+        finally:
+            if not future.done():
+                future.cancel()
+        return response
 
     # -- start and close --
 
@@ -202,9 +236,16 @@ class Engine:
             SettingsError: a setting asks for what this model cannot have.
         """
         movable = self._model is None
-        if self._wanted == "process":
+        if self._spec.environment and self._wanted in ("inline", "thread"):
+            raise SettingsError(
+                f"model '{self.name}': placement {self._wanted!r} is in the server's own process, but the model has an "
+                f"environment ({self._spec.environment}), which needs one of its own; choose 'process' or 'auto'"
+            )
+        if self._wanted == "process" or self._spec.environment:
             measured = placing.Measurement(movable=movable)
             self.choice = placing.choose(measured, "process", model=self.name)
+            if self._wanted != "process":
+                self.choice = msgspec.structs.replace(self.choice, reason="it has an environment of its own")
             await self._start_process()
         else:
             await self._start_here(movable=movable)
@@ -218,7 +259,11 @@ class Engine:
         runtime, signature = await self._build()
         self._runtimes.append(runtime)
         try:
+            if runtime.is_async:
+                signature = await begin(self._spec, runtime, signature)
+                self._begun.append(runtime)
             execution = Execution(self.name, runtime, signature)
+            logged = tuple(runtime.logged())  # before warm-up, whose values are of no request
             measured = await self._measure(execution, movable=movable)
             self.choice = placing.choose(measured, self._wanted, model=self.name)
             if self.choice.placement == "process":
@@ -227,17 +272,21 @@ class Engine:
                 await self._start_process()
                 return
             self._serve(execution)
+            if logged:
+                self._observer.logged(logged)
             if self.choice.placement == "thread":
                 await self._start_threads(execution)
             elif runtime.is_async:
                 lane = AsyncLane(execution, depth=self._batching.max_queue_size)
-                self._gather([lane], merges=signature.batchable and self._declared is not None)
+                self._gather([lane], merges=signature.batchable and self._declared is not None, whole=runtime.whole)
             elif signature.batchable and (self.choice.merges or self._batching.max_wait_seconds > 0):
                 self._gather([InlineLane(execution)], merges=True)
             elif signature.batchable and self._batching.max_batch_size > 1:
                 self._gather([InlineLane(execution)], merges=True)
                 self.infer = self._infer_by_crowd
             else:
+                if self.routes:
+                    self._gather([InlineLane(execution)], merges=False)
                 self.infer = self._infer_directly
         except BaseException:
             await self._release(0.0)
@@ -253,13 +302,7 @@ class Engine:
             return await _in_thread(
                 lambda: placing.warm_up(execution, self._warm_up, movable=movable), f"warm-up-{self.name}"
             )
-        for tensors in self._warm_up:
-            arrays = {each.name: each.data for each in tensors}
-            outcome = await execution.attempt_async(placing.call_of(arrays, execution.signature))
-            if outcome.error is not None:
-                raise LoadFailed(
-                    f"model '{self.name}' fails on its own warm-up sample: {outcome.error}"
-                ) from outcome.error
+        await placing.warm_up_async(execution, self._warm_up)
         return placing.Measurement(is_async=True, streams=execution.runtime.streams, movable=movable)
 
     async def _start_threads(self, execution: Execution) -> None:
@@ -290,21 +333,26 @@ class Engine:
         loaded = await self._pool.start()
         self.signature = loaded.signature
         self.streams = loaded.streams
+        self.routes = loaded.routes
         self._decoder = Decoder(self.name, loaded.signature)
         merges = loaded.signature.batchable and (not loaded.is_async or self._declared is not None)
-        self._gather(self._pool.workers, merges=merges)
+        self._gather(self._pool.workers, merges=merges, whole=loaded.whole)
         self._pool.on_free = self._flush
 
     def _serve(self, execution: Execution) -> None:
         self._execution = execution
         self.signature = execution.signature
         self.streams = execution.runtime.streams
+        self.routes = tuple(execution.runtime.routes)
         self._decoder = Decoder(self.name, execution.signature)
 
-    def _gather(self, lanes: Sequence[Lane], *, merges: bool) -> None:
+    def _gather(self, lanes: Sequence[Lane], *, merges: bool, whole: bool = False) -> None:
         self._lanes = lanes
-        self._batcher = Batcher(self.name, self._batching, lanes, self._observer, merges=merges)
-        self.infer = self._infer_gathered
+        merging = MERGING if whole else ARRAYS
+        self._batcher = Batcher(self.name, self._batching, lanes, self._observer, merges=merges, merging=merging)
+        self.infer = self._infer_whole if whole else self._infer_gathered
+        if whole:
+            self._decoder = WholeDecoder(batchable=self.signature.batchable)
 
     def _flush(self) -> None:
         if self._batcher is not None:
@@ -350,8 +398,13 @@ class Engine:
             _log.warning("model '%s': a predict does not end; its thread and its model stay in memory", self.name)
             return
         runtimes, self._runtimes = self._runtimes, []
-        for runtime in runtimes:
-            await _in_thread(runtime.unload, f"unload-{self.name}")
+        begun, self._begun = self._begun, []
+        try:
+            for runtime in begun:
+                await runtime.end()
+        finally:
+            for runtime in runtimes:
+                await _in_thread(runtime.unload, f"unload-{self.name}")
 
 
 async def load_engine(

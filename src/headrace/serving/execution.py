@@ -6,20 +6,24 @@ The same code runs on the loop, in a lane's thread and in a worker process; whoe
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
 
 from headrace import codecs
-from headrace.errors import HeadraceError, InvalidRequest, RuntimeFailed
+from headrace.errors import HeadraceError, InvalidRequest, ModelError, RuntimeFailed
 from headrace.payload import (
     DTYPES,
     EMPTY,
     Array,
+    InferenceRequest,
     InferenceResponse,
+    RouteRequest,
     RouteResponse,
     Signature,
     Tensor,
@@ -33,7 +37,13 @@ _ARRAY_TYPES: Final = frozenset({"", "np"})  # content types that ask for an arr
 _SEPARABLE: Final = (InvalidRequest, ValueError, TypeError, LookupError, ArithmeticError)
 FRAME: Final = ""
 """The name of the one value that a request-level content type makes of all inputs."""
+_LEAST_OWN_FAULT: Final = 500  # below this status a ModelError blames the input
 _TEXT_KEPT: Final = 1000  # characters of a foreign exception; some carry the whole input
+
+Logged: TypeAlias = tuple[tuple[str, str, float], ...]
+"""Metric name, description, value."""
+Piece: TypeAlias = tuple[Tensor, ...] | InferenceResponse
+"""A part of a stream: tensors, or the whole response of a runtime that takes whole requests."""
 
 
 class Outcome(msgspec.Struct, gc=False):
@@ -46,8 +56,8 @@ class Outcome(msgspec.Struct, gc=False):
     """The input may be to blame, so requests merged into this predict are worth another one each."""
     response: InferenceResponse | RouteResponse | None = None
     """Of a call with a whole request: what the runtime answered; `tensors` are its outputs."""
-    logged: tuple[tuple[str, str, float], ...] = ()
-    """What the model's code measured of itself: metric name, description, value."""
+    logged: Logged = ()
+    """What the model's code measured of itself."""
 
 
 class Execution:
@@ -70,7 +80,9 @@ class Execution:
         """What the model takes are the arrays as they come: `values` has nothing to do."""
 
     def attempt(self, call: Call) -> Outcome:
-        """Predict, and never raise."""
+        """Predict, or visit where the call is of a route, and never raise."""
+        if call.request is not None:
+            return self._visit(call.request)
         began = time.perf_counter_ns()
         try:
             answer = self.runtime.predict(self.values(call.arrays), call.outputs, call.parameters)
@@ -89,13 +101,86 @@ class Execution:
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - as above
             return self.failure(exc, time.perf_counter_ns() - began)
 
+    def attempting(self, call: Call) -> Coroutine[Any, Any, Outcome]:
+        """`attempt_async` of whatever call: of arrays, of a whole request, of a route."""
+        request = call.request
+        if request is None:
+            return self.attempt_async(call)
+        if isinstance(request, RouteRequest):
+            return self._visit_async(request)
+        return self._answer(request)
+
+    async def _answer(self, request: InferenceRequest) -> Outcome:
+        began = time.perf_counter_ns()
+        try:
+            response = self.whole(await self.runtime.answer(request))
+            took = time.perf_counter_ns() - began
+            return Outcome(response.outputs, took, response=response, logged=tuple(self.runtime.logged()))
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - as above
+            return self.failure(exc, time.perf_counter_ns() - began)
+
+    async def _visit_async(self, request: RouteRequest) -> Outcome:
+        began = time.perf_counter_ns()
+        try:
+            answer: Any = self.runtime.visit(request)
+            return self._visited(await answer if inspect.isawaitable(answer) else answer, began)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - as above
+            return self.failure(exc, time.perf_counter_ns() - began)
+
+    def _visit(self, request: InferenceRequest | RouteRequest) -> Outcome:
+        """The same where nothing can be awaited; an awaitable answer has a loop of its own, unless this is the loop."""
+        began = time.perf_counter_ns()
+        try:
+            if not isinstance(request, RouteRequest):
+                raise RuntimeFailed(  # noqa: TRY301 - one of the ways that this attempt ends
+                    f"model '{self.model}': a runtime that takes whole requests must be async; set is_async"
+                )
+            answer: Any = self.runtime.visit(request)
+            return self._visited(self._run(answer) if inspect.iscoroutine(answer) else answer, began)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - as above
+            return self.failure(exc, time.perf_counter_ns() - began)
+
+    def _run(self, visit: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(visit)
+        visit.close()
+        raise RuntimeFailed(
+            f"model '{self.model}': visit is async but predict is not; choose placement 'thread' or 'process', or make "
+            f"it a plain method"
+        )
+
+    def _visited(self, answer: Any, began: int) -> Outcome:
+        took = time.perf_counter_ns() - began
+        if not isinstance(answer, RouteResponse):
+            raise RuntimeFailed(f"model '{self.model}': expected a RouteResponse, got {type(answer).__name__}")
+        return Outcome((), took, response=answer, logged=tuple(self.runtime.logged()))
+
+    def whole(self, answer: Any) -> InferenceResponse:
+        """The answer of a runtime that takes whole requests.
+
+        Raises:
+            RuntimeFailed: it is something else.
+        """
+        if not isinstance(answer, InferenceResponse):
+            raise RuntimeFailed(f"model '{self.model}': expected an InferenceResponse, got {type(answer).__name__}")
+        return answer
+
     def failure(self, exc: BaseException, predict_ns: int) -> Outcome:
         """What a predict that raised amounts to."""
-        return Outcome((), predict_ns, failed(self.model, exc), isinstance(exc, _SEPARABLE))
+        separable = isinstance(exc, _SEPARABLE) or (isinstance(exc, ModelError) and exc.status < _LEAST_OWN_FAULT)
+        return Outcome((), predict_ns, failed(self.model, exc), separable, logged=tuple(self.runtime.logged()))
 
     def stream(self, call: Call) -> Any:
         """The model's own iterator of partial answers, an async one where the runtime is."""
+        if isinstance(call.request, InferenceRequest):
+            return self.runtime.answer_stream(call.request)
         return self.runtime.predict_stream(self.values(call.arrays), call.outputs, call.parameters)
+
+    def piece(self, call: Call, answer: Any) -> Piece:
+        """What the model's iterator gave, as a part of the stream. Raises as `whole` and `encode` do."""
+        return self.encode(answer, call.outputs, UNCOUNTED) if call.request is None else self.whole(answer)
 
     def values(self, arrays: dict[str, Array]) -> Values:
         """What the model takes: the arrays, or what its signature's content types make of them.

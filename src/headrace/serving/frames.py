@@ -14,16 +14,29 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
 
 from headrace import errors
-from headrace.errors import HeadraceError, RuntimeFailed
-from headrace.payload import DTYPES, EMPTY, Array, Signature, Tensor
+from headrace.errors import HeadraceError, ModelError, Overloaded, RuntimeFailed
+from headrace.payload import (
+    DTYPES,
+    EMPTY,
+    Array,
+    InferenceRequest,
+    InferenceResponse,
+    RequestedOutput,
+    Route,
+    RouteRequest,
+    RouteResponse,
+    Signature,
+    Tensor,
+)
 from headrace.serving.build import RuntimeSpec, plain
+from headrace.serving.execution import Logged
 
 SHARED_BYTES: Final = 1 << 16
 """From here on tensors go through shared memory. Measured, there and back, one core: the same below, at 256 KiB 0.12 ms
@@ -33,6 +46,8 @@ _MAX_HEADER: Final = 1 << 28
 _COPIED_BYTES: Final = 1 << 16  # smaller buffers are joined to one write, larger ones are handed over as they are
 
 Buffer: TypeAlias = bytes | memoryview
+UNPACKABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What `lay` and `pack` raise for values that msgpack has no form for."""
 
 
 class Laid(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -44,6 +59,30 @@ class Laid(msgspec.Struct, frozen=True, array_like=True, gc=False):
     size: int
     """Bytes, without padding."""
     parameters: dict[str, Any] | None = None
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a whole request says beside its tensors."""
+
+    model_name: str
+    model_version: str
+    id: str
+    outputs: tuple[RequestedOutput, ...]
+    parameters: Mapping[str, Any]
+    headers: Mapping[str, str]
+    protocol: str
+    deadline: float | None
+    """On the clock of `time.monotonic`, which all processes of a machine share."""
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the response of a runtime that takes whole requests says beside its tensors."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: Mapping[str, Any]
+    headers: Mapping[str, str]
 
 
 # -- to the worker --
@@ -75,6 +114,10 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag=2):
     rows: int
     window: int = 0
     """Parts that may be under way unread, for a stream; 0: a plain answer is wanted."""
+    asked: Asked | None = None
+    """Of a whole request; the tensors are its inputs."""
+    route: RouteRequest | None = None
+    """A request to one of the model's own routes, in place of all of the above."""
 
 
 class Room(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -99,6 +142,10 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=11):
     is_async: bool
     streams: bool
     predict_seconds: float | None
+    whole: bool = False
+    routes: tuple[Route, ...] = ()
+    logged: Logged = ()
+    """What the model's code measured of itself while it loaded."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag=12):
@@ -108,6 +155,11 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=12):
     predict_ns: int
     shared: bool
     tensors: list[Laid]
+    told: Told | None = None
+    """To a whole request."""
+    visited: RouteResponse | None = None
+    """To a request of a route."""
+    logged: Logged = ()
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, tag=13):
@@ -115,6 +167,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True, tag=13):
 
     id: int
     tensors: list[Laid]
+    told: Told | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, tag=14):
@@ -126,6 +179,11 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag=14):
     text: str
     separable: bool = False
     predict_ns: int = 0
+    logged: Logged = ()
+    status: int = 0
+    """Of a ModelError."""
+    retry_after_seconds: float = 0.0
+    """Of an Overloaded."""
 
 
 ToWorker: TypeAlias = Load | Ask | Room | Stop
@@ -142,13 +200,67 @@ _ERRORS: Final = {
 
 def error_of(failure: Failure) -> HeadraceError:
     """The error as the worker met it; a class that this side does not know is RuntimeFailed."""
+    if failure.status:
+        return ModelError(failure.text, status=failure.status)
+    if failure.error == Overloaded.__name__:
+        return Overloaded(failure.text, retry_after_seconds=failure.retry_after_seconds)
     return _ERRORS.get(failure.error, RuntimeFailed)(failure.text)
 
 
-def failure_of(call_id: int, error: HeadraceError, *, separable: bool = False, predict_ns: int = 0) -> Failure:
-    """An error as a frame's header: the class in the tree, and the text."""
+def failure_of(
+    call_id: int, error: HeadraceError, *, separable: bool = False, predict_ns: int = 0, logged: Logged = ()
+) -> Failure:
+    """An error as a frame's header: the class in the tree, the text, and what else the class carries."""
     kind = next(each.__name__ for each in type(error).__mro__ if each.__name__ in _ERRORS)
-    return Failure(call_id, kind, str(error), separable, predict_ns)
+    status = error.status if isinstance(error, ModelError) else 0
+    retry_after_seconds = error.retry_after_seconds if isinstance(error, Overloaded) else 0.0
+    return Failure(call_id, kind, str(error), separable, predict_ns, logged, status, retry_after_seconds)
+
+
+def ask_of(request: InferenceRequest) -> Asked:
+    """All of a whole request but its tensors; nobody traces it on the other side."""
+    return Asked(
+        request.model_name,
+        request.model_version,
+        request.id,
+        request.outputs,
+        request.parameters,
+        request.headers,
+        request.protocol,
+        request.deadline,
+    )
+
+
+def request_of(asked: Asked, inputs: Sequence[Tensor]) -> InferenceRequest:
+    """The whole request again."""
+    return InferenceRequest(
+        model_name=asked.model_name,
+        model_version=asked.model_version,
+        inputs=tuple(inputs),
+        id=asked.id,
+        outputs=asked.outputs,
+        parameters=asked.parameters,
+        headers=asked.headers,
+        protocol=asked.protocol,
+        deadline=asked.deadline,
+    )
+
+
+def tell(response: InferenceResponse) -> Told:
+    """All of a response but its tensors."""
+    return Told(response.model_name, response.model_version, response.id, response.parameters, response.headers)
+
+
+def response_of(told: Told, outputs: Sequence[Tensor]) -> InferenceResponse:
+    """The response again."""
+    return InferenceResponse(
+        model_name=told.model_name,
+        model_version=told.model_version,
+        id=told.id,
+        outputs=tuple(outputs),
+        parameters=told.parameters,
+        headers=told.headers,
+    )
 
 
 def lay(tensors: Sequence[Tensor]) -> tuple[list[Laid], list[Buffer]]:
@@ -186,6 +298,11 @@ def lift(laid: Sequence[Laid], memory: Buffer | mmap.mmap, offset: int = 0) -> l
         tensors.append(Tensor(each.name, each.datatype, array, each.parameters or EMPTY))
         offset += padded(each.size)
     return tensors
+
+
+def uncrossed(exc: Exception) -> RuntimeFailed:
+    """The error for an answer that `pack` refuses."""
+    return RuntimeFailed(f"the answer cannot leave the worker process: {exc}")
 
 
 def padded(size: int) -> int:

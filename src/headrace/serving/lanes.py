@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from headrace.errors import RuntimeFailed
-from headrace.payload import Tensor
-from headrace.serving.decoding import UNCOUNTED, Call
-from headrace.serving.execution import Execution, Outcome, failed
+from headrace.serving.decoding import Call
+from headrace.serving.execution import Execution, Outcome, Piece
 from headrace.serving.streams import WINDOW, Parts
 
 Done = Callable[[Outcome], None]
@@ -97,10 +96,10 @@ class ThreadLane:
         parts.on_room = room.release
         parts.on_stop = stop
 
-        def put(tensors: tuple[Tensor, ...]) -> bool:
+        def put(part: Piece) -> bool:
             room.acquire()
             if not stopped.is_set():
-                self._loop.call_soon_threadsafe(parts.put, tensors)
+                self._loop.call_soon_threadsafe(parts.put, part)
             return not stopped.is_set()
 
         def job() -> None:
@@ -135,16 +134,16 @@ class AsyncLane:
 
     def start(self, call: Call, done: Done) -> Callable[[], None]:
         """Await the model in a task; what comes back cancels it."""
-        return self._spawn(self._execution.attempt_async(call), done)
+        return self._spawn(self._execution.attempting(call), done)
 
     def start_stream(self, call: Call, parts: Parts, done: Done) -> None:
         """Iterate the model in a task, at most WINDOW parts ahead of the reader."""
         room = asyncio.Semaphore(WINDOW)
         parts.on_room = room.release
 
-        async def put(tensors: tuple[Tensor, ...]) -> None:
+        async def put(part: Piece) -> None:
             await room.acquire()
-            parts.put(tensors)
+            parts.put(part)
 
         parts.on_stop = self._spawn(run_async_stream(self._execution, call, put), done)
 
@@ -178,36 +177,34 @@ class AsyncLane:
         return stop
 
 
-def run_stream(execution: Execution, call: Call, put: Callable[[tuple[Tensor, ...]], bool]) -> Outcome:
+def run_stream(execution: Execution, call: Call, put: Callable[[Piece], bool]) -> Outcome:
     """Drive a synchronous stream to its end, or until `put` says that nobody reads any more."""
     began = time.perf_counter_ns()
     try:
         iterator = execution.stream(call)
         try:
             for answer in iterator:
-                if not put(execution.encode(answer, call.outputs, UNCOUNTED)):
+                if not put(execution.piece(call, answer)):
                     break
         finally:
             if hasattr(iterator, "close"):
                 iterator.close()  # the model's own clean-up runs here and now, not when memory is collected
-        return Outcome((), time.perf_counter_ns() - began)
+        return Outcome((), time.perf_counter_ns() - began, logged=tuple(execution.runtime.logged()))
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - a model may raise anything; it ends the stream alone
-        return Outcome((), time.perf_counter_ns() - began, failed(execution.model, exc))
+        return execution.failure(exc, time.perf_counter_ns() - began)
 
 
-async def run_async_stream(
-    execution: Execution, call: Call, put: Callable[[tuple[Tensor, ...]], Awaitable[None]]
-) -> Outcome:
+async def run_async_stream(execution: Execution, call: Call, put: Callable[[Piece], Awaitable[None]]) -> Outcome:
     """Drive an asynchronous stream to its end; `put` waits while the reader is behind."""
     began = time.perf_counter_ns()
     try:
         iterator = execution.stream(call)
         try:
             async for answer in iterator:
-                await put(execution.encode(answer, call.outputs, UNCOUNTED))
+                await put(execution.piece(call, answer))
         finally:
             if hasattr(iterator, "aclose"):
                 await iterator.aclose()
-        return Outcome((), time.perf_counter_ns() - began)
+        return Outcome((), time.perf_counter_ns() - began, logged=tuple(execution.runtime.logged()))
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - as above
-        return Outcome((), time.perf_counter_ns() - began, failed(execution.model, exc))
+        return execution.failure(exc, time.perf_counter_ns() - began)

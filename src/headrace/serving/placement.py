@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from headrace.errors import LoadFailed, SettingsError
-from headrace.payload import DTYPES, EMPTY, Array, Signature, Tensor
+from headrace.payload import DTYPES, EMPTY, Array, InferenceRequest, Signature, Tensor
 from headrace.runtimes.base import Runtime
 from headrace.serving.decoding import UNCOUNTED, Call
-from headrace.serving.execution import Execution
+from headrace.serving.execution import Execution, Outcome
 
 Placement = Literal["inline", "thread", "process"]
 
@@ -141,6 +141,27 @@ def call_of(arrays: dict[str, Array], signature: Signature) -> Call:
     return Call(arrays, (), EMPTY, rows)
 
 
+async def warm_up_async(execution: Execution, given: Sequence[Sequence[Tensor]]) -> None:
+    """Have an async model answer these, so that the first caller meets a warm one. Nothing of it is measured.
+
+    Raises:
+        LoadFailed: the model fails on one of them.
+    """
+    for tensors in given:
+        if execution.runtime.whole:
+            call = Call({}, request=InferenceRequest(model_name=execution.model, inputs=tuple(tensors)))
+        else:
+            call = call_of({each.name: each.data for each in tensors}, execution.signature)
+        _check(execution, await execution.attempting(call))
+
+
+def _check(execution: Execution, outcome: Outcome) -> None:
+    if outcome.error is not None:
+        raise LoadFailed(
+            f"model '{execution.model}' fails on its own warm-up sample: {outcome.error}"
+        ) from outcome.error
+
+
 def warm_up(execution: Execution, given: Sequence[Sequence[Tensor]] = (), *, movable: bool = True) -> Measurement:
     """Predict a few times, so that the first caller meets a warm model, and measure it. Blocks.
 
@@ -151,11 +172,7 @@ def warm_up(execution: Execution, given: Sequence[Sequence[Tensor]] = (), *, mov
     """
     runtime, signature = execution.runtime, execution.signature
     for tensors in given:
-        outcome = execution.attempt(call_of({each.name: each.data for each in tensors}, signature))
-        if outcome.error is not None:
-            raise LoadFailed(
-                f"model '{execution.model}' fails on its own warm-up sample: {outcome.error}"
-            ) from outcome.error
+        _check(execution, execution.attempt(call_of({each.name: each.data for each in tensors}, signature)))
     sample = {each.name: each.data for each in given[0]} if given else next(iter(samples(runtime, signature)), None)
     seconds = None
     releases = runtime.releases_lock

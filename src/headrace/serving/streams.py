@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from headrace.payload import Tensor
+from headrace.serving.execution import Piece
 
 WINDOW: Final = 8
 """Parts that may be made and not yet read."""
@@ -20,7 +20,7 @@ class Parts:
     """One stream, seen from the event loop: the lane puts and ends, the reader iterates and may close early."""
 
     def __init__(self) -> None:
-        self._parts: deque[tuple[Tensor, ...]] = deque()
+        self._parts: deque[Piece] = deque()
         self._error: BaseException | None = None
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
@@ -33,10 +33,10 @@ class Parts:
         """Whether it has ended, failed, or was closed by its reader."""
         return self._ended
 
-    def put(self, tensors: tuple[Tensor, ...]) -> None:
+    def put(self, part: Piece) -> None:
         """A part for the reader; dropped when the reader has left."""
         if not self._ended:
-            self._parts.append(tensors)
+            self._parts.append(part)
             self._wake()
 
     def end(self) -> None:
@@ -59,7 +59,7 @@ class Parts:
     def __aiter__(self) -> Parts:
         return self
 
-    async def __anext__(self) -> tuple[Tensor, ...]:
+    async def __anext__(self) -> Piece:
         while not self._parts:
             if self._error is not None:
                 raise self._error

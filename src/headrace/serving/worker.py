@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 from headrace.errors import HeadraceError, LoadFailed, RuntimeFailed
-from headrace.payload import Tensor
+from headrace.payload import InferenceResponse, RouteResponse, Tensor
 from headrace.serving import frames, placement
-from headrace.serving.build import build
+from headrace.serving.build import begin, build
 from headrace.serving.decoding import Call
-from headrace.serving.execution import Execution, Outcome, failed
-from headrace.serving.frames import Answer, Ask, Buffer, Load, Loaded, Part, Room, Shared, Stop
+from headrace.serving.execution import Execution, Logged, Outcome, Piece, failed
+from headrace.serving.frames import UNPACKABLE, Answer, Ask, Buffer, Load, Loaded, Part, Room, Shared, Stop
 from headrace.serving.lanes import run_async_stream, run_stream
 
 _RECEIVE_BYTES: Final = 1 << 18
@@ -112,18 +112,27 @@ def _given(header: Load, body: memoryview) -> list[list[Tensor]]:
 
 
 def _warm_up(execution: Execution, channel: _Channel, header: Load, body: memoryview) -> bool:
+    logged = tuple(execution.runtime.logged())  # before warm-up, whose values are of no request
     try:
         measured = placement.warm_up(execution, _given(header, body))
     except HeadraceError as exc:
         channel.send(frames.pack(frames.failure_of(0, exc)))
         return False
-    channel.send(frames.pack(_loaded(execution, measured.predict_seconds)))
+    channel.send(frames.pack(_loaded(execution, measured.predict_seconds, logged)))
     return True
 
 
-def _loaded(execution: Execution, predict_seconds: float | None) -> Loaded:
+def _loaded(execution: Execution, predict_seconds: float | None, logged: Logged) -> Loaded:
     runtime = execution.runtime
-    return Loaded(execution.signature, runtime.is_async, runtime.streams, predict_seconds)
+    return Loaded(
+        execution.signature,
+        runtime.is_async,
+        runtime.streams,
+        predict_seconds,
+        runtime.whole,
+        tuple(runtime.routes),
+        logged,
+    )
 
 
 class _Channel:
@@ -156,20 +165,58 @@ class _Channel:
 
     def call(self, ask: Ask, body: memoryview) -> Call:
         """What is asked, its arrays as views of what arrived."""
+        if ask.route is not None:
+            return Call({}, request=ask.route)
         tensors = self.slots[ask.slot][0].read(ask.tensors) if ask.shared else frames.lift(ask.tensors, body)
+        if ask.asked is not None:
+            if ask.shared:  # code that keeps what it was sent must not see it change with the next request
+                tensors = [Tensor(each.name, each.datatype, each.data.copy(), each.parameters) for each in tensors]
+            return Call({}, request=frames.request_of(ask.asked, tensors))
         return Call({each.name: each.data for each in tensors}, ask.outputs, ask.parameters, ask.rows)
 
     def reply(self, ask: Ask, outcome: Outcome) -> list[Buffer]:
-        """The frame that answers."""
-        if outcome.error is not None:
-            return frames.pack(
-                frames.failure_of(ask.id, outcome.error, separable=outcome.separable, predict_ns=outcome.predict_ns)
+        """The frame that answers; what cannot cross is an error in its place."""
+        if outcome.error is None:
+            try:
+                return self._answer(ask, outcome)
+            except UNPACKABLE as exc:
+                outcome = Outcome((), outcome.predict_ns, frames.uncrossed(exc), logged=outcome.logged)
+        assert outcome.error is not None
+        return frames.pack(
+            frames.failure_of(
+                ask.id,
+                outcome.error,
+                separable=outcome.separable,
+                predict_ns=outcome.predict_ns,
+                logged=outcome.logged,
             )
+        )
+
+    def _answer(self, ask: Ask, outcome: Outcome) -> list[Buffer]:
         laid, buffers = frames.lay(outcome.tensors)
-        if ask.slot >= 0 and frames.is_large(buffers):
+        response = outcome.response
+        told = frames.tell(response) if isinstance(response, InferenceResponse) else None
+        visited = response if isinstance(response, RouteResponse) else None
+        shared = ask.slot >= 0 and frames.is_large(buffers)
+        if shared:
             self.slots[ask.slot][1].write(buffers)
-            return frames.pack(Answer(ask.id, outcome.predict_ns, True, laid))
-        return frames.pack(Answer(ask.id, outcome.predict_ns, False, laid), buffers)
+            buffers = []
+        return frames.pack(Answer(ask.id, outcome.predict_ns, shared, laid, told, visited, outcome.logged), buffers)
+
+    def part(self, ask: Ask, piece: Piece) -> list[Buffer]:
+        """The frame of a stream's part.
+
+        Raises:
+            RuntimeFailed: something in it cannot cross.
+        """
+        try:
+            if isinstance(piece, InferenceResponse):
+                laid, buffers = frames.lay(piece.outputs)
+                return frames.pack(Part(ask.id, laid, frames.tell(piece)), buffers)
+            laid, buffers = frames.lay(piece)
+            return frames.pack(Part(ask.id, laid), buffers)
+        except UNPACKABLE as exc:
+            raise frames.uncrossed(exc) from exc
 
 
 class _Gone(Exception):
@@ -212,10 +259,9 @@ class _Synchronous:
         self._flush()
         room = ask.window
 
-        def put(tensors: tuple[Tensor, ...]) -> bool:
+        def put(piece: Piece) -> bool:
             nonlocal room
-            laid, buffers = frames.lay(tensors)
-            self._channel.send(frames.pack(Part(ask.id, laid), buffers))
+            self._channel.send(self._channel.part(ask, piece))
             room -= 1
             self._listen(wait=False)
             while True:
@@ -263,20 +309,35 @@ class _Synchronous:
 
 
 def _run_async(execution: Execution, channel: _Channel, header: Load, body: memoryview) -> None:
-    import uvloop
-
-    uvloop.run(_serve_async(execution, channel, header, body))
+    try:
+        import uvloop
+    except ImportError:  # an environment of another Python version may lack it
+        asyncio.run(_serve_async(execution, channel, header, body))
+    else:
+        uvloop.run(_serve_async(execution, channel, header, body))
 
 
 async def _serve_async(execution: Execution, channel: _Channel, header: Load, body: memoryview) -> None:
-    for sample in _given(header, body):
-        arrays = {each.name: each.data for each in sample}
-        outcome = await execution.attempt_async(placement.call_of(arrays, execution.signature))
-        if outcome.error is not None:
-            error = LoadFailed(f"model '{execution.model}' fails on its own warm-up sample: {outcome.error}")
-            channel.send(frames.pack(frames.failure_of(0, error)))
-            return
-    channel.send(frames.pack(_loaded(execution, None)))
+    runtime = execution.runtime
+    try:
+        execution = Execution(execution.model, runtime, await begin(header.spec, runtime, execution.signature))
+    except HeadraceError as exc:
+        channel.send(frames.pack(frames.failure_of(0, exc)))
+        return
+    try:
+        await _answer_async(execution, channel, _given(header, body))
+    finally:
+        await runtime.end()
+
+
+async def _answer_async(execution: Execution, channel: _Channel, samples: list[list[Tensor]]) -> None:
+    logged = tuple(execution.runtime.logged())  # as above
+    try:
+        await placement.warm_up_async(execution, samples)
+    except HeadraceError as exc:
+        channel.send(frames.pack(frames.failure_of(0, exc)))
+        return
+    channel.send(frames.pack(_loaded(execution, None, logged)))
     loop = asyncio.get_running_loop()
     channel.connection.setblocking(False)
     gc.collect()
@@ -328,7 +389,7 @@ class _Asynchronous(asyncio.Protocol):
 
     def _start(self, ask: Ask, body: memoryview) -> None:
         call = self._channel.call(ask, body)
-        work = self._stream(ask, call) if ask.window else self._execution.attempt_async(call)
+        work = self._stream(ask, call) if ask.window else self._execution.attempting(call)
         task = self._tasks[ask.id] = self._loop.create_task(work)
 
         def finish(task: asyncio.Task[Outcome]) -> None:
@@ -346,10 +407,9 @@ class _Asynchronous(asyncio.Protocol):
     async def _stream(self, ask: Ask, call: Call) -> Outcome:
         room = self._rooms[ask.id] = asyncio.Semaphore(ask.window)
 
-        async def put(tensors: tuple[Tensor, ...]) -> None:
+        async def put(piece: Piece) -> None:
             await room.acquire()
-            laid, buffers = frames.lay(tensors)
-            self._send(frames.pack(Part(ask.id, laid), buffers))
+            self._send(self._channel.part(ask, piece))
 
         return await run_async_stream(self._execution, call, put)
 

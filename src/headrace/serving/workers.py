@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, cast
 
-from headrace.errors import HeadraceError, LoadFailed, WorkerDied
-from headrace.payload import Tensor, datatype_of
+from headrace.errors import HeadraceError, InvalidRequest, LoadFailed, WorkerDied
+from headrace.payload import InferenceRequest, InferenceResponse, RouteResponse, Tensor, datatype_of
 from headrace.serving import frames
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.decoding import Call
@@ -188,26 +188,50 @@ class _Link(asyncio.Protocol):
     # -- calls --
 
     def ask(self, call: Call, done: Done, parts: Parts | None = None) -> int:
-        """Send a call; its id."""
+        """Send a call; its id. One that cannot cross is done at once."""
         self._last_id = call_id = self._last_id + 1
         if not self._pending:
             self._progress = time.monotonic()
             self._watch_over(self._timeout)
         slot = self._free.pop() if self._free else -1
         self._pending[call_id] = _Pending(done, slot, parts)
-        laid, buffers = frames.lay([Tensor(name, datatype_of(array), array) for name, array in call.arrays.items()])
+        try:
+            frame = self._ask_frame(call_id, slot, call, 0 if parts is None else WINDOW)
+        except frames.UNPACKABLE as exc:
+            self._end_call(call_id)
+            done(Outcome((), 0, InvalidRequest(f"the request cannot go to a worker process: {exc}")))
+        else:
+            self._write(frame)
+        return call_id
+
+    def _ask_frame(self, call_id: int, slot: int, call: Call, window: int) -> list[Buffer]:
+        asked = route = None
+        request = call.request
+        if request is None:
+            tensors: Sequence[Tensor] = [Tensor(name, datatype_of(array), array) for name, array in call.arrays.items()]
+        elif isinstance(request, InferenceRequest):
+            tensors, asked = request.inputs, frames.ask_of(request)
+        else:
+            tensors, route = (), request
+        laid, buffers = frames.lay(tensors)
         shared = slot >= 0 and frames.is_large(buffers)
         if shared:
             self._slots[slot][0].write(buffers)
-        window = 0 if parts is None else WINDOW
-        header = Ask(call_id, slot, shared, laid, call.outputs, dict(call.parameters), call.rows, window)
-        self._write(frames.pack(header, () if shared else buffers))
-        return call_id
+        header = Ask(call_id, slot, shared, laid, call.outputs, dict(call.parameters), call.rows, window, asked, route)
+        return frames.pack(header, () if shared else buffers)
+
+    def _end_call(self, call_id: int) -> _Pending:
+        pending = self._pending.pop(call_id)
+        if pending.slot >= 0:
+            self._free.append(pending.slot)
+        return pending
 
     def stream(self, call: Call, parts: Parts, done: Done) -> None:
         """Send a call that is answered by parts."""
         call_id = self.ask(call, done, parts)
-        pending = self._pending[call_id]
+        pending = self._pending.get(call_id)
+        if pending is None:
+            return
 
         def room() -> None:
             pending.unread -= 1
@@ -265,22 +289,25 @@ class _Link(asyncio.Protocol):
             self._depth = 2 if predict_ns < _PIPELINED_NS else 1
 
     def _answered(self, message: Answer, body: memoryview) -> None:
-        pending = self._pending.pop(message.id)
+        pending = self._end_call(message.id)
         if message.shared:  # copied: the worker may write there again as soon as it has another call
             shared = self._slots[pending.slot][1].read(message.tensors)
             tensors = [Tensor(each.name, each.datatype, each.data.copy(), each.parameters) for each in shared]
         else:
             tensors = frames.lift(message.tensors, body)
-        if pending.slot >= 0:
-            self._free.append(pending.slot)
         self._pipeline(message.predict_ns)
-        pending.done(Outcome(tuple(tensors), message.predict_ns))
+        response: InferenceResponse | RouteResponse | None = message.visited
+        if message.told is not None:
+            response = frames.response_of(message.told, tensors)
+        pending.done(Outcome(tuple(tensors), message.predict_ns, response=response, logged=message.logged))
 
     def _part(self, message: Part, body: memoryview) -> None:
         pending = self._pending[message.id]
         pending.unread += 1
         if pending.parts is not None:
-            pending.parts.put(tuple(frames.lift(message.tensors, body)))
+            tensors = tuple(frames.lift(message.tensors, body))
+            told = message.told
+            pending.parts.put(tensors if told is None else frames.response_of(told, tensors))
 
     def _failed(self, message: Failure) -> None:
         error = frames.error_of(message)
@@ -288,10 +315,8 @@ class _Link(asyncio.Protocol):
             if not self.loaded.done():
                 self.loaded.set_exception(error)
             return
-        pending = self._pending.pop(message.id)
-        if pending.slot >= 0:
-            self._free.append(pending.slot)
-        pending.done(Outcome((), message.predict_ns, error, message.separable))
+        outcome = Outcome((), message.predict_ns, error, message.separable, logged=message.logged)
+        self._end_call(message.id).done(outcome)
 
     # -- how it ends --
 
@@ -482,6 +507,8 @@ class WorkerPool:
         link = _Link(self._spec.name, self._predict_timeout_seconds)
         loaded = await link.open(self._spec, self._warm_up)
         worker.link = link
+        if loaded.logged:
+            self._observer.logged(loaded.logged)
         return loaded
 
     async def _keep(self, worker: Worker) -> None:
