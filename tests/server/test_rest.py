@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from headrace.errors import Overloaded
+from headrace.errors import ModelError, Overloaded
 from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
 from headrace.monitoring.metrics import Metrics
-from headrace.payload import InferenceResponse, Signature, Tensor, TensorSpec
+from headrace.payload import InferenceResponse, Route, RouteResponse, Signature, Tensor, TensorSpec
 from headrace.protocols import routes, v2_control
 from headrace.server.http import HttpRequest
 from headrace.server.rest import Rest, RestSettings
@@ -61,7 +61,7 @@ class Loads:
 
 
 class Surface:
-    def __init__(self):
+    def __init__(self, kind=Rest, **settings):
         self.models, self.loads, self.metrics = Models(), Loads(), Metrics()
         ready = Served(name="m", version="1", signature=SIGNATURE, infer=double, infer_stream=double_twice)
         self.models.put(ready)
@@ -69,13 +69,27 @@ class Surface:
         broken = Served(name="broken", wanted=False)
         self.models.put(broken)
         self.models.changed(broken, State.UNAVAILABLE, "it was trained on a Friday")
-        self.rest = Rest(
+        self.rest = kind(
             self.models,
             self.loads,
-            RestSettings(server_version="9", compress_min_bytes=100),
+            RestSettings(**{"server_version": "9", "compress_min_bytes": 100, **settings}),
             statistics=lambda served: v2_control.Statistics(name=served.name, version=served.version),
             counts=self.metrics.http,
         )
+
+    def add(self, name, *routes, version="", dialect="", state=State.READY, **fields):
+        """A model with routes of its own, which answers what it was asked."""
+
+        async def visit(request):
+            said = {"model": name, "version": version, "route": request.route, "target": request.target}
+            said |= {"parameters": dict(request.parameters), "body": request.body.decode(), "method": request.method}
+            return RouteResponse(body=json.dumps(said).encode(), headers=(("Content-Type", "application/json"),))
+
+        fields = {"infer": double, "signature": SIGNATURE, "visit": visit, **fields}
+        served = Served(name=name, version=version, routes=routes, dialect=dialect, **fields)
+        self.models.put(served)
+        self.models.changed(served, state)
+        return served
 
     async def ask(self, method, path, body=b"", **headers):
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -298,3 +312,234 @@ def test_every_documented_route_is_dispatched(surface, route):
     path = route.path.replace("{model}", "m").replace("{version}", "1")
     target = surface.rest._resolve((route.method.encode(), path.encode()))
     assert (target.route, target.allow) == (route.path, "")
+
+
+# -- the models' own routes --
+
+
+def route(path, method="POST", name="handler"):
+    return Route(method=method, path=path, name=name)
+
+
+async def test_a_models_own_route_is_answered_by_the_model(surface):
+    """The model gets the route's name, the path as it was sent, the segments that vary and the body."""
+    surface.add("own", route("/explain/{what}"))
+    reply = await surface.ask("POST", "/explain/a%20b?deep=1", b"why")
+    assert (reply.status, reply.content_type) == (200, b"application/json")
+    assert json.loads(reply.body) == {
+        "model": "own",
+        "version": "",
+        "route": "handler",
+        "target": "/explain/a%20b?deep=1",
+        "parameters": {"what": "a b"},
+        "body": "why",
+        "method": "POST",
+    }
+    assert surface.metrics.http == {("/explain/{what}", "POST", 200): 1}
+
+
+async def test_routes_come_and_go_with_their_model(surface):
+    """A path is answered from load to unload, and not a request longer."""
+    assert (await surface.ask("POST", "/explain", b"")).status == 404
+    served = surface.add("own", route("/explain"))
+    assert (await surface.ask("POST", "/explain", b"")).status == 200
+    surface.models.changed(served, State.UNAVAILABLE, "its process ended")
+    reply = await surface.ask("POST", "/explain", b"")
+    assert (reply.status, b"its process ended" in reply.body) == (503, True)
+    surface.models.forget(served)
+    assert (await surface.ask("POST", "/explain", b"")).status == 404
+
+
+async def test_another_method_of_a_models_route_is_not_allowed(surface):
+    """405 names the methods that are, OPTIONS lists them, and HEAD asks as GET."""
+    surface.add("own", route("/explain"), route("/look", "GET"))
+    wrong = await surface.ask("DELETE", "/explain")
+    assert (wrong.status, dict(wrong.headers)[b"allow"]) == (405, b"POST")
+    asked = await surface.ask("OPTIONS", "/look")
+    assert (asked.status, asked.body, dict(asked.headers)[b"allow"]) == (204, b"", b"GET")
+    head = await surface.ask("HEAD", "/look")
+    assert json.loads(head.body)["method"] == "GET"
+
+
+async def test_options_of_our_own_paths_lists_their_methods(surface):
+    """OPTIONS is answered without asking anybody."""
+    asked = await surface.ask("OPTIONS", "/v2/models/m/infer")
+    assert (asked.status, dict(asked.headers)[b"allow"]) == (204, b"POST")
+
+
+async def test_of_several_models_the_first_by_name_answers(surface, caplog):
+    """Two models with one path: one answers, each is at a path of its own, and the log says so once."""
+    surface.add("zebra", route("/explain"))
+    surface.add("ant", route("/explain"), version="2")
+    surface.add("ant", route("/explain"), version="10")
+    for _ in range(2):
+        assert json.loads((await surface.ask("POST", "/explain")).body)["version"] == "10"
+    assert [record.getMessage().split(" answers")[0] for record in caplog.records] == [
+        "route POST /explain is claimed by several models: ant"
+    ]
+    zebra = await surface.ask("POST", "/v2/models/zebra/routes/explain?a=1")
+    assert (json.loads(zebra.body)["model"], json.loads(zebra.body)["target"]) == ("zebra", "/explain?a=1")
+    older = await surface.ask("POST", "/v2/models/ant/versions/2/routes/explain")
+    assert json.loads(older.body)["version"] == "2"
+    assert (await surface.ask("POST", "/v2/models/ant/versions/3/routes/explain")).status == 404
+    assert (await surface.ask("POST", "/v2/models/m/routes/explain")).status == 404
+
+
+async def test_our_own_paths_come_before_a_models(surface, caplog):
+    """A model that claims a path of ours is not asked there, and the log says where it is."""
+    surface.add("own", route("/v2/health/live", "GET"))
+    for _ in range(2):
+        assert json.loads((await surface.ask("GET", "/v2/health/live")).body) == {"live": True}
+    (record,) = caplog.records
+    assert "/v2/models/{model}/routes/v2/health/live" in record.getMessage()
+    theirs = await surface.ask("GET", "/v2/models/own/routes/v2/health/live")
+    assert json.loads(theirs.body)["model"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        pytest.param(RouteResponse(status=299, body=b"x"), 299, id="a status nobody registered"),
+        pytest.param(RouteResponse(status=700), 500, id="no status"),
+        pytest.param(RouteResponse(headers=(("x-a", "1\r\nx-b: 2"),)), 500, id="a header that is two"),
+        pytest.param(RouteResponse(headers=(("x-a", "\u2713"),)), 500, id="a header beyond Latin-1"),
+    ],
+)
+async def test_an_answer_of_a_model_is_checked(surface, answer, status):
+    """What HTTP cannot carry is the model's failure, and never reaches the wire."""
+
+    async def visit(request):
+        return answer
+
+    surface.add("own", route("/explain"), visit=visit)
+    assert (await surface.ask("POST", "/explain")).status == status
+
+
+async def test_a_status_that_the_model_chose_is_the_replys(surface):
+    """Code of a model's own may end a request with any status of errors."""
+
+    async def tea(request):
+        raise ModelError("tea", status=418)
+
+    surface.add("pot", infer=tea)
+    reply = await surface.ask("POST", "/v2/models/pot/infer", body())
+    assert (reply.status, json.loads(reply.body)) == (418, {"error": "tea"})
+
+
+async def test_headers_of_an_answer_are_lower_cased_and_never_two(surface):
+    """A model's headers reach the reply; those of the body and with line breaks do not."""
+
+    async def infer(request):
+        headers = {"X-Mine": "q", "Content-Length": "3", "X-Bad Name": "1", "X-Umlaut": "\u00fc"}
+        if request.inputs[0].data.flat[0] == 2:
+            headers["X-Split"] = "1\r\nset-cookie: a"
+        return InferenceResponse(model_name="h", outputs=(), headers=headers)
+
+    surface.add("h", infer=infer)
+    reply = await surface.ask("POST", "/v2/models/h/infer", body())
+    assert reply.headers == ((b"x-mine", b"q"), (b"x-umlaut", b"\xfc"))
+    assert (await surface.ask("POST", "/v2/models/h/infer", body(2))).status == 500
+
+
+async def test_documents_list_the_models_routes(surface):
+    """The OpenAPI documents have the routes of all models, or of the one."""
+    surface.add("own", route("/explain/{what}/{rest:path}"), route("/look", "GET"))
+    for path, there in (
+        ("/openapi.json", True),
+        ("/v2/models/own/docs/dataplane.json", True),
+        ("/v2/models/m/docs/dataplane.json", False),
+    ):
+        document = json.loads((await surface.ask("GET", path)).body)
+        assert ("/explain/{what}/{rest}" in document["paths"], "/look" in document["paths"]) == (there, there)
+    operation = json.loads((await surface.ask("GET", "/openapi.json")).body)["paths"]["/explain/{what}/{rest}"]["post"]
+    assert [each["name"] for each in operation["parameters"]] == ["what", "rest"]
+
+
+# -- settings and metadata --
+
+
+@pytest.mark.parametrize("path", ["/proxy/v2/models/m", "/v2/models/m"], ids=["with the prefix", "without"])
+async def test_a_root_path_is_stripped_where_it_is_there(path):
+    """Behind a proxy the same paths answer, whether it strips its prefix or not."""
+    surface = Surface(root_path="/proxy/")
+    assert (await surface.ask("GET", path)).status == 200
+    assert (await surface.ask("GET", "/proxyv2/models/m")).status == 404
+
+
+async def test_documents_and_pages_show_the_root_path():
+    """The document names the prefix as its server, and the page finds its document behind it."""
+    surface = Surface(root_path="/proxy")
+    surface.add("own", route("/explain"))
+    document = json.loads((await surface.ask("GET", "/proxy/openapi.json")).body)
+    assert document["servers"] == [{"url": "/proxy"}]
+    assert b'"/proxy/v2/models/m/docs/dataplane.json"' in (await surface.ask("GET", "/proxy/v2/models/m/docs")).body
+    reply = await surface.ask("POST", "/proxy/explain?a=1")
+    assert json.loads(reply.body)["target"] == "/explain?a=1"
+
+
+async def test_compression_can_be_off():
+    """Nobody gets a compressed answer where the setting says so."""
+    surface = Surface(compress=False)
+    assert (await surface.ask("GET", "/openapi.json", accept_encoding="gzip")).headers == ()
+
+
+async def test_a_stream_is_never_compressed():
+    """Events go as they come, whatever the least size."""
+    surface = Surface(compress_min_bytes=0)
+    reply = await surface.ask("POST", "/v2/models/m/infer_stream", body(), accept_encoding="gzip")
+    assert reply.headers == ()
+
+
+async def test_server_metadata_names_what_the_settings_say():
+    """Name, version and extensions are those of the settings, with the extensions that are built in."""
+    surface = Surface(server_name="iris", server_version="7", server_extensions=("mine", "statistics"))
+    metadata = json.loads((await surface.ask("GET", "/v2")).body)
+    assert (metadata["name"], metadata["version"]) == ("iris", "7")
+    assert metadata["extensions"] == [*v2_control.EXTENSIONS, "mine"]
+
+
+async def test_what_a_settings_file_declares_holds_in_metadata(surface):
+    """Declared members hold over the signature's, empty ones do not; warnings stand with the signature's."""
+    declared = {"platform": "sk", "versions": ["a/1"], "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1]}]}
+    declared |= {"outputs": [], "parameters": {"content_type": "pd"}}
+    surface.add("own", dialect="mlserver", declared=declared, warnings=("`warm_workers` is not honoured",))
+    metadata = json.loads((await surface.ask("GET", "/v2/models/own")).body)
+    assert {name: metadata[name] for name in declared if name != "outputs"} == {k: v for k, v in declared.items() if v}
+    assert [each["name"] for each in metadata["outputs"]] == ["y"]
+    assert metadata["properties"]["warnings"] == "`warm_workers` is not honoured"
+
+
+async def test_metadata_for_clients_of_mlserver_has_every_member(surface):
+    """Their clients find versions and parameters even where there are none; ours are spared them."""
+    surface.add("own", dialect="mlserver")
+    assert list(json.loads((await surface.ask("GET", "/v2/models/own")).body)) == [
+        "name",
+        "versions",
+        "platform",
+        "inputs",
+        "outputs",
+        "parameters",
+    ]
+    surface.add("plain")
+    assert "parameters" not in json.loads((await surface.ask("GET", "/v2/models/plain")).body)
+
+
+@pytest.mark.parametrize("sent", [b"", b"{}", b'{"ready": true}', b" "])
+async def test_the_index_takes_any_form_of_asking(surface, sent):
+    """No body, an empty object and the flag are all understood."""
+    index = json.loads((await surface.ask("POST", "/v2/repository/index", sent)).body)
+    assert {"name": "m", "version": "1", "state": "READY", "reason": ""} in index
+    assert ("broken" in {each["name"] for each in index}) is (b"true" not in sent)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{base}/docs{end}"
+        for base in ("/v2", "/v2/models/m", "/v2/models/m/versions/1")
+        for end in ("", "/dataplane.json")
+    ],
+)
+async def test_documents_answer_where_mlserver_has_them(surface, path):
+    """Pages and documents of the server, of a model and of a version answer under MLServer's paths."""
+    assert (await surface.ask("GET", path)).status == 200

@@ -16,27 +16,35 @@ from urllib.parse import quote
 
 import orjson
 
+from headrace import payload
 from headrace.payload import DTYPES, Signature, TensorSpec
 from headrace.protocols.routes import ROUTES, Route
 
 _MOST_EXAMPLE_ELEMENTS: Final = 4096
+_OWN: Final = "the models' own"
 _PAGE: Final = Path(__file__).with_name("openapi.html")
 
 Schema = dict[str, Any]
 
 
-def document(models: Sequence[tuple[str, Signature | None]], *, base: str = "") -> dict[str, Any]:
+def document(
+    models: Sequence[tuple[str, Signature | None]], *, base: str = "", own: Sequence[tuple[str, payload.Route]] = ()
+) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a server with these models.
 
     Args:
         models: Names with what is known of them; requests to those with inputs get examples that can be sent as they
             are.
         base: The URL before every path; empty: where the document came from.
+        own: Routes of the models' own, each with its model's name.
     """
     names = list(dict.fromkeys(name for name, _ in models))
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, names, models)
+    for name, theirs in own:
+        operations = paths.setdefault("/" + re.sub(r"{(\w+):\w+}", r"{\1}", theirs.path.lstrip("/")), {})
+        operations.setdefault(theirs.method.lower(), _own_operation(name, theirs))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -46,7 +54,7 @@ def document(models: Sequence[tuple[str, Signature | None]], *, base: str = "") 
             'Errors of every path are `{"error": "..."}`.',
         },
         "servers": [{"url": base or "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in ROUTES)],
+        "tags": [{"name": tag} for tag in dict.fromkeys((*(route.tag for route in ROUTES), *(_OWN for _ in own)))],
         "paths": paths,
         "components": {"schemas": SCHEMAS},
     }
@@ -81,6 +89,20 @@ def _operation(route: Route, names: list[str], models: Sequence[tuple[str, Signa
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
         }
     operation["responses"] = responses
+    return operation
+
+
+def _own_operation(name: str, route: payload.Route) -> dict[str, Any]:
+    """A route of a model's own: what it takes and answers, only the model knows."""
+    operation: dict[str, Any] = {
+        "tags": [_OWN],
+        "summary": f"{route.name} of model {name}",
+        "operationId": re.sub(r"\W+", "_", f"{name} {route.method.lower()} {route.path}").strip("_"),
+        "parameters": [_path_parameter(each, []) for each in re.findall(r"{(\w+)(?::\w+)?}", route.path)],
+        "responses": {"200": {"description": "OK", "content": {"*/*": {}}}},
+    }
+    if route.method.upper() not in {"GET", "HEAD", "DELETE"}:
+        operation["requestBody"] = {"required": False, "content": {"*/*": {}}}
     return operation
 
 

@@ -17,6 +17,7 @@ from headrace.errors import (
     HeadraceError,
     InvalidRequest,
     LoadFailed,
+    ModelError,
     ModelNotFound,
     ModelNotReady,
     NotFound,
@@ -54,7 +55,11 @@ HTTP_STATUS: Final[Mapping[type[Exception], int]] = MappingProxyType(
 
 
 def http_status(error: BaseException) -> int:
-    """The status of an error: that of the nearest class along its MRO; 500 for what is not ours."""
+    """The status of an error: its own where the model chose it, else that of the nearest class along its MRO; 500 for
+    what is not ours.
+    """
+    if isinstance(error, ModelError):
+        return error.status if 400 <= error.status <= 599 else 500
     for kind in type(error).__mro__:
         code = HTTP_STATUS.get(kind)
         if code is not None:

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 from headrace.errors import InvalidRequest
-from headrace.payload import EMPTY, Signature, TensorSpec
+from headrace.payload import EMPTY, Parameters, Signature, TensorSpec
 from headrace.protocols.documents import read_object
 
 EXTENSIONS: Final = (
@@ -49,12 +49,32 @@ def render_model_ready(name: str, *, ready: bool) -> bytes:
     return orjson.dumps({"name": name, "ready": ready})
 
 
-def render_server(name: str, version: str) -> bytes:
-    """What the server is."""
-    return orjson.dumps({"name": name, "version": version, "extensions": EXTENSIONS})
+def render_server(name: str, version: str, extensions: Sequence[str] = ()) -> bytes:
+    """What the server is.
+
+    Args:
+        name: Its name.
+        version: Its version.
+        extensions: What it names beside those that are built in.
+    """
+    return orjson.dumps({"name": name, "version": version, "extensions": all_extensions(extensions)})
 
 
-def render_metadata(name: str, versions: Sequence[str], signature: Signature | None, *, placement: str = "") -> bytes:
+def all_extensions(extensions: Sequence[str]) -> list[str]:
+    """Those that are built in and these, each once."""
+    return list(dict.fromkeys((*EXTENSIONS, *extensions)))
+
+
+def render_metadata(
+    name: str,
+    versions: Sequence[str],
+    signature: Signature | None,
+    *,
+    placement: str = "",
+    declared: Parameters = EMPTY,
+    warnings: Sequence[str] = (),
+    complete: bool = False,
+) -> bytes:
     """What a model is.
 
     Args:
@@ -62,36 +82,47 @@ def render_metadata(name: str, versions: Sequence[str], signature: Signature | N
         versions: Those that are served, or could be; empty: the model has none.
         signature: What the model declares; None: not known yet.
         placement: Where it runs: `inline`, `thread` or `process`.
+        declared: Members that hold over what the signature says: `platform`, `versions`, `inputs`, `outputs`,
+            `parameters`. Empty ones declare nothing.
+        warnings: What a person should know, with the signature's.
+        complete: Every member is there, also an empty one, as MLServer's clients expect.
     """
-    document: dict[str, Any] = {"name": name}
-    if versions:
-        document["versions"] = list(versions)
     known = signature or Signature(platform="")
-    document["platform"] = known.platform
-    document["inputs"] = [_tensor(spec) for spec in known.inputs]
-    document["outputs"] = [_tensor(spec) for spec in known.outputs]
-    if known.content_type:
-        document["parameters"] = {"content_type": known.content_type}
-    properties = properties_of(known, placement=placement)
+    parameters = {"content_type": known.content_type} if known.content_type else {}
+    document: dict[str, Any] = {
+        "name": name,
+        "versions": declared.get("versions") or list(versions),
+        "platform": declared.get("platform") or known.platform,
+        "inputs": declared.get("inputs") or [tensor_of(spec) for spec in known.inputs],
+        "outputs": declared.get("outputs") or [tensor_of(spec) for spec in known.outputs],
+        "parameters": {**parameters, **(declared.get("parameters") or {})},
+    }
+    if not complete:
+        for member in ("versions", "parameters"):
+            if not document[member]:
+                del document[member]
+    properties = properties_of(known, placement=placement, warnings=warnings)
     if properties:
         document["properties"] = properties
     return orjson.dumps(document)
 
 
-def properties_of(signature: Signature, *, placement: str = "") -> dict[str, str]:
-    """Metadata's `properties`, text by name: the signature's own, its libraries, warnings and placement."""
+def properties_of(signature: Signature, *, placement: str = "", warnings: Sequence[str] = ()) -> dict[str, str]:
+    """Metadata's `properties`, text by name: the signature's own, its libraries, all warnings and placement."""
     properties = {str(key): str(value) for key, value in signature.properties.items()}
     properties.update({f"library.{library}": version for library, version in signature.libraries.items()})
     if signature.default_outputs:
         properties["default_outputs"] = ",".join(signature.default_outputs)
-    if signature.warnings:
-        properties["warnings"] = "; ".join(signature.warnings)
+    told = dict.fromkeys((*signature.warnings, *warnings))
+    if told:
+        properties["warnings"] = "; ".join(told)
     if placement:
         properties["placement"] = str(placement)
     return properties
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
+def tensor_of(spec: TensorSpec) -> dict[str, Any]:
+    """A tensor in metadata."""
     entry: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
     parameters: dict[str, Any] = {}
     if spec.content_type:

@@ -20,6 +20,7 @@ from headrace.errors import (
     HeadraceError,
     InvalidRequest,
     LoadFailed,
+    ModelError,
     ModelNotReady,
     NotFound,
     NotSupported,
@@ -96,6 +97,7 @@ DEADLINE_EXCEEDED: Final = 4
 NOT_FOUND: Final = 5
 RESOURCE_EXHAUSTED: Final = 8
 UNIMPLEMENTED: Final = 12
+FAILED_PRECONDITION: Final = 9
 INTERNAL: Final = 13
 UNAVAILABLE: Final = 14
 
@@ -120,8 +122,21 @@ GRPC_STATUS: Final[Mapping[type[HeadraceError], int]] = {
 """Error class to status code; look up with `status`."""
 
 
+_OF_HTTP: Final[Mapping[int, int]] = {
+    400: INVALID_ARGUMENT,
+    404: NOT_FOUND,
+    422: FAILED_PRECONDITION,
+    500: INTERNAL,
+}
+"""The HTTP status that a model's own code chose to its status code, as MLServer translates it; others are UNKNOWN."""
+
+
 def status(error: HeadraceError) -> int:
-    """The status code of an error: that of the nearest class along its MRO."""
+    """The status code of an error: of a status that the model chose, its translation; else that of the nearest class
+    along its MRO.
+    """
+    if isinstance(error, ModelError):
+        return _OF_HTTP.get(error.status, UNKNOWN)
     for kind in type(error).__mro__:
         code = GRPC_STATUS.get(kind)
         if code is not None:

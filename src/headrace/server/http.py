@@ -50,6 +50,7 @@ class HttpReply(msgspec.Struct, gc=False):
     body: bytes = b""
     status: int = 200
     content_type: bytes = JSON
+    """Empty: the reply has none."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     stream: AsyncIterator[bytes] | None = None
 
@@ -71,12 +72,14 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The deadline of a request that brings none of its own."""
 
 
+_BEFORE_TYPE: Final = b"\r\ncontent-type: "
 _STATUS_LINES: Final[Mapping[int, bytes]] = {
-    status.value: b"HTTP/1.1 %d %s\r\ncontent-type: " % (status.value, status.phrase.encode())
+    status.value: b"HTTP/1.1 %d %s%b" % (status.value, status.phrase.encode(), _BEFORE_TYPE)
     for status in http.HTTPStatus
     if status.value >= 200
 }
 _OK_JSON: Final = _STATUS_LINES[200] + JSON + b"\r\ncontent-length: "
+_WITHOUT_BODY: Final = frozenset({204, 304})
 _NAMES_KEPT: Final = 512
 _MAX_PIPELINED: Final = 32
 _HIGH_WATER: Final = 1 << 20
@@ -403,13 +406,20 @@ def _defect(error: BaseException) -> HttpReply:
     return HttpReply(error_body(f"internal error ({type(error).__name__})"), 500)
 
 
+def _status_line(status: int) -> bytes:
+    """Of a status that nobody has registered: a model may choose one."""
+    return b"HTTP/1.1 %d Status%b" % (status, _BEFORE_TYPE)
+
+
 def _head(reply: HttpReply, length: int | None, keep_alive: bool, *, chunked: bool = False) -> bytes:
     if reply.status == 200 and reply.content_type == JSON and length is not None and not reply.headers and keep_alive:
         return b"%b%d\r\n\r\n" % (_OK_JSON, length)
-    parts = [_STATUS_LINES[reply.status], reply.content_type]
+    parts = [_STATUS_LINES.get(reply.status) or _status_line(reply.status), reply.content_type]
+    if not reply.content_type:
+        parts = [parts[0].removesuffix(_BEFORE_TYPE)]
     if chunked:
         parts.append(b"\r\ntransfer-encoding: chunked")
-    elif length is not None:
+    elif length is not None and reply.status not in _WITHOUT_BODY:
         parts.append(b"\r\ncontent-length: %d" % length)
     parts += [b"\r\n%b: %b" % header for header in reply.headers]
     parts.append(b"\r\n\r\n" if keep_alive else b"\r\nconnection: close\r\n\r\n")

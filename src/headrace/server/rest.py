@@ -1,15 +1,17 @@
 """The REST surface: which path asks for what, and the walk of a request: *route, parse, await, render*.
 
-`app.py` gives an instance to `HttpServer` as its handler. Paths become targets once and are remembered; errors turn
-into replies in one place (`_failed`), by `protocols.status`.
+`app.py` gives an instance to `HttpServer` as its handler. Paths become targets once and are remembered, but those of
+the models' own routes (`model_routes`); errors turn into replies in one place (`_failed`), by `protocols.status`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -21,13 +23,14 @@ from headrace.errors import (
     NotFound,
     NotSupported,
     Overloaded,
+    RuntimeFailed,
     UnsupportedEncoding,
 )
 from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
 from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream
 from headrace.protocols import openapi, status, v1, v2_control, v2_rest
-from headrace.server import compression
+from headrace.server import compression, model_routes
 from headrace.server.http import HttpReply, HttpRequest
 from headrace.serving.models import Models, Served, State
 
@@ -63,7 +66,13 @@ class RestSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     server_name: str = "headrace"
     server_version: str = ""
+    server_extensions: tuple[str, ...] = ()
+    """Named in server metadata beside those that are built in."""
+    root_path: str = ""
+    """What a proxy puts before every path; stripped where it is there, and shown in the documents."""
     max_body_bytes: int = 64 << 20
+    compress: bool = True
+    """Whether answers are compressed at all."""
     compress_min_bytes: int = 4096
     """Answers from this size on are compressed for callers that accept it."""
     access_log: bool = False
@@ -81,6 +90,14 @@ class Target(msgspec.Struct, frozen=True):
     """For a method that is not the path's: those that are."""
     well: tuple[str, str, int] = ("", "", 200)
     """What a request that is answered well counts as: route, method, status."""
+    claim: model_routes.Claim | None = None
+    """For a path of a model's own: whose, and which."""
+    path: str = ""
+    """The same path as the model calls it, with the query."""
+
+
+_Found = tuple[dict[str, Any], str, str, str]
+"""What a path asks for: calls by method, route, name, version."""
 
 
 class Rest:
@@ -99,6 +116,8 @@ class Rest:
         self._models, self._repository, self._settings = models, repository, settings
         self._statistics, self._counts, self._traces = statistics, counts, traces
         self._targets: dict[tuple[bytes, bytes], Target] = {}
+        self._root = settings.root_path.rstrip("/")
+        self._warned: set[tuple[str, ...]] = set()
 
     async def __call__(self, request: HttpRequest) -> HttpReply:
         """Answer one request; never raises but for cancellation."""
@@ -113,7 +132,7 @@ class Rest:
         try:
             reply = await target.call(request, target)
         except Exception as error:  # noqa: BLE001 - the one place where errors become replies
-            reply = self._failed(error, request)
+            reply = self._failed(error, request, target)
         if "accept-encoding" in headers and len(reply.body) >= self._settings.compress_min_bytes:
             await self._compress(reply, headers["accept-encoding"])
         if "x-request-id" in headers:
@@ -224,7 +243,10 @@ class Rest:
         return HttpReply(v2_control.render_ready(ready=ready), 200 if ready else 503)
 
     async def _server_metadata(self, request: HttpRequest, target: Target) -> HttpReply:
-        return HttpReply(v2_control.render_server(self._settings.server_name, self._settings.server_version))
+        settings = self._settings
+        return HttpReply(
+            v2_control.render_server(settings.server_name, settings.server_version, settings.server_extensions)
+        )
 
     async def _models_list(self, request: HttpRequest, target: Target) -> HttpReply:
         return HttpReply(v1.render_models(sorted({served.name for served in self._models})))
@@ -233,7 +255,15 @@ class Rest:
         served = self._models.route(target.name, target.version)
         versions = [other.version for other in self._models.versions(served.name) if other.version]
         return HttpReply(
-            v2_control.render_metadata(served.name, versions, served.signature, placement=served.placement)
+            v2_control.render_metadata(
+                served.name,
+                versions,
+                served.signature,
+                placement=served.placement,
+                declared=served.declared,
+                warnings=served.warnings,
+                complete=served.dialect == "mlserver",
+            )
         )
 
     async def _model_ready(self, request: HttpRequest, target: Target) -> HttpReply:
@@ -284,18 +314,32 @@ class Rest:
 
     # -- documents --
 
-    def _documented(self, name: str) -> list[tuple[str, Any]]:
-        chosen = [self._models.find(name)] if name else list(self._models)
-        return [(served.name, served.signature) for served in chosen]
+    def _documented(self, target: Target) -> list[Served]:
+        return [self._models.find(target.name, target.version)] if target.name else list(self._models)
 
     async def _document(self, request: HttpRequest, target: Target) -> HttpReply:
-        return HttpReply(msgspec.json.encode(openapi.document(self._documented(target.name))))
+        served = self._documented(target)
+        document = openapi.document(
+            [(each.name, each.signature) for each in served],
+            base=self._root,
+            own=[(each.name, route) for each in served for route in each.routes],
+        )
+        return HttpReply(msgspec.json.encode(document))
 
     async def _page(self, request: HttpRequest, target: Target) -> HttpReply:
-        self._documented(target.name)
+        self._documented(target)
         title = f"{self._settings.server_name}: {target.name or 'all models'}"
         url = f"/v2/models/{target.name}/docs/dataplane.json" if target.name else "/openapi.json"
-        return HttpReply(openapi.page(title, url), content_type=HTML)
+        if target.version:
+            url = f"/v2/models/{target.name}/versions/{target.version}/docs/dataplane.json"
+        return HttpReply(openapi.page(title, self._root + url), content_type=HTML)
+
+    # -- the models' own routes --
+
+    async def _visit(self, request: HttpRequest, target: Target) -> HttpReply:
+        if target.claim is None:
+            return await self._unknown(request, target)
+        return await model_routes.visit(target.claim, request, target=target.path, body=self._body(request))
 
     # -- paths and errors --
 
@@ -306,23 +350,85 @@ class Rest:
         text = f"method {request.method.decode('latin-1')} is not for this path; use {target.allow}"
         return HttpReply(status.error_body(text), 405, headers=((b"allow", target.allow.encode()),))
 
+    async def _options(self, request: HttpRequest, target: Target) -> HttpReply:
+        """What a path can be asked, for who asks before asking (RFC 9110, section 9.3.7)."""
+        return HttpReply(status=204, content_type=b"", headers=((b"allow", target.allow.encode()),))
+
     def _resolve(self, key: tuple[bytes, bytes]) -> Target:
         method, raw = key
-        segments = [unquote(segment) for segment in raw.partition(b"?")[0].decode("latin-1").strip("/").split("/")]
+        path, mark, query = raw.decode("latin-1").partition("?")
+        if self._root and (path == self._root or path.startswith(self._root + "/")):
+            path = path[len(self._root) :]
+        segments = [unquote(segment) for segment in path.strip("/").split("/")]
+        verb = method.decode("latin-1")
         found = self._match(segments)
         if found is None:
-            return Target(self._unknown, "unknown")
+            return self._of_a_model(verb, segments, path, mark + query)
         calls, route, name, version = found
-        verb = "GET" if method == b"HEAD" else method.decode("latin-1")
+        if verb == "HEAD":
+            verb = "GET"
         if verb not in calls:
-            return Target(self._wrong_method, route, name, allow=", ".join(calls))
+            return self._not_so(verb, calls, route, name)
+        self._warn_of_clash(verb, segments)
         target = Target(calls[verb], route, name, version, well=(route, method.decode("latin-1"), 200))
         if len(self._targets) >= _TARGETS_KEPT:
             self._targets.clear()  # a caller that makes up paths costs a look-up, not memory
         self._targets[key] = target
         return target
 
-    def _match(self, segments: list[str]) -> tuple[dict[str, Any], str, str, str] | None:
+    def _not_so(self, verb: str, allowed: Iterable[str], route: str, name: str = "") -> Target:
+        allow = ", ".join(dict.fromkeys(allowed))
+        return Target(self._options if verb == "OPTIONS" else self._wrong_method, route, name, allow=allow)
+
+    def _of_a_model(self, verb: str, segments: list[str], path: str, query: str) -> Target:
+        """A path that is none of ours; not remembered, since models come and go."""
+        models: Iterable[Served] = self._models
+        match segments:
+            case ["v2", "models", name, "versions", version, "routes", *own] if own:
+                models = [self._models.find(name, version)] if self._knows(name, version) else ()
+            case ["v2", "models", name, "routes", *own] if own:
+                models = self._models.versions(name)
+            case _:
+                own = segments
+        claims = model_routes.claims(models, own)
+        if not claims:
+            return Target(self._unknown, "unknown")
+        methods = [each.route.method.upper() for each in claims]
+        wanted = "GET" if verb == "HEAD" and "HEAD" not in methods else verb
+        answering = [each for each, method in zip(claims, methods, strict=True) if method == wanted]
+        if not answering:
+            return self._not_so(verb, methods, claims[0].route.path)
+        claim = answering[0]
+        others = {each.served.name for each in answering if not model_routes.same(each, claim)}
+        if others:
+            self._warn(
+                "route %s %s is claimed by several models: %s answers; ask %s at /v2/models/{model}/routes%s",
+                (wanted, claim.route.path, claim.served.name, ", ".join(sorted(others)), claim.route.path),
+            )
+        if own is not segments:
+            path = "/" + path.partition("/routes/")[2]
+        well = (claim.route.path, verb, 200)
+        return Target(self._visit, claim.route.path, claim.served.name, well=well, claim=claim, path=path + query)
+
+    def _knows(self, name: str, version: str) -> bool:
+        return any(served.version == version for served in self._models.versions(name))
+
+    def _warn_of_clash(self, verb: str, segments: list[str]) -> None:
+        """Tell once of a model's route that this server's own is before."""
+        for claim in model_routes.claims(self._models, segments):
+            if claim.route.method.upper() == verb:
+                self._warn(
+                    "%s %s of model '%s' is a path of the server's own, which answers; the model's is at "
+                    "/v2/models/{model}/routes%s",
+                    (verb, claim.route.path, claim.served.name, claim.route.path),
+                )
+
+    def _warn(self, text: str, about: tuple[str, ...]) -> None:
+        if about not in self._warned and len(self._warned) < _TARGETS_KEPT:
+            self._warned.add(about)
+            log.warning(text, *about)
+
+    def _match(self, segments: list[str]) -> _Found | None:
         """What a path asks for, by method: the table of all routes, kept equal to the OpenAPI document by a test."""
         match segments:
             case [""]:
@@ -359,9 +465,7 @@ class Rest:
                 return self._match_v1("/v1/models/{model}/versions/{version}", name, version)
         return None
 
-    def _match_model(
-        self, base: str, name: str, version: str, rest: list[str]
-    ) -> tuple[dict[str, Any], str, str, str] | None:
+    def _match_model(self, base: str, name: str, version: str, rest: list[str]) -> _Found | None:
         match rest:
             case []:
                 return {"GET": self._metadata}, base, name, version
@@ -381,14 +485,14 @@ class Rest:
                 return {"GET": self._document}, base + "/docs/dataplane.json", name, version
         return None
 
-    def _match_v1(self, base: str, last: str, version: str) -> tuple[dict[str, Any], str, str, str] | None:
+    def _match_v1(self, base: str, last: str, version: str) -> _Found | None:
         name, _, verb = (version or last).rpartition(":")
         if verb not in {"predict", "explain"} or not name:
             return {"GET": self._v1_model}, base, last, version
         call = self._v1_predict if verb == "predict" else self._v1_explain
         return {"POST": call}, f"{base}:{verb}", last if version else name, name if version else ""
 
-    def _failed(self, error: Exception, request: HttpRequest) -> HttpReply:
+    def _failed(self, error: Exception, request: HttpRequest, target: Target) -> HttpReply:
         code = status.http_status(error)
         if code >= 500 and not isinstance(error, NotSupported):
             unexpected = None if isinstance(error, HeadraceError) else error
@@ -401,8 +505,9 @@ class Rest:
         return HttpReply(status.error_body(status.public_text(error)), code, headers=headers)
 
     async def _compress(self, reply: HttpReply, accept: str) -> None:
+        coded = reply.stream is not None or any(name == b"content-encoding" for name, _ in reply.headers)
         encoding = compression.negotiate(accept)
-        if not encoding:
+        if not encoding or coded or not self._settings.compress:
             return
         if len(reply.body) > _OFF_LOOP_BYTES:
             reply.body = await asyncio.to_thread(compression.compress, reply.body, encoding)
@@ -433,8 +538,38 @@ def _sooner(inference: InferenceRequest, deadline: float) -> InferenceRequest:
     return msgspec.structs.replace(inference, deadline=min(own, deadline) if timeout else deadline)
 
 
+_OURS: Final = frozenset({"connection", "content-encoding", "content-length", "content-type", "transfer-encoding"})
+"""Headers that describe the body and the connection, which are not the model's."""
+
+
 def _model_headers(response: InferenceResponse) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())
+    """Headers that a model wants on its answer, lower-cased.
+
+    Raises:
+        RuntimeFailed: HTTP cannot carry one.
+    """
+    fields = []
+    for given, value in response.headers.items():
+        name = _field_name(given)
+        if not name:
+            continue
+        if not value.isprintable() and model_routes.splits(value):
+            raise RuntimeFailed(f"model '{response.model_name}' answered with a line break in header {given!r}")
+        try:
+            fields.append((name, value.encode("latin-1")))
+        except UnicodeEncodeError:
+            fields.append((name, value.encode()))  # as many servers send it, and clients that expect UTF-8 read it
+    return tuple(fields)
+
+
+_FIELD_NAME: Final = re.compile(r"[0-9a-z!#$%&'*+.^_`|~-]+").fullmatch  # RFC 9110, section 5.1
+
+
+@functools.lru_cache(512)
+def _field_name(given: str) -> bytes:
+    """A header's name as HTTP has it, remembered; empty: it is not the model's to set."""
+    lower = given.lower()
+    return lower.encode() if lower not in _OURS and _FIELD_NAME(lower) else b""
 
 
 def _render(served: Served, inference: InferenceRequest, response: InferenceResponse) -> v2_rest.Rendered:
@@ -466,6 +601,7 @@ async def _events(
     responses: AsyncIterator[InferenceResponse],
 ) -> AsyncIterator[bytes]:
     """Frames of server-sent events; an error after the first answer travels as the last frame."""
+    # Whoever leaves early stops the model at once, rather than when the iterator is collected.
     try:
         if first is not None:
             yield b"data: %b\n\n" % _render(served, inference, first).body
@@ -475,3 +611,7 @@ async def _events(
         if not isinstance(error, HeadraceError):
             log.exception("a stream of model '%s' failed", inference.model_name)
         yield b"data: %b\n\n" % status.error_body(status.public_text(error))
+    finally:
+        close = getattr(responses, "aclose", None)
+        if close is not None:
+            await close()
