@@ -10,20 +10,17 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-import msgspec
-
+from headrace.monitoring import mlserver_metrics
+from headrace.monitoring.custom_metrics import NAMES_KEPT, CustomMetrics
+from headrace.monitoring.families import DEFAULT, NANOSECONDS, SECONDS, Family, Histogram
 from headrace.payload import Infer, InferenceRequest, InferenceResponse
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
-SECONDS: Final = (
-    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-)  # fmt: skip
-_NANOSECONDS: Final = tuple(int(bound * 1e9) for bound in SECONDS)
 BATCH_SIZES_KEPT: Final = 1024
 """Different numbers of rows that statistics keep apart."""
 ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -46,6 +43,19 @@ NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
         "Worker processes that ended and were started again",
         ("model", "version"),
     ),
+    "headrace_cache_hits_total": (
+        "counter",
+        "Requests answered from the cache, or by an equal request's predict",
+        ("model", "version"),
+    ),
+    "headrace_cache_misses_total": ("counter", "Requests that the cache passed on to the model", ("model", "version")),
+    "headrace_cache_evictions_total": (
+        "counter",
+        "Answers that left the cache because newer ones needed their place",
+        ("model", "version"),
+    ),
+    "headrace_cache_entries": ("gauge", "Answers in the cache now", ("model", "version")),
+    "headrace_cache_bytes": ("gauge", "Memory that they take", ("model", "version")),
     "headrace_model_ready": ("gauge", "1 while the version answers", ("model", "version")),
     "headrace_model_load_seconds": ("gauge", "How long the last load took", ("model", "version")),
     "headrace_http_requests_total": ("counter", "HTTP requests by route", ("route", "method", "code")),
@@ -53,52 +63,68 @@ NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
 }
 """Name to kind, meaning and labels."""
 
-MLSERVER_NAMES: Final[Mapping[str, str]] = {
-    "model_infer_request_success_total": "counter of successful requests, by model and version",
-    "model_infer_request_failure_total": "counter of failed requests, by model and version",
-    "model_infer_request_duration": "summary in seconds, by model and version",
-}
-KSERVE_NAMES: Final[Mapping[str, str]] = {
-    "request_predict_seconds": "histogram of the predict step, by model_name",
+MLSERVER_NAMES: Final = mlserver_metrics.NAMES
+KSERVE_NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
+    "request_predict_seconds": ("histogram", "Predict latency in seconds", ("model_name",)),
 }
 
 
-class Histogram(msgspec.Struct, gc=False):
-    """Counts by bucket and their sum, in the unit of the bounds."""
+PEERS_NAMES: Final = frozenset({*MLSERVER_NAMES, *KSERVE_NAMES})
+_PROCESS_NAMES: Final = frozenset(
+    {
+        "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
+        "process_cpu_seconds_total", "process_open_fds", "process_max_fds",
+    }
+)  # fmt: skip
 
-    bounds: tuple[int, ...]
-    counts: list[int]
-    total: int = 0
 
-    @classmethod
-    def of(cls, bounds: tuple[int, ...]) -> Histogram:
-        """An empty one."""
-        return cls(bounds, [0] * (len(bounds) + 1))
+class CacheCounts(Protocol):
+    """What a cache of answers counts (`routing.cache`)."""
 
-    def add(self, value: int) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    hits: int
+    """Requests answered without a predict of their own."""
+    misses: int
+    """Requests that needed one."""
+    evictions: int
+    """Answers that left because newer ones needed their place."""
+    bytes: int
+    """What the answers kept now take."""
 
-    def count(self) -> int:
-        """How many values."""
-        return sum(self.counts)
+    @property
+    def entries(self) -> int:
+        """How many answers are kept now."""
 
 
 class ModelMetrics:
     """One model version's counts. It is that version's `serving.Observer`, and what the statistics extension reads."""
 
     __slots__ = (
-        "batches", "depth", "executed_requests", "in_flight", "last_ns", "load_seconds", "model", "outcomes", "predict",
-        "queue_ns", "ready", "request", "restarts", "version",
+        "batches", "cache", "custom", "depth", "earlier", "executed_requests", "in_flight", "last_ns", "load_seconds",
+        "model", "outcomes", "parallel", "predict", "queue_lengths", "queue_ns", "ready", "request", "restarts",
+        "version",
     )  # fmt: skip
 
-    def __init__(self, model: str, version: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        *,
+        queue_lengths: bool = False,
+        taken: Callable[[str], bool] = lambda name: name in NAMES,
+    ) -> None:
+        """Count from nothing.
+
+        Args:
+            model: Its name.
+            version: Empty for a model without versions.
+            queue_lengths: Whether to keep how long the queue was each time.
+            taken: Whether a name is the server's own, so that the model's code cannot have it.
+        """
         self.model, self.version = model, version
         self.outcomes: dict[tuple[str, str], list[int]] = {}
         """By protocol and status: requests and nanoseconds."""
-        self.request = Histogram.of(_NANOSECONDS)
-        self.predict = Histogram.of(_NANOSECONDS)
+        self.request = Histogram.of(NANOSECONDS)
+        self.predict = Histogram.of(NANOSECONDS)
         self.batches: dict[int, list[int]] = {}
         """By rows: predicts and nanoseconds. Of rare sizes beyond BATCH_SIZES_KEPT the next power of two."""
         self.in_flight = self.depth = self.queue_ns = self.executed_requests = self.restarts = 0
@@ -106,6 +132,27 @@ class ModelMetrics:
         self.last_ns = 0
         """When a request was last answered, on the clock of `time.perf_counter_ns`; 0: never."""
         self.ready = False
+        self.parallel = False
+        """Whether it predicts in processes; MLServer's metrics tell those apart."""
+        self.queue_lengths = Histogram.of(DEFAULT) if queue_lengths else None
+        self.custom = CustomMetrics(model, taken)
+        """What the model's own code measured."""
+        self.cache: CacheCounts | None = None
+        """The one it has now; `attach` sets it."""
+        self.earlier = (0, 0, 0)
+        """Hits, misses and evictions of the caches it had before."""
+
+    def attach(self, cache: CacheCounts) -> None:
+        """Show this cache's counts from now on, on top of those of the one before, which a reload replaced."""
+        self.earlier = self.cache_totals()
+        self.cache = cache
+
+    def cache_totals(self) -> tuple[int, int, int]:
+        """Hits, misses and evictions of all its caches."""
+        if self.cache is None:
+            return self.earlier
+        hits, misses, evictions = self.earlier
+        return hits + self.cache.hits, misses + self.cache.misses, evictions + self.cache.evictions
 
     # -- serving.Observer --
 
@@ -115,7 +162,7 @@ class ModelMetrics:
         if queue_ns:
             self.queue_ns += queue_ns
         predict = self.predict
-        predict.counts[bisect_left(_NANOSECONDS, predict_ns)] += 1
+        predict.counts[bisect_left(NANOSECONDS, predict_ns)] += 1
         predict.total += predict_ns
         batch = self.batches.get(rows)
         if batch is None:
@@ -137,6 +184,8 @@ class ModelMetrics:
     def queued(self, depth: int) -> None:
         """Note how many wait now."""
         self.depth = depth
+        if self.queue_lengths is not None:
+            self.queue_lengths.add(depth)
 
     def restarted(self, reason: str) -> None:
         """Count a worker that was started again."""
@@ -144,6 +193,7 @@ class ModelMetrics:
 
     def logged(self, values: Sequence[tuple[str, str, float]]) -> None:
         """Count what the model's own code measured: metric name, description, value."""
+        self.custom.add(values)
 
     # -- requests --
 
@@ -155,7 +205,7 @@ class ModelMetrics:
         outcome[0] += 1
         outcome[1] += nanoseconds
         request = self.request
-        request.counts[bisect_left(_NANOSECONDS, nanoseconds)] += 1
+        request.counts[bisect_left(NANOSECONDS, nanoseconds)] += 1
         request.total += nanoseconds
 
     # -- what statistics read --
@@ -216,15 +266,40 @@ def measure(infer: Infer, metrics: ModelMetrics) -> Infer:
 
 
 class Metrics:
-    """Every count of this server, and their text form."""
+    """Every count of this server, and their text form.
 
-    def __init__(self, *, mlserver_names: bool = False, kserve_names: bool = False) -> None:
+    Args:
+        mlserver_names: Also count and show what MLServer does, under its names.
+        kserve_names: Also show KServe's names.
+        rest_prefix: What the names of MLServer's REST metrics begin with.
+    """
+
+    def __init__(
+        self,
+        *,
+        mlserver_names: bool = False,
+        kserve_names: bool = False,
+        rest_prefix: str = mlserver_metrics.REST_PREFIX,
+    ) -> None:
         self._models: dict[tuple[str, str], ModelMetrics] = {}
-        self._mlserver_names, self._kserve_names = mlserver_names, kserve_names
+        self._kserve_names, self._rest_prefix = kserve_names, rest_prefix
+        self._taken = frozenset(
+            stem
+            for name in (
+                *NAMES,
+                *(mlserver_metrics.exposed(name, rest_prefix) for name in PEERS_NAMES),
+                *_PROCESS_NAMES,
+            )
+            for stem in (name, name.removesuffix("_total"))
+        )
         self.http: dict[tuple[str, str, int], int] = {}
         """Requests by route template, method and status code."""
         self.grpc: dict[tuple[str, str], int] = {}
         """Calls by method and code name."""
+        self.rest_times = mlserver_metrics.RestTimes() if mlserver_names else None
+        """What `server.metrics.timed` writes to; None: nobody asked for it."""
+        self.grpc_times = mlserver_metrics.GrpcTimes() if mlserver_names else None
+        """What `server.metrics.timed_calls` writes to; None: nobody asked for it."""
         self._registry: CollectorRegistry | None = None
 
     def open(self) -> CollectorRegistry:
@@ -246,8 +321,17 @@ class Metrics:
         key = (model, version)
         found = self._models.get(key)
         if found is None:
-            found = self._models[key] = ModelMetrics(model, version)
+            found = self._models[key] = ModelMetrics(
+                model, version, queue_lengths=self.rest_times is not None, taken=self._is_taken
+            )
         return found
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._taken or name.startswith(("headrace_", "python_"))
+
+    def forget(self, model: str, version: str) -> None:
+        """Show nothing more of a version: it was unloaded. What it counted is gone."""
+        self._models.pop((model, version), None)
 
     def find(self, model: str, version: str) -> ModelMetrics | None:
         """The counts of a version that was loaded once."""
@@ -266,7 +350,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus_client asks a collector for."""
-        families = {name: _Family(name, kind, text) for name, (kind, text, _) in NAMES.items()}
+        families = {name: Family(name, kind, text) for name, (kind, text, _) in NAMES.items()}
         for metrics in self._models.values():
             _fill(families, metrics)
         for (route, method, code), count in self.http.items():
@@ -274,107 +358,120 @@ class Metrics:
             families["headrace_http_requests_total"].value(labels, count)
         for (method, name), count in self.grpc.items():
             families["headrace_grpc_requests_total"].value({"method": method, "code": name}, count)
-        if self._mlserver_names:
-            families |= _mlserver(self._models.values())
-        if self._kserve_names:
-            families |= _kserve(self._models.values())
-        for family in families.values():
+        for family in (*families.values(), *self._aliases(), *_custom(self._models.values())):
             yield family.metric
+
+    def _aliases(self) -> Iterator[Family]:
+        if self.rest_times is not None and self.grpc_times is not None:
+            yield from mlserver_metrics.families(
+                self._models.values(), self.rest_times, self.grpc_times, self.grpc, rest_prefix=self._rest_prefix
+            )
+        if self._kserve_names:
+            yield _kserve(self._models.values())
 
     def describe(self) -> Iterator[Metric]:
         """Nothing up front: names do not depend on what was counted."""
         return iter(())
 
 
-class _Family:
-    """One metric and its samples, as the text format names them."""
-
-    def __init__(self, name: str, kind: str, text: str) -> None:
-        from prometheus_client.metrics_core import Metric
-
-        self.name = name
-        self.metric = Metric(name.removesuffix("_total"), text, kind)
-
-    def value(self, labels: dict[str, str], value: float) -> None:
-        self.metric.add_sample(self.name, labels, value)
-
-    def summary(self, labels: dict[str, str], count: float, total: float) -> None:
-        self.metric.add_sample(self.name + "_count", labels, count)
-        self.metric.add_sample(self.name + "_sum", labels, total)
-
-    def histogram(
-        self, labels: dict[str, str], histogram: Histogram, names: Iterable[object], unit: float = 1.0
-    ) -> None:
-        seen = 0
-        for name, count in zip([*names, "+Inf"], histogram.counts, strict=True):
-            seen += count
-            self.metric.add_sample(self.name + "_bucket", {**labels, "le": str(name)}, seen)
-        self.summary(labels, seen, histogram.total * unit)
-
-
-def _fill(families: Mapping[str, _Family], metrics: ModelMetrics) -> None:
+def _fill(families: Mapping[str, Family], metrics: ModelMetrics) -> None:
     labels = {"model": metrics.model, "version": metrics.version}
     for (protocol, status), (count, _) in metrics.outcomes.items():
         families["headrace_requests_total"].value({**labels, "protocol": protocol, "status": status}, count)
-    families["headrace_request_seconds"].histogram(labels, metrics.request, SECONDS, 1e-9)
-    families["headrace_predict_seconds"].histogram(labels, metrics.predict, SECONDS, 1e-9)
-    families["headrace_batch_rows"].histogram(labels, metrics.rows(), ROWS)
+    for name, histogram, names, unit in (
+        ("headrace_request_seconds", metrics.request, SECONDS, 1e-9),
+        ("headrace_predict_seconds", metrics.predict, SECONDS, 1e-9),
+        ("headrace_batch_rows", metrics.rows(), ROWS, 1.0),
+    ):
+        families[name].histogram(labels, histogram.counts, histogram.total, names=names, unit=unit)
     families["headrace_queue_seconds"].summary(labels, metrics.executed_requests, metrics.queue_ns / 1e9)
-    for name, value in (
+    values: list[tuple[str, float]] = [
         ("headrace_requests_in_flight", metrics.in_flight),
         ("headrace_queue_depth", metrics.depth),
         ("headrace_batch_requests_total", metrics.executed_requests),
         ("headrace_worker_restarts_total", metrics.restarts),
         ("headrace_model_ready", metrics.ready),
         ("headrace_model_load_seconds", metrics.load_seconds),
-    ):
+    ]
+    if metrics.cache is not None:
+        hits, misses, evictions = metrics.cache_totals()
+        values += [
+            ("headrace_cache_hits_total", hits),
+            ("headrace_cache_misses_total", misses),
+            ("headrace_cache_evictions_total", evictions),
+            ("headrace_cache_entries", metrics.cache.entries),
+            ("headrace_cache_bytes", metrics.cache.bytes),
+        ]
+    for name, value in values:
         families[name].value(labels, value)
 
 
-def _mlserver(models: Iterable[ModelMetrics]) -> dict[str, _Family]:
-    success = _Family("model_infer_request_success_total", "counter", "Model infer request success count")
-    failure = _Family("model_infer_request_failure_total", "counter", "Model infer request failure count")
-    duration = _Family("model_infer_request_duration", "summary", "Model infer request duration in seconds")
+def _custom(models: Iterable[ModelMetrics]) -> Iterator[Family]:
+    """What models measured themselves; a name that several use is one metric, which the first one describes."""
+    families: dict[str, Family] = {}
     for metrics in models:
-        labels = {"model": metrics.model, "version": metrics.version or "None"}
-        success.value(labels, metrics.successes()[0])
-        failure.value(labels, metrics.failures()[0])
-        duration.summary(labels, metrics.request.count(), metrics.request.total / 1e9)
-    return {family.name: family for family in (success, failure, duration)}
+        labels = {"model_name": metrics.model, "model_version": metrics.version}
+        for name, values in metrics.custom:
+            if name not in families:
+                families[name] = Family(name, "histogram", values.description)
+            families[name].histogram(labels, values.counts, values.total)
+    yield from families.values()
 
 
-def _kserve(models: Iterable[ModelMetrics]) -> dict[str, _Family]:
-    predict = _Family("request_predict_seconds", "histogram", "Predict latency in seconds")
-    for metrics in models:
-        predict.histogram({"model_name": metrics.model}, metrics.predict, SECONDS, 1e-9)
-    return {predict.name: predict}
+def _kserve(models: Iterable[ModelMetrics]) -> Family:
+    by_name: dict[str, Histogram] = {}
+    for metrics in models:  # KServe knows no versions: theirs are counted together
+        by_name.setdefault(metrics.model, Histogram.of(NANOSECONDS)).merge(metrics.predict)
+    name, (kind, text, _) = next(iter(KSERVE_NAMES.items()))
+    predict = Family(name, kind, text)
+    for model, histogram in by_name.items():
+        predict.histogram({"model_name": model}, histogram.counts, histogram.total, names=SECONDS, unit=1e-9)
+    return predict
 
 
 def reference() -> str:
     """The metrics reference in Markdown, made from the tables above."""
+
+    def row(name: str, kind: str, text: str, labels: tuple[str, ...]) -> str:
+        return f"`{name}` | {kind} | {', '.join(labels)} | {text} |"
+
+    peers = [("mlserver", MLSERVER_NAMES), ("kserve", KSERVE_NAMES)]
     lines = [
         "# Metrics",
         "",
-        "<!-- Generated from src/headrace/monitoring/metrics.py by scripts/docs; edit the tables there. -->",
+        "<!-- Generated from src/headrace/monitoring by scripts/docs; edit the tables there. -->",
         "",
-        "`GET /metrics` on the metrics port (8082), in the Prometheus text format. Durations are seconds.",
+        "`GET /metrics` on the metrics port (8082), in the Prometheus text format; `metrics.path` and `metrics.port`",
+        "move it. Durations are seconds.",
         "",
         "| name | kind | labels | meaning |",
         "|---|---|---|---|",
-        *(f"| `{name}` | {kind} | {', '.join(labels)} | {text} |" for name, (kind, text, labels) in NAMES.items()),
+        *("| " + row(name, kind, text, labels) for name, (kind, text, labels) in NAMES.items()),
         "",
         "`status` is `ok` or the class of the error (`invalid_request`, `overloaded`, `deadline_exceeded`, ...).",
         "`version` is empty for a model without versions. Beside these stand the `process_*` and `python_*` metrics",
-        "of the server.",
+        "of the server. The metrics of a version leave when it is unloaded.",
+        "",
+        "## Metrics of a model's own",
+        "",
+        "What a model's code logs (`mlserver.log(confidence=0.9)` in a runtime written for MLServer) is a histogram of",
+        "that name with the labels `model_name` and `model_version` and Prometheus's default buckets (0.005 to 10).",
+        "Left out, each with a warning, are: a name of this page, one that begins with `headrace_` or `python_`, one",
+        f"that is no Prometheus name, names beyond {NAMES_KEPT} of one model, values that are not finite.",
         "",
         "## Names of other servers",
         "",
         "`metrics.aliases: mlserver`, `kserve` or `all` adds the same counts under the names that dashboards made for",
-        "those servers read.",
+        "those servers read. `metrics.rest_prefix` replaces `rest_server`. Under MLServer's names `version` is `None`",
+        "for a model without versions, `path` is MLServer's (`/v2/models/{model_name}/infer`), and paths that MLServer",
+        "does not know, health checks and wrong methods are not counted.",
         "",
-        "| setting | name | meaning |",
-        "|---|---|---|",
-        *(f"| `mlserver` | `{name}` | {text} |" for name, text in MLSERVER_NAMES.items()),
-        *(f"| `kserve` | `{name}` | {text} |" for name, text in KSERVE_NAMES.items()),
+        "| setting | name | kind | labels | meaning |",
+        "|---|---|---|---|---|",
+        *(
+            f"| `{setting}` | " + row(name, kind, text, labels)
+            for setting, names in peers
+            for name, (kind, text, labels) in names.items()
+        ),
     ]
     return "\n".join(lines) + "\n"
