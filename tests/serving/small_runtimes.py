@@ -498,3 +498,23 @@ class Guided(Small):
     async def later(self):
         await asyncio.sleep(0)
         return RouteResponse(body=b"later")
+
+
+class Environed(Small):
+    """Tells which Python it runs on and where a library comes from that several places have."""
+
+    outputs = (TensorSpec(name="told", datatype="BYTES", shape=(-1,)),)
+    batchable = False
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        import settled_in
+
+        told = [
+            sys.prefix,
+            settled_in.__file__,
+            np.__file__,
+            os.environ.get("VIRTUAL_ENV", ""),
+            os.environ.get("PYTHONPATH", ""),
+            str(os.getpid()),
+        ]
+        return {"told": np.array(told)}

@@ -94,9 +94,9 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     spec: RuntimeSpec
     warm_up: list[list[Laid]]
     search_path: list[str]
-    """`sys.path` of the server, so that references mean the same here."""
+    """`sys.path`: that of the server, so that references mean the same here, behind that of the model's environment."""
     environment_path: str | None
-    """`PYTHONPATH` as it was before the server set it to find this package."""
+    """`PYTHONPATH` for programs that the model starts: the server's, before it set one to find this package."""
     log_level: int
 
 

@@ -16,7 +16,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,11 +23,12 @@ from typing import Final, cast
 
 from headrace.errors import HeadraceError, InvalidRequest, LoadFailed, WorkerDied
 from headrace.payload import InferenceRequest, InferenceResponse, RouteResponse, Tensor, datatype_of
-from headrace.serving import frames
+from headrace.serving import frames, interpreter
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.decoding import Call
 from headrace.serving.execution import Outcome
 from headrace.serving.frames import Answer, Ask, Buffer, Failure, Load, Loaded, Part, Room, Shared, Stop
+from headrace.serving.interpreter import Interpreter
 from headrace.serving.observer import Observer
 from headrace.serving.streams import WINDOW, Parts
 
@@ -126,7 +126,7 @@ class _Link(asyncio.Protocol):
         """Calls it takes at once, now."""
         return 0 if self._ending is not None or not self.loaded.done() else self._depth
 
-    async def open(self, spec: RuntimeSpec, warm_up: Sequence[Sequence[Tensor]]) -> Loaded:
+    async def open(self, spec: RuntimeSpec, interpreter: Interpreter, warm_up: Sequence[Sequence[Tensor]]) -> Loaded:
         """Spawn the process and have it load the model.
 
         Raises:
@@ -135,7 +135,7 @@ class _Link(asyncio.Protocol):
         try:
             ours, theirs = socket.socketpair()
             try:
-                self._spawn(theirs)
+                self._spawn(interpreter, theirs)
             except OSError:
                 ours.close()
                 self._close_shared()
@@ -147,26 +147,25 @@ class _Link(asyncio.Protocol):
         try:
             ours.setblocking(False)
             await self._loop.create_unix_connection(lambda: self, sock=ours)
-            self._write(self._load_frame(spec, warm_up))
+            self._write(self._load_frame(spec, interpreter, warm_up))
             return await self.loaded
         except BaseException:
             await self.close(0.0)
             raise
 
-    def _spawn(self, theirs: socket.socket) -> None:
+    def _spawn(self, interpreter: Interpreter, theirs: socket.socket) -> None:
         if hasattr(os, "memfd_create"):
             for number in range(_SLOTS):
                 asked = os.memfd_create(f"headrace-ask-{number}")
                 self._slots.append((Shared(asked), Shared(os.memfd_create(f"headrace-answer-{number}"))))
         self._free = list(range(len(self._slots)))
         shared = [memory.fd for pair in self._slots for memory in pair]
-        path = os.pathsep.join(each or str(Path.cwd()) for each in sys.path)
         arguments = [theirs.fileno(), os.getpid(), *shared]
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
-            [sys.executable, "-P", "-m", "headrace.serving.worker", *map(str, arguments)],
+        self._process = subprocess.Popen(  # noqa: S603 - our interpreter or the model's own, our package
+            [*interpreter.command, *map(str, arguments)],
             pass_fds=[theirs.fileno(), *shared],
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            env=dict(interpreter.environ),
         )
         self.opened_at = time.monotonic()
         if hasattr(os, "pidfd_open"):
@@ -174,15 +173,16 @@ class _Link(asyncio.Protocol):
                 self._pidfd = os.pidfd_open(self._process.pid)
                 self._loop.add_reader(self._pidfd, self._exited)
 
-    def _load_frame(self, spec: RuntimeSpec, warm_up: Sequence[Sequence[Tensor]]) -> list[Buffer]:
+    def _load_frame(
+        self, spec: RuntimeSpec, interpreter: Interpreter, warm_up: Sequence[Sequence[Tensor]]
+    ) -> list[Buffer]:
         described, buffers = [], []
         for sample in warm_up:
             laid, pieces = frames.lay(sample)
             described.append(laid)
             buffers += pieces
-        search_path = [each or str(Path.cwd()) for each in sys.path]
         level = logging.getLogger().getEffectiveLevel()
-        load = Load(spec, described, search_path, os.environ.get("PYTHONPATH"), level)
+        load = Load(spec, described, list(interpreter.search_path), interpreter.python_path, level)
         return frames.pack(load, buffers)
 
     # -- calls --
@@ -466,6 +466,7 @@ class WorkerPool:
         self._predict_timeout_seconds = predict_timeout_seconds
         self._observer = observer
         self._on_state = on_state
+        self._interpreter: Interpreter | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._ready = False
 
@@ -475,6 +476,10 @@ class WorkerPool:
         Raises:
             LoadFailed: or a subclass: the model cannot be served; none is left running.
         """
+        if self._spec.environment:
+            self._interpreter = await interpreter.of_environment(self._spec.name, Path(self._spec.environment))
+        else:
+            self._interpreter = interpreter.own()
         try:
             opened = await asyncio.gather(*(self._open(worker) for worker in self.workers), return_exceptions=True)
         except asyncio.CancelledError:
@@ -505,7 +510,8 @@ class WorkerPool:
 
     async def _open(self, worker: Worker) -> Loaded:
         link = _Link(self._spec.name, self._predict_timeout_seconds)
-        loaded = await link.open(self._spec, self._warm_up)
+        assert self._interpreter is not None
+        loaded = await link.open(self._spec, self._interpreter, self._warm_up)
         worker.link = link
         if loaded.logged:
             self._observer.logged(loaded.logged)
