@@ -29,6 +29,7 @@ RUNTIMES: Final[Mapping[str, str]] = MappingProxyType(
         "catboost": "headrace.runtimes.catboost:CatboostRuntime",
         "mlflow": "headrace.runtimes.mlflow:MlflowRuntime",
         "python": "headrace.runtimes.python:PythonRuntime",
+        "mlserver": "headrace.runtimes.mlserver:MlserverRuntime",
     }
 )
 """Name to `module:Class`, imported when first asked for."""

@@ -1,0 +1,318 @@
+"""Requests as MLServer's classes and its answers as ours, for the runtime `mlserver`: step 6 of the walk, both ends.
+
+Its runtimes see lists, with text as `str` where the wire is JSON and as `bytes` where it is gRPC, and the transport's
+headers among the parameters. Its answers are whatever people write, so an output is read leniently: nested lists are
+flattened, a scalar is one element, null is NaN among numbers, what is no text in a BYTES output is its JSON, and where
+shape or datatype does not fit the data, the data count (a warning says so, once for each output's name).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from headrace.errors import ModelError
+from headrace.payload import (
+    DTYPES,
+    EMPTY,
+    Array,
+    InferenceRequest,
+    InferenceResponse,
+    Parameters,
+    RequestedOutput,
+    Tensor,
+    datatype_of,
+)
+
+_log = logging.getLogger(__name__)
+_GRPC: Final = "v2_grpc"
+_HEADERS: Final = "headers"
+_MOST_WARNINGS: Final = 100
+"""Outputs' names that are remembered as warned of; code that invents names must not fill the memory."""
+
+
+class Payloads:
+    """Translates for one model.
+
+    Args:
+        types: The module `mlserver.types`, ours or the original.
+        model: The model's name, for messages and for answers that name none.
+    """
+
+    def __init__(self, types: Any, model: str) -> None:
+        self._model = model
+        self._response_class = types.InferenceResponse
+        self._request: Callable[..., Any] = types.InferenceRequest.model_construct
+        self._input: Callable[..., Any] = types.RequestInput.model_construct
+        self._output: Callable[..., Any] = types.RequestOutput.model_construct
+        self._parameters: Callable[..., Any] = types.Parameters.model_construct
+        self._data: Callable[..., Any] = types.TensorData.model_construct
+        self._warned: set[str] = set()
+
+    # -- requests --
+
+    def request(self, request: InferenceRequest) -> Any:
+        """As `mlserver.types.InferenceRequest`."""
+        text = request.protocol != _GRPC
+        parameters = dict(request.parameters)
+        parameters[_HEADERS] = dict(request.headers)
+        return self._request(
+            id=request.id or None,
+            parameters=self._parameters(**parameters),
+            inputs=[self._input_of(each, text) for each in request.inputs],
+            outputs=[self._output_of(each) for each in request.outputs] or None,
+        )
+
+    def _input_of(self, tensor: Tensor, text: bool) -> Any:
+        datatype, array = tensor.datatype, tensor.data
+        if datatype == "BYTES":
+            data = array.ravel().tolist()
+            if text:
+                data = _texts(data)
+        elif datatype == "BF16":  # which MLServer does not have: the same numbers in FP32
+            datatype = "FP32"
+            data = (array.astype(np.uint32) << 16).view(np.float32).ravel().tolist()
+        else:
+            data = array.ravel().tolist()
+        return self._input(
+            name=tensor.name,
+            shape=[*array.shape],
+            datatype=datatype,
+            parameters=self._parameters(**tensor.parameters) if tensor.parameters else None,
+            data=self._data(data),
+        )
+
+    def _output_of(self, output: RequestedOutput) -> Any:
+        parameters = self._parameters(**output.parameters) if output.parameters else None
+        return self._output(name=output.name, parameters=parameters)
+
+    # -- responses --
+
+    def is_response(self, response: Any) -> bool:
+        """Whether it is an `mlserver.types.InferenceResponse`."""
+        return isinstance(response, self._response_class)
+
+    def response(self, response: Any, request: InferenceRequest) -> InferenceResponse:
+        """What the model answered, as ours.
+
+        Raises:
+            ModelError: it is no response, or an output holds what no datatype carries.
+        """
+        if not isinstance(response, self._response_class):
+            raise ModelError(
+                f"Model '{self._model}' returned no predictions after inference: expected an InferenceResponse, "
+                f"came {type(response).__name__}"
+            )
+        parameters = _parameters(response.parameters)
+        headers: Mapping[str, str] = EMPTY
+        if _HEADERS in parameters:
+            parameters = dict(parameters)
+            given = parameters.pop(_HEADERS)
+            if isinstance(given, Mapping):
+                headers = {str(name): _header(value) for name, value in given.items()}
+        return InferenceResponse(
+            model_name=response.model_name or self._model,
+            model_version=response.model_version or "",
+            id=response.id or request.id,
+            parameters=parameters,
+            headers=headers,
+            outputs=tuple([self._tensor(each) for each in response.outputs or ()]),
+        )
+
+    def _tensor(self, output: Any) -> Tensor:
+        name = output.name
+        datatype = output.datatype
+        if type(datatype) is not str:
+            datatype = str(getattr(datatype, "value", datatype))
+        if datatype not in DTYPES:
+            raise ModelError(
+                f"Model '{self._model}' answered output '{name}' with datatype {datatype!r}; expected one of "
+                f"{', '.join(DTYPES)}"
+            )
+        data = output.data
+        data = getattr(data, "root", data)
+        shape = output.shape or ()
+        try:
+            fitting, array = (
+                ("BYTES", _bytes(data, shape)) if datatype == "BYTES" else _numbers(data, datatype, self._model, name)
+            )
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ModelError(
+                f"Model '{self._model}' answered output '{name}' with data that {datatype} cannot carry: {error}"
+            ) from error
+        if fitting != datatype:
+            self._warn(name, f"says {datatype} but holds {fitting}; it is answered as {fitting}")
+        try:
+            array = array.reshape(shape)
+        except (ValueError, TypeError):
+            array = array.reshape(-1)
+            self._warn(name, f"says shape {[*shape]} but holds {array.size} elements; it is answered as [{array.size}]")
+        return Tensor(name, fitting, array, _parameters(output.parameters))
+
+    def _warn(self, name: str, text: str) -> None:
+        if name not in self._warned and len(self._warned) < _MOST_WARNINGS:
+            self._warned.add(name)
+            _log.warning("model '%s': output '%s' %s", self._model, name, text)
+
+
+# -- texts --
+
+
+def _texts(items: list[Any]) -> list[Any]:
+    """Bytes as text, less those that are none."""
+    try:
+        return [each.decode() if type(each) is bytes else each for each in items]
+    except UnicodeDecodeError:
+        return [_text(each) for each in items]
+
+
+def _text(item: Any) -> Any:
+    try:
+        return item.decode() if isinstance(item, bytes) else item
+    except UnicodeDecodeError:
+        return item
+
+
+def _bytes(data: Any, shape: Sequence[int]) -> Array:
+    """A flat array of bytes: the elements at the depth where there are as many as the shape has."""
+    if isinstance(data, np.ndarray):
+        items = data.ravel().tolist()
+    elif isinstance(data, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(data, Iterable):
+        items = [data]
+    else:
+        items = [*data]
+        wanted = math.prod(shape)
+        level = items
+        for _ in range(len(shape) - 1):
+            if len(level) == wanted or not all(isinstance(each, (list, tuple)) for each in level):
+                break
+            level = [item for each in level for item in each]
+        if len(level) == wanted:
+            items = level
+    array = np.empty(len(items), np.object_)
+    array[:] = [each if type(each) is bytes else _encoded(each) for each in items]
+    return array
+
+
+def _encoded(item: Any) -> bytes:
+    if isinstance(item, str):
+        return item.encode(errors="surrogatepass")
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return bytes(item)
+    return msgspec.json.encode(item, enc_hook=_plain)
+
+
+# -- numbers --
+
+
+def _numbers(data: Any, datatype: str, model: str, name: str) -> tuple[str, Array]:
+    """A flat array and the datatype that it really has: the one it says, unless that would change a value."""
+    dtype = DTYPES[datatype]
+    if isinstance(data, (bytes, bytearray, memoryview)) or (
+        isinstance(data, list) and data and type(data[0]) is bytes and datatype in {"FP16", "BF16"}
+    ):
+        return datatype, np.frombuffer(b"".join(data) if isinstance(data, list) else data, dtype.newbyteorder("<"))
+    if dtype.kind == "f" or datatype == "BF16":
+        wide = np.dtype(np.float32) if datatype == "BF16" else dtype
+        try:
+            array = np.asarray(data, wide).reshape(-1)
+        except (ValueError, TypeError):
+            return _natural(data, model, name)
+        return datatype, _bfloat(array) if datatype == "BF16" else array
+    array = np.asarray(data).reshape(-1)
+    if array.dtype == dtype:
+        return datatype, array
+    if not array.size:
+        return datatype, array.astype(dtype)
+    if array.dtype.kind in "biuf":
+        with np.errstate(invalid="ignore"):
+            fitting = array.astype(dtype)
+        if (fitting == array).all():
+            return datatype, fitting
+    return _natural(data, model, name)
+
+
+def _natural(data: Any, model: str, name: str) -> tuple[str, Array]:
+    """The datatype that carries the data whatever was said of it: numbers with null are FP64, the rest is text."""
+    try:
+        array = np.asarray(data).reshape(-1)
+    except ValueError:  # ragged
+        array = np.empty(len(data), np.object_)
+        array[:] = [*data]
+    if array.dtype.kind in "biuf":
+        return datatype_of(array), array
+    items = array.tolist()
+    if all(each is None or isinstance(each, (bool, int, float, np.generic)) for each in items):
+        return "FP64", np.array(items, np.float64)
+    if any(each is None for each in items) or not all(isinstance(each, (str, bytes)) for each in items):
+        kinds = sorted({type(each).__name__ for each in items})
+        raise ModelError(f"Model '{model}' answered output '{name}' with {', '.join(kinds)}; expected numbers")
+    return "BYTES", _bytes(items, (len(items),))
+
+
+def _bfloat(array: Array) -> Array:
+    """FP32 as the bit patterns of BF16, rounded to the nearest even as hardware does."""
+    bits = array.view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return np.where(np.isnan(array), np.uint32(0x7FC0), rounded >> np.uint32(16)).astype(np.uint16)
+
+
+# -- parameters --
+
+
+def _parameters(parameters: Any) -> Parameters:
+    """What was set of `mlserver.types.Parameters` (or of a dict in its place), as plain JSON values."""
+    if parameters is None:
+        return EMPTY
+    if isinstance(parameters, Mapping):
+        members = {str(name): value for name, value in parameters.items()}
+    else:
+        members = {name: getattr(parameters, name, None) for name in parameters.model_fields_set}
+    return {
+        name: value if type(value) in _PLAIN else _plain_tree(value)
+        for name, value in members.items()
+        if value is not None
+    }
+
+
+_PLAIN: Final = frozenset({str, int, float, bool})
+
+
+def _plain_tree(value: Any) -> Any:
+    """JSON values all the way down."""
+    if value is None or type(value) in _PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain_tree(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain_tree(each) for each in value]
+    return _plain_tree(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON lacks, as one that it has."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (dt.datetime, dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode(errors="replace")
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return str(value)
+
+
+def _header(value: Any) -> str:
+    return value if type(value) is str else str(_plain_tree(value))
