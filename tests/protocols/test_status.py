@@ -59,3 +59,11 @@ def test_what_is_not_ours_is_told_by_type_only():
 def test_an_error_body_is_json_whatever_the_text():
     """Half of a surrogate pair does not break the reply."""
     assert json.loads(status.error_body("a \udc80 b")) == {"error": "a ? b"}
+
+
+@pytest.mark.parametrize(("chosen", "status"), [(418, 418), (599, 599), (200, 500), (0, 500), (600, 500)])
+def test_a_status_that_the_model_chose_is_the_replys(chosen, status):
+    """An error's own status holds where it is one of an error."""
+    from headrace.protocols.status import http_status
+
+    assert http_status(errors.ModelError("x", status=chosen)) == status

@@ -4,6 +4,7 @@ Matrix: every datatype x raw and typed; parameters of every kind; each rule of r
 status of every error class; both wire forms of the repository calls; the shipped descriptors are those of the .proto.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -285,11 +286,25 @@ def test_a_bad_classification_count_is_refused(count):
         v2_grpc.render(request, InferenceResponse(model_name="m", outputs=()), raw=True)
 
 
-def test_a_parameter_gRPC_cannot_carry_is_the_models_failure():  # noqa: N802
-    """A list as response parameter is reported, not dropped."""
+def test_what_no_parameter_of_gRPC_holds_travels_as_its_json():  # noqa: N802
+    """A list, an object and null are text that JSON reads back; none of them is dropped."""
     request = InferenceRequest(model_name="m", inputs=())
-    with pytest.raises(RuntimeFailed, match="parameter 'k' is a list"):
-        v2_grpc.render(request, InferenceResponse(model_name="m", outputs=(), parameters={"k": [1]}), raw=True)
+    given = {"l": [1, "a"], "d": {"x": None}, "n": None}
+    message = v2_grpc.render(request, InferenceResponse(model_name="m", outputs=(), parameters=given), raw=True)
+    assert {name: json.loads(each.string_param) for name, each in message.parameters.items()} == given
+
+
+def test_a_parameter_that_json_cannot_hold_is_the_models_failure():
+    """An object of Python's is reported, not dropped."""
+    request = InferenceRequest(model_name="m", inputs=())
+    with pytest.raises(RuntimeFailed, match="parameter 'k' is a object"):
+        v2_grpc.render(request, InferenceResponse(model_name="m", outputs=(), parameters={"k": object()}), raw=True)
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, 3), (404, 5), (422, 9), (500, 13), (418, 2), (503, 2)], ids=str)
+def test_a_status_that_the_model_chose_is_translated(status, code):
+    """The HTTP statuses that MLServer translates have its codes, any other is UNKNOWN."""
+    assert v2_grpc.status(errors.ModelError("x", status=status)) == code
 
 
 def test_numpy_scalars_are_parameters():

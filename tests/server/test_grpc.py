@@ -472,6 +472,122 @@ def test_metadata_goes_in_and_comes_back(shared):
     assert ("x-seen", "this") in [tuple(item) for item in call.trailing_metadata()]
 
 
+MLSERVER_METADATA = "inference.MLServerModelMetadataResponse"
+
+
+def put_mlservers(host, name="theirs", **calls):
+    """A model whose clients are made for MLServer."""
+    calls = {"infer": host.many, "infer_stream": host.counter, **calls}
+    tensors = [{"name": "x", "datatype": "FP32", "shape": [-1, 4], "parameters": {"content_type": "np"}}]
+    signature = Signature(platform="python", warnings=("it is old",), properties={"engine": "none"})
+    served = Served(
+        name=name,
+        version="1",
+        state=State.READY,
+        signature=signature,
+        dialect="mlserver",
+        declared={"platform": "sk", "inputs": tensors, "parameters": {"content_type": "pd", "more": [1]}},
+        warnings=("`warm_workers` is not honoured",),
+        **calls,
+    )
+    host.call(host.models.put, served)
+
+
+def stream(connection, *requests, response="inference.ModelStreamInferResponse", form=""):
+    """The answers of a ModelStreamInfer call, read as messages of this class."""
+    call = connection.stream_stream(
+        f"/{SERVICE}/ModelStreamInfer",
+        request_serializer=lambda m: m.SerializeToString(),
+        response_deserializer=v2_grpc.message_class(response).FromString,
+    )
+    return list(call(iter(requests), metadata=(("headrace-stream-form", form),) if form else ()))
+
+
+def test_a_stream_of_a_model_with_mlservers_clients_is_of_bare_answers(fresh):
+    """Answers are ModelInferResponse themselves, and an error ends the stream with its status."""
+    put_mlservers(fresh)
+    put_mlservers(fresh, "fails", infer=fresh.raises, infer_stream=None)
+    bare = "inference.ModelInferResponse"
+    with channel(fresh) as connection:
+        asked = parameter(infer_request("theirs", id="7"), "count", 2)
+        answers = stream(connection, asked, response=bare)
+        assert [(answer.id, len(answer.outputs)) for answer in answers] == [("7", 1), ("7", 1)]
+        broken = parameter(infer_request("fails"), "error", "InvalidRequest")
+        error = failure(stream, connection, broken, response=bare)
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_metadata_of_a_stream_may_choose_its_form(fresh):
+    """Triton's form can be had of a model of MLServer's, and the other way round; a third form is refused."""
+    put_mlservers(fresh)
+    with channel(fresh) as connection:
+        asked = parameter(infer_request("theirs"), "count", 1)
+        assert [each.infer_response.model_name for each in stream(connection, asked, form="triton")] == ["counter"]
+        asked = parameter(infer_request("counter"), "count", 1)
+        answers = stream(connection, asked, response="inference.ModelInferResponse", form="mlserver")
+        assert [each.model_name for each in answers] == ["counter"]
+        assert failure(stream, connection, asked, form="x").code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_stream_to_a_model_nobody_knows_is_of_the_form_of_all():
+    """Where every model is MLServer's, an unknown one ends the stream with NOT_FOUND; elsewhere it is told in it."""
+    with Host() as host, channel(host) as connection:
+        assert "nope" in stream(connection, infer_request("nope"))[0].error_message
+        for served in list(host.models):
+            host.call(host.models.forget, served)
+        put_mlservers(host)
+        assert failure(stream, connection, infer_request("nope")).code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_metadata_for_mlservers_clients_is_in_their_form(fresh):
+    """What is declared, content types and warnings are parameters, which their field 6 holds."""
+    put_mlservers(fresh)
+    with channel(fresh) as connection:
+        metadata = connection.unary_unary(
+            f"/{SERVICE}/ModelMetadata",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=v2_grpc.message_class(MLSERVER_METADATA).FromString,
+        )(message("ModelMetadataRequest", name="theirs"))
+    assert (metadata.platform, list(metadata.versions)) == ("sk", ["1"])
+    (tensor,) = metadata.inputs
+    assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("x", "FP32", [-1, 4])
+    assert tensor.parameters["content_type"].string_param == "np"
+    assert {name: each.string_param for name, each in metadata.parameters.items()} == {
+        "content_type": "pd",
+        "more": "[1]",
+        "warnings": "it is old; `warm_workers` is not honoured",
+    }
+
+
+def test_the_repository_answers_under_its_first_name_too(fresh):
+    """Index, load and unload of the deprecated service are those of the other."""
+    service = "inference.model_repository"
+
+    def ask(connection, name, **fields):
+        response = v2_grpc.message_class(f"{service}.{name}Response")
+        return connection.unary_unary(
+            f"/{service}.ModelRepositoryService/{name}",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=response.FromString,
+        )(v2_grpc.message_class(f"{service}.{name}Request")(**fields))
+
+    with channel(fresh) as connection:
+        index = ask(connection, "RepositoryIndex", ready=True)
+        assert {(each.name, each.state) for each in index.models} >= {("echo", "READY")}
+        assert "loading" not in {each.name for each in index.models}
+        ask(connection, "RepositoryModelLoad", model_name="m")
+        ask(connection, "RepositoryModelUnload", model_name="m")
+        assert fresh.loaded == [("m", {}), ("m", False)]
+
+
+def test_server_metadata_names_the_extensions_of_the_settings():
+    """What the settings name stands beside what is built in."""
+    with Host(extensions=("mine",)) as host, channel(host) as connection:
+        metadata = method(connection, "ServerMetadata")(message("ServerMetadataRequest"))
+        assert metadata.extensions[-1] == "mine"
+        assert "statistics" in metadata.extensions
+
+
 def test_repository_calls_in_both_forms(fresh):
     """Load and unload read Triton's form and KServe's, pass parameters on, and answer with name and success."""
     client = triton.InferenceServerClient(f"127.0.0.1:{fresh.port}")
@@ -809,6 +925,7 @@ def test_reflection_describes_the_service(shared, version):
         answers = list(method(connection, "ServerReflectionInfo", service, "stream_stream")(iter(questions)))
     assert {entry.name for entry in answers[0].list_services_response.service} == {
         SERVICE,
+        "inference.model_repository.ModelRepositoryService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",

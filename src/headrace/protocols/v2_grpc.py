@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from google.protobuf import descriptor_pool, message_factory
 
@@ -235,7 +236,7 @@ def render(
         model_name=response.model_name, model_version=response.model_version, id=response.id or request.id
     )
     if response.parameters:
-        _render_parameters(message.parameters, response.parameters)
+        render_parameters(message.parameters, response.parameters)
     _render_tensors(message.outputs, message.raw_output_contents, outputs, raw=raw)
     return message
 
@@ -244,9 +245,9 @@ def render_request(request: InferenceRequest, *, raw: bool = True) -> Message:
     """A request as a ModelInferRequest, for clients."""
     message = ModelInferRequest(model_name=request.model_name, model_version=request.model_version, id=request.id)
     if request.parameters:
-        _render_parameters(message.parameters, request.parameters)
+        render_parameters(message.parameters, request.parameters)
     for wanted in request.outputs:
-        _render_parameters(message.outputs.add(name=wanted.name).parameters, wanted.parameters)
+        render_parameters(message.outputs.add(name=wanted.name).parameters, wanted.parameters)
     _render_tensors(message.inputs, message.raw_input_contents, request.inputs, raw=raw)
     return message
 
@@ -394,7 +395,7 @@ def _render_tensors(messages: Any, contents: Any, tensors: Sequence[Tensor], *, 
         datatype, data = tensor.datatype, tensor.data
         message = messages.add(name=tensor.name, datatype=datatype, shape=data.shape)
         if tensor.parameters:
-            _render_parameters(message.parameters, tensor.parameters)
+            render_parameters(message.parameters, tensor.parameters)
         if raw:
             contents.append(bytes_tensor.pack(data) if datatype == "BYTES" else data.tobytes())
         else:
@@ -464,7 +465,12 @@ def parse_parameter(name: str, parameter: Message) -> bool | int | float | str |
     return value
 
 
-def _render_parameters(messages: Any, parameters: Parameters) -> None:
+def render_parameters(messages: Any, parameters: Parameters) -> None:
+    """Parameters into a message's map; lists, objects and null, which gRPC has no form for, as their JSON text.
+
+    Raises:
+        RuntimeFailed: a value that not even JSON can hold.
+    """
     for name, given in parameters.items():
         value = given.item() if isinstance(given, np.generic) else given
         match value:
@@ -479,10 +485,13 @@ def _render_parameters(messages: Any, parameters: Parameters) -> None:
             case str():
                 messages[name].string_param = value
             case _:
-                raise RuntimeFailed(
-                    f"parameter '{name}' is a {type(value).__name__}; "
-                    "gRPC carries booleans, 64-bit integers, numbers and text"
-                )
+                try:
+                    messages[name].string_param = msgspec.json.encode(value).decode()
+                except (TypeError, ValueError, OverflowError) as exc:
+                    raise RuntimeFailed(
+                        f"parameter '{name}' is a {type(value).__name__}; "
+                        "gRPC carries booleans, 64-bit integers, numbers, text, and what JSON can hold as its text"
+                    ) from exc
 
 
 # -- repository --

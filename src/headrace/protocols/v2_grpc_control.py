@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from headrace.errors import NotSupported
-from headrace.payload import Signature
+from headrace.payload import EMPTY, Parameters, Signature
 from headrace.protocols import v2_control
-from headrace.protocols.v2_grpc import Message, message_class
+from headrace.protocols.v2_grpc import Message, message_class, render_parameters
 
 _Metadata: Final = message_class("inference.ModelMetadataResponse")
+_TheirMetadata: Final = message_class("inference.MLServerModelMetadataResponse")
 _Config: Final = message_class("inference.ModelConfigResponse")
 _Statistics: Final = message_class("inference.ModelStatisticsResponse")
 _Index: Final = message_class("inference.RepositoryIndexResponse")
@@ -35,20 +36,67 @@ _DURATIONS: Final = (
 )
 
 
-def render_server(name: str, version: str) -> Message:
-    """A ServerMetadataResponse."""
-    return _ServerMetadata(name=name, version=version, extensions=v2_control.EXTENSIONS)
+def render_server(name: str, version: str, extensions: Sequence[str] = ()) -> Message:
+    """A ServerMetadataResponse; `extensions` are named beside those that are built in."""
+    return _ServerMetadata(name=name, version=version, extensions=v2_control.all_extensions(extensions))
 
 
-def render_metadata(name: str, versions: Sequence[str], signature: Signature, *, placement: str = "") -> Message:
-    """A ModelMetadataResponse; what a person should know stands in its properties."""
-    message = _Metadata(name=name, versions=versions, platform=signature.platform)
-    for specs, tensors in ((signature.inputs, message.inputs), (signature.outputs, message.outputs)):
-        for spec in specs:
-            tensors.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-    for key, value in v2_control.properties_of(signature, placement=placement).items():
+def render_metadata(
+    name: str,
+    versions: Sequence[str],
+    signature: Signature,
+    *,
+    placement: str = "",
+    declared: Parameters = EMPTY,
+    warnings: Sequence[str] = (),
+) -> Message:
+    """A ModelMetadataResponse; what a person should know stands in its properties.
+
+    Args: as of `v2_control.render_metadata`.
+    """
+    message = _Metadata()
+    _fill_metadata(message, name, versions, signature, declared)
+    for key, value in v2_control.properties_of(signature, placement=placement, warnings=warnings).items():
         message.properties[key] = value
     return message
+
+
+def render_mlserver_metadata(
+    name: str,
+    versions: Sequence[str],
+    signature: Signature,
+    *,
+    declared: Parameters = EMPTY,
+    warnings: Sequence[str] = (),
+) -> Message:
+    """The same in MLServer's form, whose field 6 holds parameters; all warnings are one of them.
+
+    Clients made for MLServer cannot read the other form at all.
+    """
+    message = _TheirMetadata()
+    _fill_metadata(message, name, versions, signature, declared)
+    if signature.content_type:
+        message.parameters["content_type"].string_param = signature.content_type
+    render_parameters(message.parameters, declared.get("parameters") or EMPTY)
+    told = "; ".join(dict.fromkeys((*signature.warnings, *warnings)))
+    if told:
+        message.parameters["warnings"].string_param = told
+    return message
+
+
+def _fill_metadata(
+    message: Message, name: str, versions: Sequence[str], signature: Signature, declared: Parameters
+) -> None:
+    message.name = name
+    message.versions.extend(declared.get("versions") or versions)
+    message.platform = declared.get("platform") or signature.platform
+    for role, specs, tensors in (
+        ("inputs", signature.inputs, message.inputs),
+        ("outputs", signature.outputs, message.outputs),
+    ):
+        for each in declared.get(role) or map(v2_control.tensor_of, specs):
+            tensor = tensors.add(name=each["name"], datatype=each["datatype"], shape=each["shape"])
+            render_parameters(tensor.parameters, each.get("parameters") or EMPTY)
 
 
 def render_config(name: str, signature: Signature, *, decoupled: bool = False) -> Message:
@@ -98,9 +146,14 @@ def _render_duration(message: Message, duration: v2_control.Duration) -> None:
     message.count, message.ns = duration.count, duration.ns
 
 
-def render_index(entries: Iterable[tuple[str, str, str, str]]) -> Message:
-    """A RepositoryIndexResponse from names, versions, states and reasons."""
-    message = _Index()
+def render_index(entries: Iterable[tuple[str, str, str, str]], *, response: Any = _Index) -> Message:
+    """A RepositoryIndexResponse from names, versions, states and reasons.
+
+    Args:
+        entries: One for each version.
+        response: The class of the message, for the service of another package.
+    """
+    message = response()
     for name, version, state, reason in entries:
         message.models.add(name=name, version=version, state=state, reason=reason)
     return message

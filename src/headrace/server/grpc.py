@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl as tls
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -22,6 +22,8 @@ class GrpcServer:
         repository: What loads and unloads.
         name: The server's, for its metadata.
         version: The server's.
+        extensions: What its metadata names beside those that are built in.
+        service: What the calls do: another class answers as another server does.
         max_message_bytes: Of a request or an answer.
         request_timeout_seconds: The deadline of unary calls that bring none; 0: none.
         limits: Everything else that callers may do.
@@ -37,6 +39,8 @@ class GrpcServer:
         *,
         name: str = "headrace",
         version: str = "",
+        extensions: Sequence[str] = (),
+        service: type[grpc_services.InferenceService] = grpc_services.InferenceService,
         max_message_bytes: int = 64 << 20,
         request_timeout_seconds: float = 0.0,
         limits: GrpcLimits | None = None,
@@ -46,11 +50,17 @@ class GrpcServer:
     ) -> None:
         self._health = grpc_health.Health(models, services=(grpc_services.SERVICE,))
         methods = {
-            **grpc_services.InferenceService(
-                models, repository, name=name, version=version, statistics=statistics, traces=traces
+            **service(
+                models,
+                repository,
+                name=name,
+                version=version,
+                extensions=extensions,
+                statistics=statistics,
+                traces=traces,
             ).methods(),
             **self._health.methods(),
-            **grpc_reflection.methods((grpc_services.SERVICE, grpc_health.SERVICE)),
+            **grpc_reflection.methods((grpc_services.SERVICE, grpc_services.REPOSITORY_SERVICE, grpc_health.SERVICE)),
         }
         limits = msgspec.structs.replace(
             limits or GrpcLimits(),

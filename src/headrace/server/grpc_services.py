@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from headrace.errors import HeadraceError, ModelNotReady, NotSupported
+from headrace.errors import HeadraceError, InvalidRequest, ModelNotReady, NotSupported
 from headrace.monitoring.tracing import Tracing
 from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, Signature
 from headrace.protocols import status, v2_grpc, v2_grpc_control
@@ -23,6 +23,10 @@ from headrace.serving.models import Models, Served, State
 log = logging.getLogger(__name__)
 
 SERVICE: Final = "inference.GRPCInferenceService"
+REPOSITORY_SERVICE: Final = "inference.model_repository.ModelRepositoryService"
+"""The repository's calls under the name that MLServer gave them first."""
+STREAM_FORM: Final = "headrace-stream-form"
+"""Metadata of a ModelStreamInfer call: `mlserver` or `triton`."""
 _FINAL: Final = "triton_final_response"
 _WANTS_FINAL: Final = "triton_enable_empty_final_response"
 
@@ -31,6 +35,9 @@ _StreamResponse: Final = v2_grpc.ModelStreamInferResponse
 _LiveResponse: Final = _message("inference.ServerLiveResponse")
 _ReadyResponse: Final = _message("inference.ServerReadyResponse")
 _ModelReadyResponse: Final = _message("inference.ModelReadyResponse")
+_OldIndexResponse: Final = _message("inference.model_repository.RepositoryIndexResponse")
+_OldLoadResponse: Final = _message("inference.model_repository.RepositoryModelLoadResponse")
+_OldUnloadResponse: Final = _message("inference.model_repository.RepositoryModelUnloadResponse")
 _LoadResponse: Final = _message("inference.RepositoryModelLoadResponse")
 _UnloadResponse: Final = _message("inference.RepositoryModelUnloadResponse")
 _SystemStatusResponse: Final = _message("inference.SystemSharedMemoryStatusResponse")
@@ -57,6 +64,7 @@ class InferenceService:
         repository: What loads and unloads.
         name: The server's.
         version: The server's.
+        extensions: What its metadata names beside those that are built in.
         statistics: What was counted of a version; None: the statistics call is not supported.
         traces: Set to trace inference.
     """
@@ -68,11 +76,12 @@ class InferenceService:
         *,
         name: str,
         version: str,
+        extensions: Sequence[str] = (),
         statistics: Callable[[Served], Statistics] | None = None,
         traces: Tracing | None = None,
     ) -> None:
         self._models, self._repository = models, repository
-        self._name, self._version = name, version
+        self._name, self._version, self._extensions = name, version, extensions
         self._statistics, self._traces = statistics, traces
 
     def methods(self) -> dict[str, Method]:
@@ -108,7 +117,23 @@ class InferenceService:
             request=v2_grpc.ModelInferRequest,
             handler=self._model_stream_infer,
         )
-        return {f"/{SERVICE}/{name}": row for name, row in rows.items()}
+        repository = {
+            name: Method(
+                name=name,
+                kind=Kind.UNARY,
+                request=_message(f"inference.model_repository.{name}Request"),
+                handler=handler,
+            )
+            for name, handler in {
+                "RepositoryIndex": self._old_index,
+                "RepositoryModelLoad": self._old_load,
+                "RepositoryModelUnload": self._old_unload,
+            }.items()
+        }
+        return {
+            **{f"/{SERVICE}/{name}": row for name, row in rows.items()},
+            **{f"/{REPOSITORY_SERVICE}/{name}": row for name, row in repository.items()},
+        }
 
     # -- inference --
 
@@ -150,13 +175,29 @@ class InferenceService:
         """Requests are answered in the order they come; an error is one request's and leaves the stream open.
 
         With the metadata `triton_grpc_error: true` the first error ends the stream with its status instead.
+
+        Two protocols have a call of this name. Triton's answers are ModelStreamInferResponse, which holds a
+        ModelInferResponse or an error; MLServer's are the ModelInferResponse itself, and an error ends the stream. The
+        requests are alike, so the model's dialect decides, unless the metadata `headrace-stream-form` names the form.
         """
         strict = call.metadata.get("triton_grpc_error", "") == "true"
+        form = call.metadata.get(STREAM_FORM, "")
+        if form not in {"", "mlserver", "triton"}:
+            raise InvalidRequest(f"metadata {STREAM_FORM} must be mlserver or triton, got: {form!r}")
+
+        async def send_wrapped(message: Message) -> None:
+            await send(_StreamResponse(infer_response=message))
+
+        bare_of: dict[tuple[str, str], bool] = {}  # the models of a stream are few
         async for message in messages:
+            key = (message.model_name, message.model_version)
+            if key not in bare_of:
+                bare_of[key] = form == "mlserver" or (not form and self._is_mlservers(*key))
+            bare = bare_of[key]
             try:
-                await self._answer_in_stream(call, message, send)
+                await self._answer_in_stream(call, message, send if bare else send_wrapped)
             except Exception as error:
-                if strict:
+                if strict or bare:
                     raise
                 if not isinstance(error, HeadraceError):
                     log.exception("ModelStreamInfer failed for model %r", message.model_name)
@@ -164,6 +205,12 @@ class InferenceService:
                 response.infer_response.id = message.id
                 response.infer_response.model_name = message.model_name
                 await send(response)
+
+    def _is_mlservers(self, name: str, version: str) -> bool:
+        """Whether the clients of a model are made for MLServer. Of a model nobody knows: whether those of all are."""
+        versions = [served for served in self._models.versions(name) if not version or served.version == version]
+        chosen = versions or list(self._models)
+        return bool(chosen) and all(served.dialect == "mlserver" for served in chosen)
 
     async def _answer_in_stream(self, call: Call, message: Message, send: Send) -> None:
         served = self._models.route(message.model_name, message.model_version)
@@ -180,7 +227,7 @@ class InferenceService:
                 call.trailers = {**(call.trailers or EMPTY), **response.headers}
             if wants_final:
                 answer.parameters[_FINAL].bool_param = True
-            await send(_StreamResponse(infer_response=answer))
+            await send(answer)
             return
         responses = stream(request)
         try:
@@ -190,7 +237,7 @@ class InferenceService:
                     call.trailers = {**(call.trailers or EMPTY), **response.headers}
                 if wants_final:
                     answer.parameters[_FINAL].bool_param = False
-                await send(_StreamResponse(infer_response=answer))
+                await send(answer)
         finally:
             close = getattr(responses, "aclose", None)  # a generator that nobody reads on must not wait for collection
             if close is not None:
@@ -198,7 +245,7 @@ class InferenceService:
         if wants_final:
             answer = v2_grpc.ModelInferResponse(model_name=served.name, model_version=served.version, id=request.id)
             answer.parameters[_FINAL].bool_param = True
-            await send(_StreamResponse(infer_response=answer))
+            await send(answer)
 
     # -- health and metadata --
 
@@ -213,12 +260,24 @@ class InferenceService:
         return _ModelReadyResponse(ready=served.state is State.READY)
 
     async def _server_metadata(self, call: Call, message: Message) -> Message:
-        return v2_grpc_control.render_server(self._name, self._version)
+        return v2_grpc_control.render_server(self._name, self._version, self._extensions)
 
     async def _model_metadata(self, call: Call, message: Message) -> Message:
         served = self._models.route(message.name, message.version)
         versions = [other.version for other in self._models.versions(served.name) if other.version]
-        return v2_grpc_control.render_metadata(served.name, versions, _signature(served), placement=served.placement)
+        signature = _signature(served)
+        if served.dialect == "mlserver":
+            return v2_grpc_control.render_mlserver_metadata(
+                served.name, versions, signature, declared=served.declared, warnings=served.warnings
+            )
+        return v2_grpc_control.render_metadata(
+            served.name,
+            versions,
+            signature,
+            placement=served.placement,
+            declared=served.declared,
+            warnings=served.warnings,
+        )
 
     async def _model_config(self, call: Call, message: Message) -> Message:
         served = self._models.route(message.name, message.version)
@@ -244,11 +303,29 @@ class InferenceService:
             raise NotSupported(
                 f"repository '{message.repository_name}' cannot be chosen: this server has one, without a name"
             )
-        return v2_grpc_control.render_index(
-            (served.name, served.version, served.state.value, served.reason)
+        return v2_grpc_control.render_index(self._entries(message))
+
+    def _entries(self, message: Message) -> list[tuple[str, str, str, str]]:
+        return [
+            (served.name, served.version, self._state(served), served.reason)
             for served in self._models
             if served.state is State.READY or not message.ready
-        )
+        ]
+
+    def _state(self, served: Served) -> str:
+        """A version's state as the index shows it."""
+        return served.state.value
+
+    async def _old_index(self, call: Call, message: Message) -> Message:
+        return v2_grpc_control.render_index(self._entries(message), response=_OldIndexResponse)
+
+    async def _old_load(self, call: Call, message: Message) -> Message:
+        await self._repository.load(v2_grpc.parse_repository_target(message), {})
+        return _OldLoadResponse()
+
+    async def _old_unload(self, call: Call, message: Message) -> Message:
+        await self._repository.unload(v2_grpc.parse_repository_target(message))
+        return _OldUnloadResponse()
 
     async def _load(self, call: Call, message: Message) -> Message:
         name = v2_grpc.parse_repository_target(message)
