@@ -1,0 +1,3 @@
+"""The version that code compares."""
+
+__version__ = "1.7.1"
