@@ -7,15 +7,18 @@ off the path.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
-from collections.abc import Mapping
-from typing import Any, Final
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from headrace.errors import MissingExtra
+from headrace.errors import MissingExtra, SettingsError
 
+_T = TypeVar("_T")
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
@@ -52,12 +55,13 @@ def parse(header: str) -> TraceContext | None:
 class RequestTrace:
     """The steps of one request, as they end. Implements `payload.Trace`."""
 
-    __slots__ = ("_context", "_parent", "_span", "_tracer", "context")
+    __slots__ = ("_context", "_finished", "_span", "_tracer", "context")
 
     def __init__(self, tracer: Any, name: str, parent: TraceContext | None, attributes: Mapping[str, str]) -> None:
         from opentelemetry import trace
 
         self._tracer = tracer
+        self._finished = False
         remote = None
         if parent is not None:
             remote = trace.set_span_in_context(
@@ -76,8 +80,46 @@ class RequestTrace:
         """One step, by nanoseconds since the epoch."""
         self._tracer.start_span(name, context=self._context, start_time=start_ns).end(end_time=end_ns)
 
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Record what is done inside as one step."""
+        started = time.time_ns()
+        try:
+            yield
+        finally:
+            self.record(name, started, time.time_ns())
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[RequestTrace]:
+        """Finish this trace when the block ends, with the class of the error that it ends in."""
+        error = ""
+        try:
+            yield self
+        except BaseException as exc:
+            error = type(exc).__name__
+            raise
+        finally:
+            self.finish(error)
+
+    async def stream(self, parts: AsyncIterator[_T]) -> AsyncIterator[_T]:
+        """The same parts; this trace is finished with the last one, or when the reader leaves.
+
+        Once read from, it must be closed, as any generator that is left early.
+        """
+        with self.request():
+            try:
+                async for part in parts:
+                    yield part
+            finally:
+                close = getattr(parts, "aclose", None)
+                if close is not None:
+                    await close()
+
     def finish(self, error: str = "") -> None:
-        """The request is answered."""
+        """The request is answered; a second call changes nothing."""
+        if self._finished:
+            return
+        self._finished = True
         if error:
             from opentelemetry.trace import Status, StatusCode
 
@@ -86,31 +128,42 @@ class RequestTrace:
 
 
 class Tracing:
-    """Begins traces and exports them by OTLP over HTTP."""
+    """Begins traces and exports them by OTLP."""
 
-    def __init__(self, *, endpoint: str, sample_ratio: float, service_name: str, exporter: Any = None) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        sample_ratio: float,
+        service_name: str,
+        protocol: Literal["http", "grpc"] = "http",
+        exporter: Any = None,
+    ) -> None:
         """Set up the SDK for this process's server, without touching its global provider.
 
         Args:
-            endpoint: Base URL of an OTLP/HTTP collector; `/v1/traces` is added.
+            endpoint: Of an OTLP collector: over HTTP its base URL, to which `/v1/traces` is added; over gRPC
+                `http://host:4317` or `host:4317`, without TLS, or `https://host:4317`.
             sample_ratio: Share of traces begun here that are kept, 0 to 1; a caller's own decision is followed.
             service_name: The resource's `service.name`.
+            protocol: What the collector speaks there.
             exporter: A SpanExporter to use in place of OTLP.
 
         Raises:
             MissingExtra: the OpenTelemetry SDK is not installed.
+            SettingsError: spans are to go over gRPC, and the exporter for it is not installed.
         """
         try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+            exporter = exporter or (_over_grpc if protocol == "grpc" else _over_http)(endpoint)
         except ImportError as exc:
             raise MissingExtra(
                 f"tracing needs {exc.name}, which is not installed; install 'headrace[tracing]' or unset tracing"
             ) from exc
-        exporter = exporter or OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": service_name}),
             sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
@@ -126,3 +179,20 @@ class Tracing:
     def close(self) -> None:
         """Export what is left."""
         self._provider.shutdown()
+
+
+def _over_http(endpoint: str) -> Any:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
+
+
+def _over_grpc(endpoint: str) -> Any:
+    try:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    except ImportError as exc:
+        raise SettingsError(
+            "tracing.protocol grpc needs the package opentelemetry-exporter-otlp-proto-grpc, which is not installed; "
+            "install it, or set tracing.protocol to http and tracing.otlp_endpoint to the collector's HTTP port (4318)"
+        ) from exc
+    return OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://"))
