@@ -520,6 +520,15 @@ async def test_a_route_is_answered_where_the_model_is(load, placement):
 
 
 @pytest.mark.parametrize("placement", PLACES)
+@pytest.mark.parametrize("size", [0, 1, 100_000, 5_000_000])
+async def test_bodies_of_any_size_reach_a_route_and_come_back(load, placement, size):
+    """A body is what was sent, whether it is empty or is worth shared memory."""
+    engine = await load(placement=placement)
+    body = os.urandom(size)
+    assert (await engine.visit(tell(body=body))).body.endswith(b"}" + body)
+
+
+@pytest.mark.parametrize("placement", PLACES)
 async def test_errors_of_a_route_are_those_of_inference(load, placement):
     """A visit that fails raises as infer does, keeps its deadline, and counts as no predict."""
     ear = Ear()

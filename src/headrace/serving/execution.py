@@ -113,7 +113,7 @@ class Execution:
     async def _answer(self, request: InferenceRequest) -> Outcome:
         began = time.perf_counter_ns()
         try:
-            response = self.whole(await self.runtime.answer(request))
+            response = self._checked(await self.runtime.answer(request))
             took = time.perf_counter_ns() - began
             return Outcome(response.outputs, took, response=response, logged=tuple(self.runtime.logged()))
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - as above
@@ -157,12 +157,7 @@ class Execution:
             raise RuntimeFailed(f"model '{self.model}': expected a RouteResponse, got {type(answer).__name__}")
         return Outcome((), took, response=answer, logged=tuple(self.runtime.logged()))
 
-    def whole(self, answer: Any) -> InferenceResponse:
-        """The answer of a runtime that takes whole requests.
-
-        Raises:
-            RuntimeFailed: it is something else.
-        """
+    def _checked(self, answer: Any) -> InferenceResponse:
         if not isinstance(answer, InferenceResponse):
             raise RuntimeFailed(f"model '{self.model}': expected an InferenceResponse, got {type(answer).__name__}")
         return answer
@@ -179,8 +174,8 @@ class Execution:
         return self.runtime.predict_stream(self.values(call.arrays), call.outputs, call.parameters)
 
     def piece(self, call: Call, answer: Any) -> Piece:
-        """What the model's iterator gave, as a part of the stream. Raises as `whole` and `encode` do."""
-        return self.encode(answer, call.outputs, UNCOUNTED) if call.request is None else self.whole(answer)
+        """What the model's iterator gave, as a part of the stream. Raises as `encode` does."""
+        return self.encode(answer, call.outputs, UNCOUNTED) if call.request is None else self._checked(answer)
 
     def values(self, arrays: dict[str, Array]) -> Values:
         """What the model takes: the arrays, or what its signature's content types make of them.

@@ -15,7 +15,7 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -46,6 +46,7 @@ _MAX_HEADER: Final = 1 << 28
 _COPIED_BYTES: Final = 1 << 16  # smaller buffers are joined to one write, larger ones are handed over as they are
 
 Buffer: TypeAlias = bytes | memoryview
+Visited = TypeVar("Visited", RouteRequest, RouteResponse)
 UNPACKABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 """What `lay` and `pack` raise for values that msgpack has no form for."""
 
@@ -117,7 +118,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag=2):
     asked: Asked | None = None
     """Of a whole request; the tensors are its inputs."""
     route: RouteRequest | None = None
-    """A request to one of the model's own routes, in place of all of the above."""
+    """A request to one of the model's own routes, its body among the tensors."""
 
 
 class Room(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -158,7 +159,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=12):
     told: Told | None = None
     """To a whole request."""
     visited: RouteResponse | None = None
-    """To a request of a route."""
+    """To a request of a route, its body among the tensors."""
     logged: Logged = ()
 
 
@@ -215,6 +216,17 @@ def failure_of(
     status = error.status if isinstance(error, ModelError) else 0
     retry_after_seconds = error.retry_after_seconds if isinstance(error, Overloaded) else 0.0
     return Failure(call_id, kind, str(error), separable, predict_ns, logged, status, retry_after_seconds)
+
+
+def part_body(message: Visited) -> tuple[Visited, Tensor]:
+    """A message of a route, and its body as a tensor: that may be large, and a header may not."""
+    body = np.frombuffer(message.body, np.uint8)
+    return msgspec.structs.replace(message, body=b""), Tensor("", "UINT8", body)
+
+
+def join_body(message: Visited, tensors: Sequence[Tensor]) -> Visited:
+    """The whole message again."""
+    return msgspec.structs.replace(message, body=tensors[0].data.tobytes())
 
 
 def ask_of(request: InferenceRequest) -> Asked:

@@ -62,13 +62,15 @@ def main(arguments: Sequence[str]) -> None:
         execution = _load(header, channel)
         if execution is None:
             return
-        if execution.runtime.is_async:
-            _run_async(execution, channel, header, first[1])
-        elif _warm_up(execution, channel, header, first[1]):
-            gc.collect()
-            gc.freeze()  # what the model is made of is never garbage: collections need not walk it
-            _Synchronous(execution, channel).serve()
-        execution.runtime.unload()
+        try:
+            if execution.runtime.is_async:
+                _run_async(execution, channel, header, first[1])
+            elif _warm_up(execution, channel, header, first[1]):
+                gc.collect()
+                gc.freeze()  # what the model is made of is never garbage: collections need not walk it
+                _Synchronous(execution, channel).serve()
+        finally:
+            execution.runtime.unload()
     except (BrokenPipeError, ConnectionResetError):
         return  # the server is gone, with nobody left to tell
 
@@ -165,9 +167,9 @@ class _Channel:
 
     def call(self, ask: Ask, body: memoryview) -> Call:
         """What is asked, its arrays as views of what arrived."""
-        if ask.route is not None:
-            return Call({}, request=ask.route)
         tensors = self.slots[ask.slot][0].read(ask.tensors) if ask.shared else frames.lift(ask.tensors, body)
+        if ask.route is not None:
+            return Call({}, request=frames.join_body(ask.route, tensors))
         if ask.asked is not None:
             if ask.shared:  # code that keeps what it was sent must not see it change with the next request
                 tensors = [Tensor(each.name, each.datatype, each.data.copy(), each.parameters) for each in tensors]
@@ -193,10 +195,14 @@ class _Channel:
         )
 
     def _answer(self, ask: Ask, outcome: Outcome) -> list[Buffer]:
-        laid, buffers = frames.lay(outcome.tensors)
-        response = outcome.response
-        told = frames.tell(response) if isinstance(response, InferenceResponse) else None
-        visited = response if isinstance(response, RouteResponse) else None
+        tensors: Sequence[Tensor] = outcome.tensors
+        told = visited = None
+        if isinstance(outcome.response, InferenceResponse):
+            told = frames.tell(outcome.response)
+        elif isinstance(outcome.response, RouteResponse):
+            visited, body = frames.part_body(outcome.response)
+            tensors = (body,)
+        laid, buffers = frames.lay(tensors)
         shared = ask.slot >= 0 and frames.is_large(buffers)
         if shared:
             self.slots[ask.slot][1].write(buffers)

@@ -212,7 +212,8 @@ class _Link(asyncio.Protocol):
         elif isinstance(request, InferenceRequest):
             tensors, asked = request.inputs, frames.ask_of(request)
         else:
-            tensors, route = (), request
+            route, body = frames.part_body(request)
+            tensors = (body,)
         laid, buffers = frames.lay(tensors)
         shared = slot >= 0 and frames.is_large(buffers)
         if shared:
@@ -296,9 +297,11 @@ class _Link(asyncio.Protocol):
         else:
             tensors = frames.lift(message.tensors, body)
         self._pipeline(message.predict_ns)
-        response: InferenceResponse | RouteResponse | None = message.visited
+        response: InferenceResponse | RouteResponse | None = None
         if message.told is not None:
             response = frames.response_of(message.told, tensors)
+        elif message.visited is not None:
+            response = frames.join_body(message.visited, tensors)
         pending.done(Outcome(tuple(tensors), message.predict_ns, response=response, logged=message.logged))
 
     def _part(self, message: Part, body: memoryview) -> None:
