@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,8 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from headrace import errors
-from headrace.errors import HeadraceError, ModelNotReady, Overloaded, RuntimeFailed, UnsupportedEncoding
-from headrace.payload import DTYPES, Signature, Tensor, TensorSpec
+from headrace.errors import HeadraceError, ModelError, ModelNotReady, Overloaded, RuntimeFailed, UnsupportedEncoding
+from headrace.payload import (
+    DTYPES,
+    InferenceRequest,
+    InferenceResponse,
+    RequestedOutput,
+    Route,
+    RouteRequest,
+    RouteResponse,
+    Signature,
+    Tensor,
+    TensorSpec,
+)
 from headrace.serving import frames
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.frames import Answer, Ask, Load, Loaded, Part, Room, Shared
@@ -20,15 +32,25 @@ from headrace.serving.frames import Answer, Ask, Load, Loaded, Part, Room, Share
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 
 
+NAMES = st.text(max_size=5)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats(allow_nan=False) | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+PARAMETERS = st.dictionaries(NAMES, VALUES, max_size=3)
+HEADERS = st.dictionaries(NAMES, NAMES, max_size=3)
+LOGGED = st.lists(st.tuples(NAMES, NAMES, st.floats(allow_nan=False)), max_size=2).map(tuple)
+
+
 @st.composite
-def tensors(draw):
+def tensors(draw, parameters=st.sampled_from([{}, {"content_type": "str", "n": 1, "b": True}])):  # noqa: B008
     datatype = draw(st.sampled_from(sorted(DTYPES)))
     elements = st.binary(max_size=9) if datatype == "BYTES" else None
     data = draw(arrays.arrays(DTYPES[datatype], draw(SHAPES), elements=elements))
     if draw(st.booleans()) and data.ndim > 1:
         data = data.T  # not in C order
-    parameters = draw(st.sampled_from([{}, {"content_type": "str", "n": 1, "b": True}]))
-    return Tensor(draw(st.text(max_size=5)), datatype, data, parameters)
+    return Tensor(draw(st.text(max_size=5)), datatype, data, draw(parameters))
 
 
 def equal(one, two):
@@ -165,3 +187,106 @@ def test_words_are_small():
     """A word about a stream is one short write."""
     (piece,) = frames.pack(Room(1))
     assert len(piece) <= 24
+
+
+# -- whole requests, routes --
+
+
+def there(decoder, header, buffers=()):
+    """A frame's header and body as the other side reads them."""
+    ((head, body),) = frames.Reader().feed(b"".join(frames.pack(header, buffers)))
+    return decoder.decode(head), body
+
+
+@given(
+    st.builds(
+        InferenceRequest,
+        model_name=NAMES,
+        model_version=NAMES,
+        id=NAMES,
+        inputs=st.lists(tensors(PARAMETERS), max_size=3).map(tuple),
+        outputs=st.lists(st.builds(RequestedOutput, NAMES, PARAMETERS), max_size=2).map(tuple),
+        parameters=PARAMETERS,
+        headers=HEADERS,
+        protocol=NAMES,
+        deadline=st.none() | st.floats(0, 1e9),
+    )
+)
+def test_a_whole_request_crosses(request):
+    """A whole request arrives equal: nested parameters of the request, of its tensors, of its outputs."""
+    laid, buffers = frames.lay(request.inputs)
+    header, body = there(frames.to_worker, Ask(1, -1, False, laid, (), {}, 1, asked=frames.ask_of(request)), buffers)
+    back = frames.request_of(header.asked, frames.lift(header.tensors, body))
+    for one, two in zip(request.inputs, back.inputs, strict=True):
+        equal(one, two)
+    assert msgspec.structs.replace(back, inputs=()) == msgspec.structs.replace(request, inputs=())
+
+
+@given(
+    st.builds(
+        InferenceResponse,
+        model_name=NAMES,
+        model_version=NAMES,
+        id=NAMES,
+        outputs=st.lists(tensors(PARAMETERS), max_size=3).map(tuple),
+        parameters=PARAMETERS,
+        headers=HEADERS,
+    ),
+    LOGGED,
+)
+def test_a_whole_response_crosses(response, logged):
+    """A response, and a stream's part, arrive equal, and so does what the model measured."""
+    laid, buffers = frames.lay(response.outputs)
+    for told in (Answer(1, 5, False, laid, frames.tell(response), None, logged), Part(1, laid, frames.tell(response))):
+        header, body = there(frames.from_worker, told, buffers)
+        back = frames.response_of(header.told, frames.lift(header.tensors, body))
+        for one, two in zip(response.outputs, back.outputs, strict=True):
+            equal(one, two)
+        assert msgspec.structs.replace(back, outputs=()) == msgspec.structs.replace(response, outputs=())
+        assert getattr(header, "logged", logged) == logged
+
+
+PAIRS = st.lists(st.tuples(NAMES, NAMES), max_size=3).map(tuple)
+
+
+@given(
+    st.builds(
+        RouteRequest,
+        route=NAMES,
+        method=NAMES,
+        target=NAMES,
+        headers=PAIRS,
+        body=st.binary(max_size=20),
+        parameters=HEADERS,
+        deadline=st.none() | st.floats(0, 1e9),
+    ),
+    st.builds(RouteResponse, status=st.integers(200, 599), headers=PAIRS, body=st.binary(max_size=20)),
+)
+def test_a_visit_crosses_there_and_back(request, response):
+    """What is asked of a route and what it answers arrive equal, bodies included."""
+    bare, of_request = frames.part_body(request)
+    laid, buffers = frames.lay([of_request])
+    header, body = there(frames.to_worker, Ask(1, -1, False, laid, (), {}, -1, route=bare), buffers)
+    assert frames.join_body(header.route, frames.lift(header.tensors, body)) == request
+    bare, of_response = frames.part_body(response)
+    laid, buffers = frames.lay([of_response])
+    header, body = there(frames.from_worker, Answer(1, 5, False, laid, visited=bare), buffers)
+    assert frames.join_body(header.visited, frames.lift(header.tensors, body)) == response
+
+
+@given(st.integers(400, 599), st.floats(0, 1e6), LOGGED)
+def test_errors_keep_what_they_carry(status, seconds, logged):
+    """A ModelError's status, an Overloaded's pause, and what was measured before a failure arrive."""
+    header, _ = there(frames.from_worker, frames.failure_of(1, ModelError("why", status=status), logged=logged))
+    assert frames.error_of(header).status == status
+    assert header.logged == logged
+    header, _ = there(frames.from_worker, frames.failure_of(1, Overloaded("full", retry_after_seconds=seconds)))
+    assert frames.error_of(header).retry_after_seconds == seconds
+
+
+def test_a_loaded_model_tells_its_routes():
+    """Routes, and what the load measured, arrive with the signature."""
+    routes = (Route(method="GET", path="/a/{b}", name="c"),)
+    sent = Loaded(Signature(platform="p"), True, True, None, True, routes, (("n", "d", 1.0),))
+    header, _ = there(frames.from_worker, sent)
+    assert header == sent
