@@ -89,6 +89,7 @@ class App:
         specs: Sequence[ModelSpec],
         *,
         paths: Sequence[str] = (),
+        defaults: Mapping[str, Any] = EMPTY,
         overrides: Mapping[str, Any] = EMPTY,
         problems: Sequence[Problem] = (),
     ) -> None:
@@ -98,6 +99,7 @@ class App:
             settings: The server's.
             specs: The models.
             paths: Where the models were found, so that they can be found again; none for models in memory.
+            defaults: Fields of every spec where nothing is said of the model itself, as discovery had them.
             overrides: Fields of every spec that hold over its own headrace.yaml, as discovery had them.
             problems: What was found and cannot be a model; the start-up policy decides what that means.
         """
@@ -113,6 +115,7 @@ class App:
             models=self.models,
             load_engine=self._load,
             paths=paths,
+            defaults=defaults,
             overrides=overrides,
             startup_policy=settings.models.startup_policy,
             max_parallel_loads=settings.models.max_parallel_loads,
@@ -269,6 +272,7 @@ def run(
     specs: Sequence[ModelSpec],
     *,
     paths: Sequence[str] = (),
+    defaults: Mapping[str, Any] = EMPTY,
     overrides: Mapping[str, Any] = EMPTY,
     problems: Sequence[Problem] = (),
     started: Callable[[App], None] | None = None,
@@ -279,6 +283,7 @@ def run(
         settings: The server's.
         specs: The models.
         paths: Where they were found.
+        defaults: As for `App`.
         overrides: As for `App`.
         problems: As for `App`.
         started: Called once everything answers.
@@ -296,7 +301,7 @@ def run(
 
     async def serve() -> bool:
         """Whether everything that began has ended."""
-        app = App(settings, specs, paths=paths, overrides=overrides, problems=problems)
+        app = App(settings, specs, paths=paths, defaults=defaults, overrides=overrides, problems=problems)
         loop = asyncio.get_running_loop()
         leave = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

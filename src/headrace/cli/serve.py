@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -42,6 +43,7 @@ FLAGS: Final[Mapping[str, str]] = MappingProxyType(
         "log-format": "log.format",
         "log-level": "log.level",
         "otlp-endpoint": "tracing.otlp_endpoint",
+        "compat": "compat.answers",
     }
 )
 """Flag to the setting it sets. Values are parsed by the settings loader, so every road takes the same forms."""
@@ -94,7 +96,8 @@ def command(
     """Serve models over REST and gRPC.
 
     PATH is a model file, a folder with a model, a folder of models, or a class of your own (module:Class). What a file
-    holds is recognised by its content; a headrace.yaml beside it overrides anything.
+    holds is recognised by its content; a headrace.yaml beside it overrides anything. A folder made for MLServer
+    (settings.json, model-settings.json) is served as it is.
 
     Stops on Ctrl-C or SIGTERM: requests in flight end first.
 
@@ -112,32 +115,114 @@ def command(
         if not equals:
             raise click.UsageError(f"--set expected KEY=VALUE, got {other!r}", click.get_current_context())
         values[key] = value
-    loaded = settings.load(settings.Settings(), read_config(config), os.environ, values, file_name=config or "")
+    overrides = {"runtime": runtime} if runtime else {}
+    click.get_current_context().exit(run(paths, values, config=config, overrides=overrides, name=name))
+
+
+def run(
+    paths: Sequence[str],
+    values: Mapping[str, Any],
+    *,
+    config: str | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    name: str | None = None,
+    defaults: settings.Settings | None = None,
+) -> int:
+    """Serve what lies at the paths until SIGINT or SIGTERM, as `headrace serve` does. Blocks.
+
+    A folder made for another server brings its own settings: they hold over the defaults, and under the settings file,
+    the environment and the flags.
+
+    Args:
+        paths: As for `discovery.survey`.
+        values: Settings by key, as flags give them; None: not given.
+        config: A server.yaml.
+        overrides: Fields of every model over what its own files say.
+        name: What the one model is called.
+        defaults: What holds where nobody says otherwise.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SettingsError: a setting is wrong.
+        LoadFailed: a model cannot be served, under the start-up policy `fail`.
+    """
+    foreign, warnings = foreign_settings(paths)
+    loaded = settings.load(
+        defaults or settings.Settings(),
+        read_config(config),
+        os.environ,
+        values,
+        file_name=config or "",
+        foreign=foreign,
+    )
 
     from headrace import app
     from headrace.serving import discovery
 
-    overrides = {"runtime": runtime} if runtime else {}
-    found = discovery.survey(paths, overrides=overrides)
+    for_models = _said_of_models(loaded, foreign)
+    found = discovery.survey(paths, defaults=for_models, overrides=overrides)
     if name is not None:
         _check_name(name, {spec.name for spec in found.specs})
         overrides = {**overrides, "name": name}
-        found = discovery.survey(paths, overrides=overrides)
+        found = discovery.survey(paths, defaults=for_models, overrides=overrides)
     if found.problems and loaded.models.startup_policy == "fail":
         raise found.problems[0].error
+    for text in dict.fromkeys([*warnings, *found.warnings, *(each for spec in found.specs for each in spec.warnings)]):
+        click.echo(f"warning: {text}", err=True)
     specs = found.specs
     if output.on_terminal():
-        several = f"{len(specs)} models" if len(specs) > 1 else "1 model"
+        several = f"{len(specs)} models" if len(specs) != 1 else "1 model"
         click.echo(f"loading {several}; engines that were checked before are taken from the cache", err=True)
-    code = app.run(
+    return app.run(
         loaded,
         specs,
         paths=paths,
+        defaults=for_models,
         overrides=overrides,
         problems=found.problems,
         started=lambda running: announce(running, loaded),
     )
-    click.get_current_context().exit(code)
+
+
+def foreign_settings(paths: Sequence[str]) -> tuple[dict[str, tuple[Any, str]], list[str]]:
+    """The settings that folders made for other servers bring, for `settings.load`, and what of them is not honoured.
+
+    Of two folders that say different things, the first counts, and the warnings tell.
+
+    Raises:
+        SettingsError: a settings file is wrong.
+    """
+    from headrace.serving import dialects
+
+    found: dict[str, tuple[Any, str]] = {}
+    warnings: list[str] = []
+    for path in paths:
+        folder = Path(path).expanduser().absolute()
+        dialect = dialects.of(folder, os.environ) if folder.is_dir() else None
+        if dialect is None:
+            continue
+        values, told = dialect.server_settings(folder, os.environ)
+        warnings += told
+        for key, (value, origin) in values.items():
+            first, where = found.setdefault(key, (value, origin))
+            if first != value:
+                warnings.append(f"{origin}: {key} {value!r} is not honoured: {where} says {first!r}, and stands first")
+    return found, warnings
+
+
+def _said_of_models(loaded: settings.Settings, foreign: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+    """What somebody set for all models in our own words: it stands over what a foreign folder says of all of them."""
+    said: dict[str, Any] = {}
+    for field in ("placement", "replicas"):
+        key = f"models.{field}"
+        origin = loaded.origins.get(key, "")
+        if origin and origin != foreign.get(key, (None, ""))[1]:
+            said[field] = getattr(loaded.models, field)
+    if "models.load_at_start" in loaded.origins:
+        said["load_at_start"] = loaded.models.load_at_start
+    return said
 
 
 def _check_name(name: str, found: set[str]) -> None:

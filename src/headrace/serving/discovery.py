@@ -9,6 +9,7 @@ What may lie where (`survey` has the rules):
     iris/1/model.onnx, iris/2/...   one model, `iris`, in versions: folders named by numbers, also v2 or 1.10
     models/                         a folder of any of the above, one level deep
     package.module:Class            a model written in Python, `Class`; also path/to/file.py:Class
+    somebody else's folder          whatever its dialect says (`dialects`: MLServer's folders)
 
 Judged by content, through `runtimes.recognise`; nothing is imported or executed. Links are followed.
 """
@@ -27,29 +28,12 @@ import msgspec
 from headrace.errors import HeadraceError, LoadFailed, SettingsError, UnknownFormat
 from headrace.payload import EMPTY
 from headrace.runtimes.base import Recognition
+from headrace.serving import dialects
+from headrace.serving.dialects.base import Dialect, Problem, Recognise, Survey
 from headrace.serving.models import readable
-from headrace.serving.spec import FILE, REFERENCE, ModelSpec, Overrides, check_name, parse_yaml
+from headrace.serving.spec import FILE, REFERENCE, ModelSpec, Overrides, check_name, read_yaml
 
-Recognise = Callable[[Path], tuple[str, Recognition]]
-"""A path to the runtime's name and its evidence; raises UnknownFormat when nobody claims it, LoadFailed on a tie."""
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that should have been a model and cannot be."""
-
-    name: str
-    """The name it would have had; it may be one that no URL can hold."""
-    version: str = ""
-    place: str
-    """File or folder."""
-    error: HeadraceError
-
-
-class Survey(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found: what can be loaded, and what should be but cannot. Both in a fixed order."""
-
-    specs: tuple[ModelSpec, ...] = ()
-    problems: tuple[Problem, ...] = ()
+__all__ = ["Problem", "Recognise", "Survey", "discover", "survey"]
 
 
 def discover(
@@ -84,11 +68,15 @@ def survey(
     defaults: Overrides = EMPTY,
     overrides: Overrides = EMPTY,
     recognise: Recognise | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Survey:
     """Look at everything at these paths. Blocks for as long as reading the heads of the files takes.
 
     Rules, the first that fits:
 
+    * A folder that speaks a dialect, at the top only, holds the models that its dialect finds and no others. Folders
+      and files in it that hold recognised models and belong to none of those are told in `warnings`. Where the dialect
+      finds nothing, the rules below hold.
     * A folder is one model when its headrace.yaml names a `path` or `reference`, or a runtime recognises the folder.
     * It is one model in versions when all of its folders are named like versions and no model file lies beside them.
     * It is one model when exactly one file in it is a model and no folder in it holds any.
@@ -104,12 +92,13 @@ def survey(
         defaults: Fields that hold where a model's own headrace.yaml is silent (the server's settings).
         overrides: Fields that hold whatever a headrace.yaml says (flags of the command line).
         recognise: Who recognises; default: `runtimes.recognise.recognise`.
+        environ: Environment variables, which dialects look at; default: the process's.
     """
     if recognise is None:
         from headrace.runtimes.recognise import recognise as of_content
 
         recognise = of_content
-    look = _Look(recognise, defaults, overrides)
+    look = _Look(recognise, defaults, overrides, os.environ if environ is None else environ)
     for path in paths:
         look.at(path)
     return look.result()
@@ -134,23 +123,30 @@ class _Folder(msgspec.Struct, frozen=True):
 class _Look:
     """One survey under way."""
 
-    def __init__(self, recognise: Recognise, defaults: Overrides, overrides: Overrides) -> None:
+    def __init__(
+        self, recognise: Recognise, defaults: Overrides, overrides: Overrides, environ: Mapping[str, str]
+    ) -> None:
         self._recognise = recognise
         self._defaults = defaults
         self._overrides = overrides
+        self._environ = environ
+        self._warnings: list[str] = []
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._problems: list[Problem] = []
         self._known: dict[Path, tuple[str, Recognition] | HeadraceError] = {}
 
     def result(self) -> Survey:
-        return Survey(specs=tuple(self._specs.values()), problems=tuple(self._problems))
+        specs, problems = tuple(self._specs.values()), tuple(self._problems)
+        return Survey(specs=specs, problems=problems, warnings=tuple(self._warnings))
 
     def at(self, path: str) -> None:
         """One path of the command line."""
         place = _absolute(Path(path).expanduser())
         in_file = _FILE_REFERENCE.fullmatch(path)
         if place.is_dir():
-            self._guard(place.name, "", place, lambda: self._top(_list(place), self._read(place)))
+            dialect = dialects.of(place, self._environ)
+            if dialect is None or not self._of_dialect(dialect, place):
+                self._guard(place.name, "", place, lambda: self._top(_list(place), self._read(place)))
         elif place.is_file():
             self._guard(place.stem, "", place, lambda: self._add(self._file(place, self._beside(place))))
         elif in_file is not None and Path(in_file["file"]).expanduser().is_file():
@@ -172,6 +168,41 @@ class _Look:
                 f"written in Python"
             )
             self._problems.append(Problem(name=place.stem, place=str(place), error=nothing))
+
+    # -- somebody else's rules --
+
+    def _of_dialect(self, dialect: Dialect, folder: Path) -> bool:
+        """Whether the dialect finds anything in a folder."""
+        found = dialect.survey(
+            folder,
+            environ=self._environ,
+            recognise=self._runtime_or_raise,
+            defaults=self._defaults,
+            overrides=self._overrides,
+        )
+        self._problems += found.problems
+        self._warnings += found.warnings
+        for spec in found.specs:
+            self._guard(spec.name, spec.version, Path(spec.folder), functools.partial(self._add, spec))
+        if found.specs or found.problems:
+            self._guard(folder.name, "", folder, lambda: self._tell_of_others(folder, found))
+        return bool(found.specs or found.problems)
+
+    def _tell_of_others(self, folder: Path, found: Survey) -> None:
+        used = [Path(each) for spec in found.specs for each in (spec.path, spec.folder) if each]
+        used += [Path(problem.place) for problem in found.problems]
+        listed = _list(folder)
+        others = [file for file in listed.files if file.suffix.lower() in _MODEL_SUFFIXES and file not in used]
+        others += [
+            each
+            for each in listed.folders
+            if not any(place.is_relative_to(each) for place in used) and self._holds_any(_list(each))
+        ]
+        if others and folder not in used:  # what lies beside the settings of the one model belongs to it
+            self._warnings.append(
+                f"{folder}: not served, since only folders with settings are models here: {_names(others)}. To serve "
+                f"them too, name them on the command line"
+            )
 
     # -- the rules --
 
@@ -295,7 +326,7 @@ class _Look:
 
     def _read(self, folder: Path, stem: str = "") -> dict[str, Any]:
         """What holds for a model over what is found: its headrace.yaml, and above that what all models are told."""
-        return {**_said(folder, stem), **self._overrides}
+        return {**read_yaml(folder, stem), **self._overrides}
 
     # -- what is a model --
 
@@ -353,24 +384,6 @@ def _checked(found: Mapping[str, Any], place: Path) -> ModelSpec:
     if found["version"]:
         check_name(found["version"], where=str(place), what="version")
     return ModelSpec(**found)
-
-
-def _said(folder: Path, stem: str = "") -> dict[str, Any]:
-    """What a headrace.yaml sets; files that it names are found beside it."""
-    file = folder / (f"{stem}.{FILE}" if stem else FILE)
-    if not file.is_file():
-        return {}
-    try:
-        found = parse_yaml(file.read_text(encoding="utf-8"), str(file))
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{file}: expected text in UTF-8, came byte {error.object[error.start]:#04x}") from error
-    if "warm_up" in found:
-        found["warm_up"] = tuple(str(folder / each) if isinstance(each, str) else each for each in found["warm_up"])
-    if match := REFERENCE.fullmatch(found.get("reference", "")):
-        module = folder.joinpath(*match["module"].split(".")).with_suffix(".py")
-        if module.is_file():
-            found["reference"] = f"{module}:{match['attribute']}"
-    return found
 
 
 def _unread(place: Path, error: OSError) -> LoadFailed:

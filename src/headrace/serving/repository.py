@@ -157,6 +157,7 @@ class Repository:
         self._locks: dict[str, asyncio.Lock] = {}
         self._given: tuple[ModelSpec, ...] = ()
         self._configs: dict[str, Overrides] = {}  # what the last load of a name was told, until the next load of it
+        self._asked: set[Key] = set()  # versions that were loaded, or tried; others may wait for a repository load
         self._unloaded: set[str] = set()  # by request: hot reload leaves these alone
         self._last_look: dict[Key, tuple[ModelSpec, Stamp]] = {}
         self._remembered: dict[Path, _Remembered] = {}
@@ -183,9 +184,10 @@ class Repository:
         """
         self._given = tuple(spec for spec in specs if spec.model is not None or not self._paths)
         for spec in specs:
-            entry = self._expect(spec, wanted=spec.load_at_start)
-            if not spec.load_at_start:
-                self._models.changed(entry.served, State.UNAVAILABLE, "not loaded yet: a repository load starts it")
+            if spec.load_at_start:
+                self._expect(spec, wanted=True)
+            else:
+                self._wait_for_load(spec)
         for problem in problems:
             self._tell(problem, wanted=True)
         if problems and self._policy == "fail":
@@ -309,7 +311,9 @@ class Repository:
         before, self._last_look = self._last_look, look
         changed: dict[str, list[ModelSpec]] = {}
         for key, (spec, stamp) in look.items():
-            if self._is_changed(spec, stamp) and not (settled and before.get(key) != (spec, stamp)):
+            if not spec.load_at_start and key not in self._asked:
+                self._wait_for_load(spec)
+            elif self._is_changed(spec, stamp) and not (settled and before.get(key) != (spec, stamp)):
                 changed.setdefault(spec.name, []).append(spec)
         names = changed.keys() - self._unloaded | {name for name, _ in self._gone(found)}
         for problem in found.problems:
@@ -392,7 +396,15 @@ class Repository:
 
         found = discovery.survey(self._paths, defaults=self._defaults, overrides=self._overrides, recognise=recognise)
         self._remembered = seen
-        return Survey(specs=(*self._given, *found.specs), problems=found.problems)
+        problems = tuple(map(self._of_known, found.problems))
+        return Survey(specs=(*self._given, *found.specs), problems=problems, warnings=found.warnings)
+
+    def _of_known(self, problem: Problem) -> Problem:
+        """The problem of a version that is known: a settings file that cannot be read tells no name any more."""
+        for (name, version), entry in list(self._entries.items()):
+            if problem.place in entry.spec.watched:
+                return msgspec.structs.replace(problem, name=name, version=version)
+        return problem
 
     def _is_serving(self, spec: ModelSpec) -> bool:
         entry = self._entries.get((spec.name, spec.version))
@@ -418,8 +430,9 @@ class Repository:
             entry = self._entries.get((served.name, served.version))
             if entry is None:
                 return False
-            place = Path(entry.spec.path or entry.spec.folder)
-            return any(place.is_relative_to(each) for each in troubled)
+            spec = entry.spec
+            places = [Path(each) for each in (spec.path or spec.folder, *spec.watched) if each]
+            return any(place.is_relative_to(each) for place in places for each in troubled)
 
         return [
             (served.name, served.version)
@@ -440,6 +453,12 @@ class Repository:
             entry = self._entries[key] = _Entry(spec, served)
             self._models.put(served)
         return entry
+
+    def _wait_for_load(self, spec: ModelSpec) -> None:
+        """Show a version that nobody has asked for yet."""
+        if (spec.name, spec.version) not in self._entries:
+            served = self._expect(spec, wanted=False).served
+            self._models.changed(served, State.UNAVAILABLE, "not loaded yet: a repository load starts it")
 
     def _row(self, name: str, version: str) -> Served | None:
         return next((served for served in self._models.versions(name) if served.version == version), None)
@@ -478,6 +497,7 @@ class Repository:
 
     async def _load_one(self, spec: ModelSpec) -> HeadraceError | None:
         entry = self._expect(spec, wanted=False)
+        self._asked.add((spec.name, spec.version))
         served = entry.served
         stamp: Stamp | None = None
         if entry.loaded is None:
@@ -657,6 +677,7 @@ def _stamp(spec: ModelSpec) -> Stamp:
     if file.endswith(".py"):
         places += Path(file).parent.glob("*.py")  # also the modules that it imports from beside it
     places += [Path(sample) for sample in spec.warm_up if isinstance(sample, str)]
+    places += map(Path, spec.watched)
     found = []
     for place in places:
         for name, file_path in digest.files(place) if place.is_dir() else [(str(place), place)]:

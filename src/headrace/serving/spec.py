@@ -1,8 +1,8 @@
 """What a person says of one model, and what discovery found out about it: the input of the load step.
 
-`discovery` makes a `ModelSpec` for each model version, with what `parse_yaml` reads in the `headrace.yaml` beside it;
+`discovery` makes a `ModelSpec` for each model version, with what `read_yaml` finds in the `headrace.yaml` beside it;
 the repository loads it. The docstrings under the fields are the reference of headrace.yaml. Nothing here opens a file
-but `warm_up_bodies`.
+but `read_yaml` and `warm_up_bodies`.
 """
 
 from __future__ import annotations
@@ -113,6 +113,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """False: the model waits, UNAVAILABLE, until a repository load asks for it."""
     folder: str = ""
     """Where headrace.yaml or the model's file is, absolute."""
+    watched: tuple[str, ...] = ()
+    """Files beside `path` and `reference` that the model depends on, absolute: hot reload looks at them too."""
     evidence: str = ""
     """Why the runtime was chosen, for a person."""
     model: Any = None
@@ -166,6 +168,32 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == _NULL):
         return {}
     return _fields(node, _Place(where, ""), _KEYS)
+
+
+def read_yaml(folder: Path, stem: str = "") -> dict[str, Any]:
+    """What the headrace.yaml in a folder sets, files that it names found beside it; nothing when there is none.
+
+    Args:
+        folder: Where it may be.
+        stem: Of the file that it speaks for, where it speaks for one among several.
+
+    Raises:
+        SettingsError: as of `parse_yaml`, or the file is not UTF-8.
+    """
+    file = folder / (f"{stem}.{FILE}" if stem else FILE)
+    if not file.is_file():
+        return {}
+    try:
+        found = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file}: expected text in UTF-8, came byte {error.object[error.start]:#04x}") from error
+    if "warm_up" in found:
+        found["warm_up"] = tuple(str(folder / each) if isinstance(each, str) else each for each in found["warm_up"])
+    if match := REFERENCE.fullmatch(found.get("reference", "")):
+        module = folder.joinpath(*match["module"].split(".")).with_suffix(".py")
+        if module.is_file():
+            found["reference"] = f"{module}:{match['attribute']}"
+    return found
 
 
 def render(overrides: Overrides) -> str:
