@@ -18,12 +18,14 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "serve": "Serve models over REST and gRPC.",
         "predict": "Ask a served model for answers.",
+        "infer": "Ask a served model for a whole file of requests.",
         "models": "List the models of a running server.",
         "load": "Load or reload a model of a running server.",
         "unload": "Take a model of a running server out of service.",
         "doctor": "Say what is installed, what can be served, and what is wrong.",
         "init": "Write the skeleton of a model in Python, ready to serve.",
         "settings": "Show every setting, its value, and where the value came from.",
+        "mlserver": "Start, build and ask what was made for MLServer.",
         "completions": "Print the completion script of a shell.",
     }
 )

@@ -26,7 +26,7 @@ def command(folder: str, name: str | None, force: bool) -> None:
       headrace init . --name ranker
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     place = Path(folder)
-    name = name or _name_of(place)
+    name = name or name_of(place)
     files = skeleton(name)
     there = [each for each in files if (place / each).exists()]
     if there and not force:
@@ -60,5 +60,6 @@ def skeleton(name: str) -> dict[str, str]:
     return {each.name.removesuffix(".txt"): each.read_text("utf-8").replace("{name}", name) for each in found}
 
 
-def _name_of(place: Path) -> str:
+def name_of(place: Path) -> str:
+    """What the model of a folder is called: the folder's name, in a form that a URL can hold."""
     return re.sub(r"[^A-Za-z0-9._~-]+", "-", place.resolve().name).strip("-.") or "model"

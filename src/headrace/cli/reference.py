@@ -44,12 +44,16 @@ def _section(name: str, command: click.Command, parent: click.Context) -> list[s
     text = inspect.cleandoc(command.help or "")
     found = _EXAMPLES.search(text)
     body = _EXAMPLES.sub("", text).strip().replace("\x08\n", "")
-    lines = [f"## headrace {name}", "", body, "", "```console"]
+    lines = [f"{'##' if parent.parent is None else '###'} {context.command_path}", "", body, "", "```console"]
     lines += [f"$ {context.command_path} {' '.join(command.collect_usage_pieces(context))}", "```"]
     if found:
         lines += ["", "```sh", *(line[2:] for line in found["lines"].rstrip().splitlines()), "```"]
     rows = [_option(each, context) for each in command.params if isinstance(each, click.Option)]
-    lines += ["", "| option | default | what it does |", "|---|---|---|", *rows]
+    if rows:
+        lines += ["", "| option | default | what it does |", "|---|---|---|", *rows]
+    if isinstance(command, click.Group):
+        for part, under in command.commands.items():
+            lines += ["", *_section(part, under, context)]
     return lines
 
 

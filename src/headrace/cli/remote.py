@@ -42,10 +42,15 @@ def connect(url: str, timeout: float, headers: tuple[str, ...]) -> Client:
     """The client for these options. Nothing is sent yet."""
     from headrace.client import Client
 
+    return Client(url, timeout_seconds=timeout, headers=header_pairs(headers, option="--header"))
+
+
+def header_pairs(headers: tuple[str, ...], *, option: str) -> dict[str, str]:
+    """Headers by name, from what was given for an option."""
     pairs = {}
     for header in headers:
         name, colon, value = header.partition(":")
         if not colon or not name.strip():
-            raise click.UsageError(f"--header expected NAME:VALUE, got {header!r}", click.get_current_context())
+            raise click.UsageError(f"{option} expected NAME:VALUE, got {header!r}", click.get_current_context())
         pairs[name.strip()] = value.strip()
-    return Client(url, timeout_seconds=timeout, headers=pairs)
+    return pairs

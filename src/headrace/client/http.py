@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
@@ -113,9 +113,7 @@ class Client:
         binary: bool = True,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise InvalidRequest(f"expected a server's address such as http://localhost:8080, got {url!r}")
+        parts = address_of(url)
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.model = model
         self._parts, self._prefix = parts, parts.path.rstrip("/")
@@ -196,7 +194,7 @@ class Client:
                 "Content-Type": "application/octet-stream",
                 "Inference-Header-Content-Length": str(header_length),
             }
-        path = _model_path(request.model_name, request.model_version) + "/infer"
+        path = model_path(request.model_name, request.model_version) + "/infer"
         answer, came = self._call("POST", path, body, headers | dict(request.headers))
         length = came.get("inference-header-content-length")
         return tensors.parse(answer, None if length is None else int(length))
@@ -210,7 +208,7 @@ class Client:
             ModelNotFound: no such model or version.
             Unreachable: no server answers.
         """
-        path = f"{_model_path(model, version)}/ready" if model else "/v2/health/ready"
+        path = f"{model_path(model, version)}/ready" if model else "/v2/health/ready"
         try:
             self._call("GET", path)
         except Unreachable:
@@ -261,7 +259,7 @@ class Client:
         raise InvalidRequest(f"name a model: the server has {', '.join(names) if names else 'none'}")
 
     def _refresh(self, model: str, version: str) -> ModelMetadata:
-        body, _ = self._call("GET", _model_path(model, version))
+        body, _ = self._call("GET", model_path(model, version))
         wire = _decode(body, _WireMetadata)
         metadata = ModelMetadata(
             name=wire.name,
@@ -365,7 +363,25 @@ def _read(response: http.client.HTTPResponse) -> bytearray:
     return body
 
 
-def _model_path(model: str, version: str) -> str:
+def address_of(url: str) -> SplitResult:
+    """The parts of a server's address; `host:port` alone is taken for HTTP.
+
+    Raises:
+        InvalidRequest: it is not an address.
+    """
+    wrong = InvalidRequest(f"expected a server's address such as http://localhost:8080, got {url!r}")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError as exc:  # of a port that is none
+        raise wrong from exc
+    if not usable:
+        raise wrong
+    return parts
+
+
+def model_path(model: str, version: str) -> str:
+    """The route of a model, or of one version of it."""
     path = f"/v2/models/{quote(model, safe='')}"
     return f"{path}/versions/{quote(version, safe='')}" if version else path
 
@@ -414,7 +430,7 @@ _BY_STATUS: Final[Mapping[int, type[HeadraceError]]] = MappingProxyType(
 
 def _error(status: int, body: bytearray, headers: Mapping[str, str], path: str) -> HeadraceError:
     """Our error for a status, with the server's own text."""
-    text = _error_text(body) or f"HTTP status {status}"
+    text = error_text(body) or f"HTTP status {status}"
     if status in {429, 503} and "retry-after" in headers:
         after = headers["retry-after"]
         return Overloaded(text, retry_after_seconds=float(after) if after.isdecimal() else 1.0)
@@ -424,7 +440,8 @@ def _error(status: int, body: bytearray, headers: Mapping[str, str], path: str) 
     return kind(text)
 
 
-def _error_text(body: bytearray) -> str:
+def error_text(body: bytes | bytearray) -> str:
+    """What a server says in the body of an error: its `error` or `detail`, or the first of the text as it is."""
     try:
         content = msgspec.json.decode(body)
     except msgspec.MsgspecError:
