@@ -419,7 +419,14 @@ class Whole(Small):
         if fail := asked.get("fail"):
             self.fail(fail)
         if bad := asked.get("answer"):
-            return {"dict": {}, "object": self.tell(request, {"bad": object()})}[bad]
+            text = Tensor("t", "BYTES", np.array(["text", b"bytes"], object))
+            wrong = Tensor("t", "FP32", np.zeros(3))
+            return {
+                "dict": {},
+                "object": self.tell(request, {"bad": object()}),
+                "text": InferenceResponse(model_name="", outputs=(text,)),
+                "wrong": InferenceResponse(model_name="", outputs=(wrong,)),
+            }[bad]
         return self.tell(request, {"pid": os.getpid(), "most": self.most, "answered": self.answered})
 
     def fail(self, how):

@@ -184,10 +184,13 @@ async def test_errors_keep_what_the_model_said(load, placement, how, kind, text)
 
 @pytest.mark.parametrize("placement", PLACES)
 async def test_an_answer_that_is_no_response_fails(load, placement):
-    """Anything but an InferenceResponse is the model's failure, named."""
+    """Anything but an InferenceResponse of sound tensors is the model's failure, named; what elements are is its own."""
     engine = await load(placement=placement)
     with pytest.raises(RuntimeFailed, match="expected an InferenceResponse, got dict"):
         await engine.infer(request(parameters={"answer": "dict"}))
+    with pytest.raises(RuntimeFailed, match="output 't' is of datatype 'FP32' but holds an array of float64"):
+        await engine.infer(request(parameters={"answer": "wrong"}))
+    assert values(await engine.infer(request(parameters={"answer": "text"}))) == [["text", b"bytes"]]
 
 
 async def test_an_answer_that_cannot_cross_fails_alone(load):

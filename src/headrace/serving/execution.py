@@ -160,6 +160,12 @@ class Execution:
     def _checked(self, answer: Any) -> InferenceResponse:
         if not isinstance(answer, InferenceResponse):
             raise RuntimeFailed(f"model '{self.model}': expected an InferenceResponse, got {type(answer).__name__}")
+        for tensor in answer.outputs:
+            if tensor.data.dtype != DTYPES.get(tensor.datatype) and tensor.datatype != "BYTES":
+                raise RuntimeFailed(
+                    f"model '{self.model}': output '{tensor.name}' is of datatype {tensor.datatype!r} but holds an "
+                    f"array of {tensor.data.dtype}"
+                )
         return answer
 
     def failure(self, exc: BaseException, predict_ns: int) -> Outcome:

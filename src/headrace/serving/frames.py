@@ -193,7 +193,7 @@ FromWorker: TypeAlias = Loaded | Answer | Part | Failure
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=plain)
 to_worker: Final = msgspec.msgpack.Decoder(ToWorker)
 from_worker: Final = msgspec.msgpack.Decoder(FromWorker)
-_bytes_list: Final = msgspec.msgpack.Decoder(list[bytes])
+_bytes_list: Final = msgspec.msgpack.Decoder(list)  # of bytes; text where a whole response holds text
 _ERRORS: Final = {
     name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, HeadraceError)
 }
