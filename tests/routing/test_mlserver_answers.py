@@ -187,6 +187,13 @@ async def test_an_mlflow_table_is_columns_of_a_table():
     assert response.parameters == {"content_type": "pd"}
 
 
+async def test_the_scoring_protocol_is_left_alone():
+    """MLflow's own protocol has neither ids nor columns of one: the array stays as it was."""
+    infer = wrapped(model(Tensor("predict", "INT64", np.array([1, 0]))), platform="mlflow")
+    response = await infer(InferenceRequest(model_name="skl", inputs=(), protocol="mlflow"))
+    assert (response.outputs[0].shape, response.outputs[0].name, response.headers) == ((2,), "predict", {})
+
+
 async def streamed(protocol, closed, **options):
     async def twice(request):
         try:

@@ -543,3 +543,65 @@ async def test_the_index_takes_any_form_of_asking(surface, sent):
 async def test_documents_answer_where_mlserver_has_them(surface, path):
     """Pages and documents of the server, of a model and of a version answer under MLServer's paths."""
     assert (await surface.ask("GET", path)).status == 200
+
+
+# -- MLflow's scoring protocol --
+
+FLOW = Signature(
+    platform="mlflow",
+    inputs=(TensorSpec(name="a", datatype="FP64", shape=(-1,)),),
+    libraries={"mlflow": "3.1"},
+)
+
+
+async def add_up(request):
+    tensor = request.inputs[0].data
+    if tensor[0] == 13:
+        raise Overloaded("the queue is full")
+    return InferenceResponse(model_name="flow", outputs=(Tensor("predict", "FP64", tensor + 1),))
+
+
+async def test_an_mlflow_model_is_asked_at_the_root(surface):
+    """While one is loaded, MLflow's paths answer as its scoring server does, and not before or after."""
+    paths = [("GET", "/ping"), ("GET", "/health"), ("GET", "/version"), ("POST", "/invocations")]
+    sent = b'{"inputs": {"a": [1, 2]}}'
+    assert {(await surface.ask(method, path, sent)).status for method, path in paths} == {404}
+    served = surface.add("flow", signature=FLOW, infer=add_up)
+    replies = [await surface.ask(method, path, sent) for method, path in paths]
+    assert [reply.body for reply in replies] == [b'"\\n"', b'"\\n"', b'"3.1"', b'{"predictions":[2.0,3.0]}']
+    table = await surface.ask("POST", "/v2/models/flow/invocations", b"a\n1\n", content_type="text/csv")
+    assert table.body == b'{"predictions":[2.0]}'
+    assert (await surface.ask("GET", "/invocations")).status == 405
+    assert "/invocations" in json.loads((await surface.ask("GET", "/openapi.json")).body)["paths"]
+    surface.models.forget(served)
+    assert {(await surface.ask(method, path, sent)).status for method, path in paths} == {404}
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "content_type", "status", "code"),
+    [
+        pytest.param("/invocations", b"{}", "application/json", 400, "BAD_REQUEST", id="no form"),
+        pytest.param("/invocations", b"x", "text/plain", 415, "BAD_REQUEST", id="another media type"),
+        pytest.param(
+            "/invocations", b'{"inputs": {"a": [13]}}', "", 503, "TEMPORARILY_UNAVAILABLE", id="the model's failure"
+        ),
+        pytest.param("/v2/models/m/invocations", b"{}", "", 404, "RESOURCE_DOES_NOT_EXIST", id="another model"),
+        pytest.param("/v2/models/no/invocations", b"{}", "", 404, "RESOURCE_DOES_NOT_EXIST", id="no model"),
+    ],
+)
+async def test_errors_of_the_scoring_protocol_are_mlflows(surface, path, sent, content_type, status, code):
+    """The status is ours, the body is MLflow's."""
+    surface.add("flow", signature=FLOW, infer=add_up)
+    reply = await surface.ask("POST", path, sent, **({"content_type": content_type} if content_type else {}))
+    assert (reply.status, json.loads(reply.body)["error_code"]) == (status, code)
+
+
+async def test_of_several_mlflow_models_one_must_be_named(surface):
+    """The error lists where each is asked."""
+    for name in ("flow", "other"):
+        surface.add(name, signature=FLOW, infer=add_up)
+    reply = await surface.ask("POST", "/invocations", b'{"inputs": {"a": [1]}}')
+    assert reply.status == 400
+    assert b"/v2/models/flow/invocations, /v2/models/other/invocations" in reply.body
+    assert (await surface.ask("POST", "/v2/models/other/invocations", b'{"inputs": {"a": [1]}}')).status == 200
+    assert (await surface.ask("GET", "/ping")).status == 200

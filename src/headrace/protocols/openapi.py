@@ -259,6 +259,17 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         },
         "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     },
+    "Invocation": {
+        "type": "object",
+        "properties": {
+            "dataframe_split": {"type": "object", "description": "`columns` and `data`, a list of rows."},
+            "dataframe_records": {"type": "array", "items": {"type": "object"}, "description": "One object a row."},
+            "instances": {"type": "array", "items": {}, "description": "One element a row."},
+            "inputs": {"description": "One tensor, or tensors by name."},
+            "params": {"type": "object", "description": "The model's own parameters."},
+        },
+        "oneOf": [{"required": [form]} for form in ("dataframe_split", "dataframe_records", "instances", "inputs")],
+    },
     "PredictResponse": _object({"predictions": {"type": "array", "items": {}}, "outputs": {}}),
     "TensorMetadata": _object(
         {"name": _STRING, "datatype": _DATATYPE, "shape": _SHAPE, "parameters": _ref("Parameters")},

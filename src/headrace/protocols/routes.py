@@ -65,6 +65,15 @@ def _of_model(base: str, which: str) -> tuple[Route, ...]:
             errors=_INFER_ERRORS,
         ),
         Route(
+            method="POST",
+            path=f"{base}/invocations",
+            tag="MLflow",
+            summary=f"Ask {which} that is an MLflow model, by MLflow's scoring protocol: JSON or CSV",
+            request="Invocation",
+            response="PredictResponse",
+            errors=(*_INFER_ERRORS, 501),
+        ),
+        Route(
             method="GET",
             path=f"{base}/config",
             tag="models",
@@ -188,5 +197,6 @@ ROUTES: Final[tuple[Route, ...]] = (
 """The whole REST surface.
 
 `/v2/docs` and `/v2/docs/dataplane.json` are other names of the last two, `generate` and `generate_stream` MLServer's
-other names of `infer` and `infer_stream`.
+other names of `infer` and `infer_stream`. While an MLflow model is loaded, `/invocations`, `/ping`, `/health` and
+`/version` answer too; routes of the models' own are added as models come and go.
 """

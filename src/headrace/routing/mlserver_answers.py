@@ -22,6 +22,7 @@ _NONE: Final[Parameters] = {}
 """Shown in the answer as `{}`: the protocols leave out `payload.EMPTY`, and it alone."""
 _GRPC: Final = "v2_grpc"
 _REST: Final = "v2_rest"
+_SCORING: Final = "mlflow"
 _VARIANT: Final = "89ab"
 
 Identify = Callable[[InferenceRequest], str]
@@ -66,6 +67,8 @@ def answers(
     shape = _of_mlflow if platform == "mlflow" else _of_arrays
 
     async def answer(request: InferenceRequest) -> InferenceResponse:
+        if request.protocol == _SCORING:
+            return await infer(request)  # `/invocations` is no path of the V2 protocol, there as here
         identity = identify(request)
         response = await infer(request)
         return shape(response, identity, _marked({**told}, identity))

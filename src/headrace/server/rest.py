@@ -28,8 +28,8 @@ from headrace.errors import (
 )
 from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
-from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream
-from headrace.protocols import openapi, status, v1, v2_control, v2_rest
+from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream, Route
+from headrace.protocols import mlflow_scoring, openapi, status, v1, v2_control, v2_rest
 from headrace.server import compression, model_routes
 from headrace.server.http import HttpReply, HttpRequest
 from headrace.serving.models import Models, Served, State
@@ -322,7 +322,10 @@ class Rest:
         document = openapi.document(
             [(each.name, each.signature) for each in served],
             base=self._root,
-            own=[(each.name, route) for each in served for route in each.routes],
+            own=[
+                *((each.name, route) for each in served for route in each.routes),
+                *((name, _INVOCATIONS) for name in self._mlflow_models()[:1] if not target.name),
+            ],
         )
         return HttpReply(msgspec.json.encode(document))
 
@@ -333,6 +336,67 @@ class Rest:
         if target.version:
             url = f"/v2/models/{target.name}/versions/{target.version}/docs/dataplane.json"
         return HttpReply(openapi.page(title, self._root + url), content_type=HTML)
+
+    # -- MLflow's scoring protocol --
+
+    async def _invocations(self, request: HttpRequest, target: Target) -> HttpReply:
+        """As MLflow's scoring server: of the one MLflow model there is, or of the one in the path."""
+        try:
+            return await self._score(request, target)
+        except Exception as error:  # noqa: BLE001 - this protocol has an error form of its own
+            reply = self._failed(error, request, target)
+            reply.body = mlflow_scoring.render_error(error, reply.status)
+            return reply
+
+    async def _score(self, request: HttpRequest, target: Target) -> HttpReply:
+        name = target.name
+        if not name:
+            names = self._mlflow_models()
+            if len(names) != 1:
+                listed = ", ".join(f"/v2/models/{each}/invocations" for each in names)
+                raise InvalidRequest(f"{len(names)} MLflow models are loaded; ask one of them: {listed}")
+            (name,) = names
+        served = self._models.route(name, target.version)
+        if not _is_mlflow(served):
+            raise NotFound(f"{served.describe()} is no MLflow model; ask it at /v2/models/{served.name}/infer")
+        content_type = request.headers.get("content-type", "")
+        refusal = mlflow_scoring.refusal(content_type)
+        if refusal:
+            return HttpReply(mlflow_scoring.render_error(InvalidRequest(refusal), 415), 415)
+        inference = mlflow_scoring.parse(
+            self._body(request),
+            content_type=content_type,
+            model_name=served.name,
+            model_version=served.version,
+            signature=served.signature,
+            headers=request.headers,
+            deadline=request.deadline,
+        )
+        response = await served.infer(inference)  # type: ignore[misc]  # set while READY
+        return HttpReply(mlflow_scoring.render(response), headers=_model_headers(response))
+
+    async def _ping(self, request: HttpRequest, target: Target) -> HttpReply:
+        """What MLServer's MLflow runtime answers while a model is loaded."""
+        return HttpReply(b'"\\n"')
+
+    async def _mlflow_version(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.route(self._mlflow_models()[0])
+        libraries = served.signature.libraries if served.signature is not None else {}
+        return HttpReply(msgspec.json.encode(libraries.get("mlflow", "")))
+
+    def _mlflow_models(self) -> list[str]:
+        return sorted({served.name for served in self._models if served.state is State.READY and _is_mlflow(served)})
+
+    def _match_mlflow(self, segments: list[str]) -> dict[str, Any]:
+        """Paths at the root that are there while an MLflow model is."""
+        calls: dict[tuple[str, ...], dict[str, Any]] = {
+            ("invocations",): {"POST": self._invocations},
+            ("ping",): {"GET": self._ping},
+            ("health",): {"GET": self._ping},
+            ("version",): {"GET": self._mlflow_version},
+        }
+        found = calls.get(tuple(segments))
+        return found if found is not None and self._mlflow_models() else {}
 
     # -- the models' own routes --
 
@@ -392,7 +456,13 @@ class Rest:
                 own = segments
         claims = model_routes.claims(models, own)
         if not claims:
-            return Target(self._unknown, "unknown")
+            calls = self._match_mlflow(segments)
+            if not calls:
+                return Target(self._unknown, "unknown")
+            asked = "GET" if verb == "HEAD" else verb
+            if asked not in calls:
+                return self._not_so(asked, calls, path)
+            return Target(calls[asked], "/" + segments[0], well=("/" + segments[0], verb, 200))
         methods = [each.route.method.upper() for each in claims]
         wanted = "GET" if verb == "HEAD" and "HEAD" not in methods else verb
         answering = [each for each, method in zip(claims, methods, strict=True) if method == wanted]
@@ -475,6 +545,8 @@ class Rest:
                 return {"POST": self._infer}, base + "/infer", name, version
             case ["infer_stream" | "generate_stream"]:
                 return {"POST": self._infer_stream}, base + "/infer_stream", name, version
+            case ["invocations"]:
+                return {"POST": self._invocations}, base + "/invocations", name, version
             case ["config"]:
                 return {"GET": self._config}, base + "/config", name, version
             case ["stats"]:
@@ -514,6 +586,13 @@ class Rest:
         else:
             reply.body = compression.compress(reply.body, encoding)
         reply.headers = (*reply.headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+
+
+_INVOCATIONS: Final = Route(method="POST", path="/invocations", name="MLflow's scoring protocol")
+
+
+def _is_mlflow(served: Served) -> bool:
+    return served.signature is not None and served.signature.platform == "mlflow"
 
 
 def _log_access(request: HttpRequest, code: int, seconds: float) -> None:
