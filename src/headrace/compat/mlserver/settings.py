@@ -41,15 +41,13 @@ class BaseSettings(pydantic.BaseModel):
     def __init__(self, **values: Any) -> None:
         super().__init__(**_merge(_from_environment(type(self)), values))
 
-    def dict(  # type: ignore[override]
+    def dict(
         self, by_alias: bool = True, exclude_unset: bool = True, exclude_none: bool = True, **kwargs: Any
     ) -> Dict[str, Any]:
         """What was set, under the names of the settings files."""
         return self.model_dump(by_alias=by_alias, exclude_unset=exclude_unset, exclude_none=exclude_none, **kwargs)
 
-    def json(  # type: ignore[override]
-        self, by_alias: bool = True, exclude_unset: bool = True, exclude_none: bool = True, **kwargs: Any
-    ) -> str:
+    def json(self, by_alias: bool = True, exclude_unset: bool = True, exclude_none: bool = True, **kwargs: Any) -> str:
         """What was set, as JSON."""
         return self.model_dump_json(by_alias=by_alias, exclude_unset=exclude_unset, exclude_none=exclude_none, **kwargs)
 
@@ -246,7 +244,7 @@ class ModelSettings(BaseSettings):
         return settings
 
     @classmethod
-    def model_validate(cls, obj: Any, **kwargs: Any) -> ModelSettings:  # type: ignore[override]
+    def model_validate(cls, obj: Any, **kwargs: Any) -> ModelSettings:
         """Settings of a mapping; what it lacks comes from the environment."""
         if isinstance(obj, cls):
             return obj
@@ -258,7 +256,7 @@ class ModelSettings(BaseSettings):
         return settings
 
     @classmethod
-    def parse_obj(cls, obj: Any) -> ModelSettings:  # type: ignore[override]
+    def parse_obj(cls, obj: Any) -> ModelSettings:
         """As `model_validate`."""
         return cls.model_validate(obj)
 

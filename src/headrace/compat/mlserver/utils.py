@@ -100,9 +100,7 @@ def install_uvloop_event_loop() -> None:
     """Nothing to do: Headrace runs its loops on uvloop where it can."""
 
 
-def schedule_with_callback(
-    coro: Coroutine[Any, Any, Any], cb: Callable[[asyncio.Task[Any]], Any]
-) -> asyncio.Task[Any]:
+def schedule_with_callback(coro: Coroutine[Any, Any, Any], cb: Callable[[asyncio.Task[Any]], Any]) -> asyncio.Task[Any]:
     """A task of the coroutine, and what to call when it is done."""
     task = asyncio.create_task(coro)
     task.add_done_callback(cb)

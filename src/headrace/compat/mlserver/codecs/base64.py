@@ -9,7 +9,7 @@ from typing import Any, List
 from ..types import RequestInput, ResponseOutput
 from .base import InputCodec, register_input_codec
 from .lists import ListElement, is_list_of
-from .string import bytes_input, bytes_output, elements
+from .string import bytes_input, bytes_output, each
 
 _Base64StrCodec = "ascii"
 
@@ -25,7 +25,7 @@ def _encode_base64(elem: ListElement, use_bytes: bool) -> ListElement:
 
 def _decode_base64(elem: ListElement) -> bytes:
     try:
-        return base64.b64decode(elem, validate=True)
+        return base64.b64decode(_ensure_bytes(elem), validate=True)
     except binascii.Error:
         return _ensure_bytes(elem)  # plain bytes, as gRPC sends them
 
@@ -50,7 +50,7 @@ class Base64Codec(InputCodec):
     @classmethod
     def decode_output(cls, response_output: ResponseOutput) -> List[bytes]:
         """As of `decode_input`."""
-        return [_decode_base64(element) for element in elements(response_output.data)]
+        return each(response_output, _decode_base64)
 
     @classmethod
     def encode_input(cls, name: str, payload: List[bytes], use_bytes: bool = True, **kwargs: Any) -> RequestInput:
@@ -60,4 +60,4 @@ class Base64Codec(InputCodec):
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> List[bytes]:
         """Base64 to bytes; what is not base64 stays."""
-        return [_decode_base64(element) for element in elements(request_input.data)]
+        return each(request_input, _decode_base64)

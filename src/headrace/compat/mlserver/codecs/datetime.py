@@ -8,7 +8,7 @@ from typing import Any, List, Union
 from ..types import RequestInput, ResponseOutput
 from .base import InputCodec, register_input_codec
 from .lists import ListElement, is_list_of
-from .string import bytes_input, bytes_output, elements
+from .string import bytes_input, bytes_output, each
 
 _Datetime = Union[str, datetime]
 _DatetimeStrCodec = "ascii"
@@ -45,7 +45,7 @@ class DatetimeCodec(InputCodec):
     @classmethod
     def decode_output(cls, response_output: ResponseOutput) -> List[datetime]:
         """As of `decode_input`."""
-        return [_decode_datetime(element) for element in elements(response_output.data)]
+        return each(response_output, _decode_datetime)
 
     @classmethod
     def encode_input(cls, name: str, payload: List[_Datetime], use_bytes: bool = True, **kwargs: Any) -> RequestInput:
@@ -55,4 +55,4 @@ class DatetimeCodec(InputCodec):
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> List[datetime]:
         """ISO 8601 to datetime."""
-        return [_decode_datetime(element) for element in elements(request_input.data)]
+        return each(request_input, _decode_datetime)

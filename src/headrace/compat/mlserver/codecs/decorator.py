@@ -18,7 +18,7 @@ from .base import (
     find_input_codec,
     find_request_codec,
 )
-from .errors import CodecNotFound, InputsNotFound, OutputNotFound
+from .errors import CodecNotFound, InputsNotFound, OutputNotFound, _InputMissing
 from .utils import DefaultOutputPrefix
 
 Codec = Union[InputCodecLike, RequestCodecLike]
@@ -54,6 +54,11 @@ class SignatureCodec(RequestCodec):
         self._predict = predict
         self._input_codecs, self._output_codecs = self._get_codecs(predict)
         self._request_argument = self._get_request_codec()
+        self._required = [
+            parameter.name
+            for parameter in inspect.signature(predict).parameters.values()
+            if parameter.name in self._input_codecs and parameter.default is parameter.empty
+        ]
 
     def _get_codecs(self, pred: Callable[..., Any]) -> Tuple[Dict[str, Codec], List[Codec]]:
         hints = self._get_type_hints(pred)
@@ -92,6 +97,7 @@ class SignatureCodec(RequestCodec):
 
         Raises:
             InputsNotFound: inputs that no argument takes.
+            TypeError: an argument without a default has no input; a 400.
             CodecNotFound: an input named like the argument that takes the whole request.
         """
         values: Dict[str, Any] = {}
@@ -109,6 +115,9 @@ class SignatureCodec(RequestCodec):
                 raise InputsNotFound(extra, self._input_hints)
             name, request_codec = self._request_argument
             values[name] = request_codec.decode_request(InferenceRequest(parameters=request.parameters, inputs=extra))
+        missing = [name for name in self._required if name not in values]
+        if missing:
+            raise _InputMissing(missing, [request_input.name for request_input in request.inputs])
         return values
 
     def encode_response(  # type: ignore[override]

@@ -15,6 +15,22 @@ class CodecError(MLServerError):
         super().__init__(f"There was an error encoding / decoding the payload: {msg}", 400)
 
 
+class _InvalidTensor(CodecError, ValueError):
+    """A tensor's data are not what its datatype, shape or content type say; numpy and Python call it a ValueError."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        super().__init__(f"tensor '{name}': {error}")
+
+
+class _InputMissing(MLServerError, TypeError):
+    """A function's argument has no input; Python calls it a TypeError."""
+
+    def __init__(self, missing: List[str], came: List[str]) -> None:
+        lacking = ", ".join(f"'{name}'" for name in missing)
+        present = ", ".join(f"'{name}'" for name in came) or "none"
+        super().__init__(f"Input {lacking} is missing. The request has {present}.", 400)
+
+
 class CodecNotFound(MLServerError):
     """No codec takes the payload."""
 
@@ -41,7 +57,8 @@ class OutputNotFound(MLServerError):
     def __init__(self, output_idx: int, output_type: Type[Any], output_hints: List[Type[Any]]) -> None:
         hints = ", ".join(f"'{hint}'" for hint in output_hints)
         super().__init__(
-            f"Unexpected output value at position '{output_idx}' ({output_type}). Expected outputs are {hints} outputs.",
+            f"Unexpected output value at position '{output_idx}' ({output_type}). "
+            f"Expected outputs are {hints} outputs.",
             400,
         )
 

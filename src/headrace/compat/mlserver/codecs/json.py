@@ -10,7 +10,7 @@ import orjson
 
 from ..types import RequestInput, ResponseOutput
 from .lists import ListElement
-from .string import decode_str, elements
+from .string import decode_str, each
 
 InputOrOutput = Union[RequestInput, ResponseOutput]
 
@@ -52,4 +52,4 @@ def decode_from_bytelike_json_to_dict(v: ListElement) -> Any:
 
 def decode_json_input_or_output(input_or_output: InputOrOutput) -> List[Any]:
     """JSON in each element to values."""
-    return [json.loads(decode_str(element)) for element in elements(input_or_output.data)]
+    return each(input_or_output, lambda element: json.loads(decode_str(element)))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..types import Datatype, Parameters, RequestInput, ResponseOutput, TensorData
 from ..types._build import held, response_output
 from .base import InputCodec, register_input_codec, register_request_codec
+from .errors import _InvalidTensor
 from .string import encode_str
 from .utils import SingleInputRequestCodec, inject_batch_dimension
 
@@ -77,7 +78,18 @@ def convert_nan(val: Any) -> Any:
 
 
 def _to_ndarray(input_or_output: InputOrOutput) -> npt.NDArray[Any]:
-    """The array of a tensor; the caller may write to it."""
+    """The array of a tensor; the caller may write to it.
+
+    Raises:
+        CodecError: the data are not what datatype and shape say.
+    """
+    try:
+        return _array(input_or_output)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _InvalidTensor(input_or_output.name, error) from error
+
+
+def _array(input_or_output: InputOrOutput) -> npt.NDArray[Any]:
     name = _name(input_or_output.datatype)
     dtype = _Dtypes.get(name)
     array = held(input_or_output.data)

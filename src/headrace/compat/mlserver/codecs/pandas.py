@@ -11,10 +11,11 @@ from ..types import InferenceRequest, InferenceResponse, Parameters, RequestInpu
 from ..types._build import held, response_output
 from ..types._build import response as build_response
 from .base import LazyHint, RequestCodec, register_request_codec
+from .errors import CodecError, _InvalidTensor
 from .json import decode_json_input_or_output, encode_to_json
 from .lists import ListElement
-from .numpy import _Dtypes, _name, _datatype_name
-from .string import StringCodec, encode_str
+from .numpy import _datatype_name, _Dtypes, _name
+from .string import encode_str
 from .utils import get_decoded, has_decoded
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def _to_series(input_or_output: InputOrOutput) -> pd.Series:
             return pd.Series(decoded, name=name)
         flat = decoded if decoded.ndim == 1 else decoded.reshape(len(decoded), -1)
         if flat.ndim > 1 and flat.shape[1] > 1:
-            raise ValueError(
-                f"input {name!r} has shape {list(decoded.shape)}; a column of a data frame takes one value per row"
+            raise CodecError(
+                f"tensor '{name}' has shape {list(decoded.shape)}; a column of a data frame takes one value per row"
             )
         return pd.Series(flat.reshape(-1).astype(dtype) if dtype is not None else flat.reshape(-1).tolist(), name=name)
     if parameters is not None and parameters.content_type == PandasCodec.JsonContentType:
@@ -57,7 +58,10 @@ def _to_series(input_or_output: InputOrOutput) -> pd.Series:
         return pd.Series(list(input_or_output.data), name=name)
     if array is not None:
         return pd.Series(np.array(array.reshape(-1), dtype=dtype), name=name)
-    return _numbers(list(input_or_output.data), dtype, name)
+    try:
+        return _numbers(list(input_or_output.data), dtype, name)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _InvalidTensor(name, error) from error
 
 
 def _numbers(listed: List[Any], dtype: np.dtype[Any], name: str) -> pd.Series:
@@ -99,7 +103,7 @@ def _to_response_output(series: pd.Series, use_bytes: bool = True) -> ResponseOu
     datatype = _extension_datatype(dtype)
     if datatype is not None:
         return response_output(name, datatype, shape, TensorData(listed))
-    if dtype != object and any(value is not None for value in listed) and getattr(dtype, "kind", "") == "M":
+    if getattr(dtype, "kind", "") == "M":
         listed = [None if value is None else value.isoformat() for value in listed]
     processed, content_type = _process_bytes(listed, use_bytes)
     parameters = Parameters(content_type=content_type) if content_type else None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Union
+from collections.abc import Callable
+from typing import Any, List, TypeVar, Union, cast
 
 from ..types import Parameters, RequestInput, ResponseOutput, TensorData
 from ..types._build import held, response_output
 from .base import InputCodec, register_input_codec, register_request_codec
+from .errors import _InvalidTensor
 from .lists import ListElement, as_list, is_list_of
 from .utils import SingleInputRequestCodec
 
 _DefaultStrCodec = "utf-8"
 InputOrOutput = Union[RequestInput, ResponseOutput]
+_T = TypeVar("_T")
 
 
 def encode_str(elem: str) -> bytes:
@@ -23,7 +26,7 @@ def decode_str(encoded: ListElement, str_codec: str = _DefaultStrCodec) -> str:
     """Bytes to text; text stays, anything else is empty."""
     if isinstance(encoded, bytes):
         return encoded.decode(str_codec)
-    return encoded if isinstance(encoded, str) else ""
+    return encoded if isinstance(encoded, str) else ""  # type: ignore[redundant-expr]
 
 
 def elements(data: Any) -> List[Any]:
@@ -54,8 +57,19 @@ def bytes_input(name: str, payload: List[Any], content_type: str) -> RequestInpu
 
 
 def _decode_input_or_output(input_or_output: InputOrOutput) -> List[str]:
-    # None stays None: nulls reach the model as they were sent.
-    return [None if element is None else decode_str(element) for element in elements(input_or_output.data)]  # type: ignore[misc]
+    return each(input_or_output, decode_str)
+
+
+def each(input_or_output: InputOrOutput, decode: Callable[[Any], _T]) -> List[_T]:
+    """The elements of a tensor, decoded; nulls reach the model as they were sent.
+
+    Raises:
+        CodecError: an element cannot be decoded.
+    """
+    try:
+        return [cast("_T", None) if element is None else decode(element) for element in elements(input_or_output.data)]
+    except ValueError as error:
+        raise _InvalidTensor(input_or_output.name, error) from error
 
 
 @register_input_codec

@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace.compat import not_offered
 
-from .custom import CustomHandler, custom_handler, get_custom_handlers, register_custom_handler
+from .custom import custom_handler, get_custom_handlers
 
 __all__ = ["get_custom_handlers", "custom_handler"]
 

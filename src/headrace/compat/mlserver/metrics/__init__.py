@@ -6,7 +6,8 @@ from typing import Any
 
 from headrace.compat import not_offered
 
-from .context import _drain, log, register
+from .context import _drain as _drain
+from .context import log, register
 from .registry import REGISTRY
 
 __all__ = ["register", "log", "REGISTRY"]

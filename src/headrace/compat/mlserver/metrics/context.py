@@ -13,7 +13,7 @@ SELDON_MODEL_VERSION_LABEL = "model_version"
 
 def register(name: str, description: str) -> Histogram:
     """The metric of that name; new where there is none."""
-    return REGISTRY.register(name, description)
+    return REGISTRY.metric(name, description)
 
 
 def log(**metrics: float) -> None:
@@ -24,7 +24,7 @@ def log(**metrics: float) -> None:
     """
     current_model()
     for name, value in metrics.items():
-        REGISTRY.register(name, DEFAULT_DESCRIPTION).observe(value)
+        REGISTRY.metric(name, DEFAULT_DESCRIPTION).observe(value)
 
 
 def _drain(model_settings: Optional[ModelSettings] = None) -> List[Sample]:

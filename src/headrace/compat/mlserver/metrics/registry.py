@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
+
+import prometheus_client
 
 from ..context import model_name_var, model_version_var
 from .errors import InvalidModelContext, MetricNotFound
@@ -47,7 +49,7 @@ class Histogram:
         """The same metric, counted under another model."""
         return Histogram(self.name, self.description, self._registry, (model_name, model_version))
 
-    def observe(self, amount: float) -> None:
+    def observe(self, amount: Any) -> None:
         """Count a value.
 
         Raises:
@@ -94,9 +96,17 @@ class MetricsRegistry:
     def __getitem__(self, metric_name: str) -> Histogram:
         return self.get(metric_name)
 
-    def register(self, name: str, description: str) -> Histogram:
+    def metric(self, name: str, description: str) -> Histogram:
         """The metric of that name, made where it is new."""
         return self._metrics.setdefault(name, Histogram(name, description, self))
+
+    def register(self, collector: Any) -> None:
+        """Take a collector of prometheus_client into its own registry, which is exposed where the model runs inline."""
+        prometheus_client.REGISTRY.register(collector)
+
+    def unregister(self, collector: Any) -> None:
+        """The counterpart of `register`."""
+        prometheus_client.REGISTRY.unregister(collector)
 
     def add(self, model: Model, sample: Sample) -> None:
         """Keep a sample until it is drained."""

@@ -13,14 +13,10 @@ class BaseModel(pydantic.BaseModel):
 
     model_config = ConfigDict(use_enum_values=True, protected_namespaces=())
 
-    def model_dump(  # type: ignore[override]
-        self, exclude_unset: bool = True, exclude_none: bool = True, **kwargs: Any
-    ) -> dict[str, Any]:
+    def model_dump(self, exclude_unset: bool = True, exclude_none: bool = True, **kwargs: Any) -> dict[str, Any]:
         """As pydantic's, without what is unset or None."""
         return super().model_dump(exclude_unset=exclude_unset, exclude_none=exclude_none, **kwargs)
 
-    def model_dump_json(  # type: ignore[override]
-        self, exclude_unset: bool = True, exclude_none: bool = True, **kwargs: Any
-    ) -> str:
+    def model_dump_json(self, exclude_unset: bool = True, exclude_none: bool = True, **kwargs: Any) -> str:
         """As pydantic's, without what is unset or None."""
         return super().model_dump_json(exclude_unset=exclude_unset, exclude_none=exclude_none, **kwargs)

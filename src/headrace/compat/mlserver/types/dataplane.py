@@ -122,6 +122,8 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
                 return super().__getattr__(name)  # type: ignore[misc]
             listed = self.__dict__["root"] = _listed(array, *style)
             return listed
+        if name == "__root__":  # what pydantic 1 called it
+            return self.root
         return super().__getattr__(name)  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
