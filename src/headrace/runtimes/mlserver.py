@@ -49,7 +49,7 @@ from headrace.payload import (
     TensorSpec,
 )
 from headrace.runtimes.base import Recognition, Runtime, Source, Values, check_parameters, missing_extra
-from headrace.runtimes.mlserver_payloads import Payloads
+from headrace.runtimes.mlserver_payloads import Original, Payloads
 from headrace.runtimes.mlserver_routes import Handler, Visitors
 from headrace.runtimes.own_code import OwnCode
 
@@ -115,6 +115,8 @@ class MlserverRuntime(Runtime):
             settings = {"implementation": reference, **parameters.get("settings", {})}
             self._settings = self._package.settings(settings, source)
             kind = self._package.find(reference, self._code)
+            if self._package.ours:
+                self._settings.implementation = kind  # whoever asks the settings for it gets this very class
             with self._package.context(self._settings):
                 self._model = _tried(f"{reference} cannot be constructed", kind, self._settings)
         return self._describe()
@@ -142,7 +144,7 @@ class MlserverRuntime(Runtime):
             )
         model.ready = True
         base = self._package.model_class
-        self._payloads = Payloads(self._package.types, settings.name)
+        self._payloads = Payloads(self._package.types, self._package.build, settings.name)
         self._predict = model.predict if _overrides(model, base, "predict") else None
         self.streams = _overrides(model, base, "predict_stream")
         handlers = [
@@ -169,6 +171,8 @@ class MlserverRuntime(Runtime):
                 _run_apart(self.end)
         finally:
             code, self._code = self._code, None
+            if self._model is not None:
+                self.logged()  # what nobody has read by now must not be the next model's of this name
             self._model = self._predict = self._visitors = self._payloads = None
             if code is not None:
                 code.forget()
@@ -248,7 +252,7 @@ class MlserverRuntime(Runtime):
         assert self._package is not None
         drain = getattr(self._package.metrics, "_drain", None)
         if drain is not None:
-            return [*drain(self._settings.name, self._settings.version or "")]
+            return [*drain(self._settings)]
         if not self._warned_of_metrics and any(True for _ in self._package.metrics.REGISTRY.collect()):
             self._warned_of_metrics = True
             _log.warning(
@@ -306,6 +310,8 @@ class _Package:
 
         compat.provide(always=always)
         self.types = _imported("mlserver.types")
+        self.ours = compat.provided()
+        self.build = _imported("mlserver.types._build") if self.ours else Original(self.types)
         self.metrics = _imported("mlserver.metrics")
         self.model_class: type = _imported("mlserver").MLModel
         self.error: type[Exception] = _imported("mlserver.errors").MLServerError

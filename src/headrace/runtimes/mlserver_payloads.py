@@ -42,56 +42,41 @@ class Payloads:
     """Translates for one model.
 
     Args:
-        types: The module `mlserver.types`, ours or the original.
+        types: The module `mlserver.types`.
+        build: What makes its values: the stand-in's own quick functions, or `Original`.
         model: The model's name, for messages and for answers that name none.
     """
 
-    def __init__(self, types: Any, model: str) -> None:
+    def __init__(self, types: Any, build: Any, model: str) -> None:
         self._model = model
+        self._build = build
+        self._held: Callable[[Any], Array | None] = build.held
         self._response_class = types.InferenceResponse
-        self._request: Callable[..., Any] = types.InferenceRequest.model_construct
-        self._input: Callable[..., Any] = types.RequestInput.model_construct
-        self._output: Callable[..., Any] = types.RequestOutput.model_construct
-        self._parameters: Callable[..., Any] = types.Parameters.model_construct
-        self._data: Callable[..., Any] = types.TensorData.model_construct
         self._warned: set[str] = set()
 
     # -- requests --
 
     def request(self, request: InferenceRequest) -> Any:
         """As `mlserver.types.InferenceRequest`."""
+        build = self._build
         text = request.protocol != _GRPC
-        parameters = dict(request.parameters)
-        parameters[_HEADERS] = dict(request.headers)
-        return self._request(
+        inputs = []
+        for each in request.inputs:
+            datatype, array = each.datatype, each.data
+            if datatype == "BF16":  # which MLServer does not have: the same numbers in FP32
+                datatype, array = "FP32", (array.astype(np.uint32) << 16).view(np.float32)
+            parameters = build.parameters(each.parameters) if each.parameters else None
+            inputs.append(build.request_input(each.name, datatype, array, parameters=parameters, nulls=text, text=text))
+        return build.request(
+            inputs,
             id=request.id or None,
-            parameters=self._parameters(**parameters),
-            inputs=[self._input_of(each, text) for each in request.inputs],
+            parameters=build.parameters(request.parameters, request.headers),
             outputs=[self._output_of(each) for each in request.outputs] or None,
         )
 
-    def _input_of(self, tensor: Tensor, text: bool) -> Any:
-        datatype, array = tensor.datatype, tensor.data
-        if datatype == "BYTES":
-            data = array.ravel().tolist()
-            if text:
-                data = _texts(data)
-        elif datatype == "BF16":  # which MLServer does not have: the same numbers in FP32
-            datatype = "FP32"
-            data = (array.astype(np.uint32) << 16).view(np.float32).ravel().tolist()
-        else:
-            data = array.ravel().tolist()
-        return self._input(
-            name=tensor.name,
-            shape=[*array.shape],
-            datatype=datatype,
-            parameters=self._parameters(**tensor.parameters) if tensor.parameters else None,
-            data=self._data(data),
-        )
-
     def _output_of(self, output: RequestedOutput) -> Any:
-        parameters = self._parameters(**output.parameters) if output.parameters else None
-        return self._output(name=output.name, parameters=parameters)
+        parameters = self._build.parameters(output.parameters) if output.parameters else None
+        return self._build.request_output(output.name, parameters=parameters)
 
     # -- responses --
 
@@ -136,8 +121,9 @@ class Payloads:
                 f"Model '{self._model}' answered output '{name}' with datatype {datatype!r}; expected one of "
                 f"{', '.join(DTYPES)}"
             )
-        data = output.data
-        data = getattr(data, "root", data)
+        data = self._held(output.data)
+        if data is None:
+            data = getattr(output.data, "root", output.data)
         shape = output.shape or ()
         try:
             fitting, array = (
@@ -163,21 +149,6 @@ class Payloads:
 
 
 # -- texts --
-
-
-def _texts(items: list[Any]) -> list[Any]:
-    """Bytes as text, less those that are none."""
-    try:
-        return [each.decode() if type(each) is bytes else each for each in items]
-    except UnicodeDecodeError:
-        return [_text(each) for each in items]
-
-
-def _text(item: Any) -> Any:
-    try:
-        return item.decode() if isinstance(item, bytes) else item
-    except UnicodeDecodeError:
-        return item
 
 
 def _bytes(data: Any, shape: Sequence[int]) -> Array:
@@ -236,6 +207,10 @@ def _numbers(data: Any, datatype: str, model: str, name: str) -> tuple[str, Arra
             fitting = array.astype(dtype)
         if (fitting == array).all():
             return datatype, fitting
+    if dtype == np.uint64 and isinstance(data, list):  # numpy alone takes its upper half among others for floats
+        items = np.asarray(data, object).reshape(-1).tolist()
+        if all(type(each) is int for each in items) and min(items) >= 0:
+            return datatype, np.array(items, dtype)
     return _natural(data, model, name)
 
 
@@ -316,3 +291,58 @@ def _plain(value: Any) -> Any:
 
 def _header(value: Any) -> str:
     return value if type(value) is str else str(_plain_tree(value))
+
+
+# -- the original package --
+
+
+class Original:
+    """Makes values of the original package, as the stand-in's own functions make ours."""
+
+    def __init__(self, types: Any) -> None:
+        self._types = types
+
+    def parameters(self, values: Parameters, headers: Mapping[str, str] | None = None) -> Any:
+        """Parameters, with `headers` in place of any there."""
+        given = dict(values)
+        if headers is not None:
+            given[_HEADERS] = dict(headers)
+        return self._types.Parameters.model_construct(**given)
+
+    def request_input(
+        self, name: str, datatype: str, array: Array, *, parameters: Any = None, nulls: bool = True, text: bool = False
+    ) -> Any:
+        """An input; `nulls` lists NaN as None, `text` lists bytes as text."""
+        data = array.ravel().tolist()
+        if datatype == "BYTES":
+            data = [_text(each) for each in data] if text else data
+        elif array.dtype.kind == "f" and nulls and np.isnan(array).any():
+            data = [None if math.isnan(each) else each for each in data]
+        optional = {"parameters": parameters} if parameters is not None else {}
+        return self._types.RequestInput.model_construct(
+            name=name,
+            shape=[*array.shape],
+            datatype=datatype,
+            data=self._types.TensorData.model_construct(data),
+            **optional,
+        )
+
+    def request_output(self, name: str, *, parameters: Any = None) -> Any:
+        """An output that is asked for."""
+        return self._types.RequestOutput.model_construct(name=name, parameters=parameters)
+
+    def request(self, inputs: list[Any], **others: Any) -> Any:
+        """A request."""
+        set_ = {name: value for name, value in others.items() if value is not None}
+        return self._types.InferenceRequest.model_construct(inputs=inputs, **set_)
+
+    def held(self, data: Any) -> Array | None:
+        """The array behind an output's data: the original holds lists."""
+        return None
+
+
+def _text(item: Any) -> Any:
+    try:
+        return item.decode() if isinstance(item, bytes) else item
+    except UnicodeDecodeError:
+        return item
