@@ -40,6 +40,7 @@ def loaded(kind, **parameters):
         (Measurement(is_async=True), "inline"),
         (Measurement(predict_seconds=0.000004, streams=True), "thread"),
         (Measurement(is_async=True, streams=True), "inline"),
+        (Measurement(is_async=True, environment="/e"), "process"),
     ],
 )
 def test_auto(measured, expected):
@@ -62,6 +63,10 @@ def test_a_wish_is_met(wanted):
         (Measurement(is_async=True), "thread", "async predict runs 'inline'"),
         (Measurement(streams=True), "inline", "cannot run 'inline'"),
         (Measurement(), "proces", "expected auto, inline, thread or process"),
+        (Measurement(environment="/e"), "proces", "expected auto, inline, thread or process"),
+        (Measurement(environment="/e"), "inline", r"has an environment \(/e\).* choose 'process' or 'auto'"),
+        (Measurement(environment="/e"), "thread", "placement 'thread' is in the server's own process"),
+        (Measurement(environment="/e", movable=False), "auto", "object in memory"),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_an_error(measured, wanted, message):

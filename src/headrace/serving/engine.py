@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from headrace.errors import DeadlineExceeded, ModelNotReady, NotFound, SettingsError
+from headrace.errors import DeadlineExceeded, ModelNotReady, NotFound
 from headrace.payload import (
     Infer,
     InferenceRequest,
@@ -28,6 +28,7 @@ from headrace.payload import (
     RouteResponse,
     Signature,
     Tensor,
+    Trace,
 )
 from headrace.runtimes.base import Runtime
 from headrace.serving import placement as placing
@@ -170,18 +171,20 @@ class Engine:
 
     async def _infer_whole(self, request: InferenceRequest) -> InferenceResponse:
         """Submit as it came, complete what comes back."""
+        response: InferenceResponse = await self._submit(self._decoder.decode(request), request.deadline, request.trace)
+        return completed(response, request, self.name, self.version)
+
+    async def _submit(self, call: Call, deadline: float | None, trace: Trace | None = None) -> Any:
         batcher = self._batcher
         assert batcher is not None
-        deadline = request.deadline
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineExceeded(f"model '{self.name}': the deadline of the request passed before predict")
-        future = batcher.submit(self._decoder.decode(request), deadline, request.trace)
+        future = batcher.submit(call, deadline, trace)
         try:
-            response: InferenceResponse = await future
+            return await future
         finally:
             if not future.done():
                 future.cancel()
-        return completed(response, request, self.name, self.version)
 
     async def _not_started(self, request: InferenceRequest) -> InferenceResponse:
         raise ModelNotReady(f"model '{self.name}' is not ready: {self._refuses}")
@@ -212,18 +215,9 @@ class Engine:
         Raises:
             NotFound: the model has no such route.
         """
-        batcher = self._batcher
-        if batcher is None or all(route.name != request.route for route in self.routes):
+        if self._batcher is None or all(route.name != request.route for route in self.routes):
             raise NotFound(f"model '{self.name}' has no route {request.route!r}")
-        deadline = request.deadline
-        if deadline is not None and deadline <= time.monotonic():
-            raise DeadlineExceeded(f"model '{self.name}': the deadline of the request passed before the model saw it")
-        future = batcher.submit(Call({}, request=request), deadline)
-        try:
-            response: RouteResponse = await future
-        finally:
-            if not future.done():
-                future.cancel()
+        response: RouteResponse = await self._submit(Call({}, request=request), request.deadline)
         return response
 
     # -- start and close --
@@ -236,16 +230,9 @@ class Engine:
             SettingsError: a setting asks for what this model cannot have.
         """
         movable = self._model is None
-        if self._spec.environment and self._wanted in ("inline", "thread"):
-            raise SettingsError(
-                f"model '{self.name}': placement {self._wanted!r} is in the server's own process, but the model has an "
-                f"environment ({self._spec.environment}), which needs one of its own; choose 'process' or 'auto'"
-            )
         if self._wanted == "process" or self._spec.environment:
-            measured = placing.Measurement(movable=movable)
-            self.choice = placing.choose(measured, "process", model=self.name)
-            if self._wanted != "process":
-                self.choice = msgspec.structs.replace(self.choice, reason="it has an environment of its own")
+            measured = placing.Measurement(movable=movable, environment=self._spec.environment)
+            self.choice = placing.choose(measured, self._wanted, model=self.name)
             await self._start_process()
         else:
             await self._start_here(movable=movable)

@@ -50,6 +50,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     streams: bool = False
     movable: bool = True
     """Another process can load it too: it has a path or a reference."""
+    environment: str = ""
+    """Folder of an environment of its own, whose Python is another process's; empty: none."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,13 +79,19 @@ def choose(measured: Measurement, wanted: str = "auto", *, model: str = "") -> C
     merges = seconds is None or seconds > DIRECT_SECONDS
     if wanted not in ("auto", "inline", "thread", "process"):
         raise SettingsError(f"model '{model}': placement {wanted!r}; expected auto, inline, thread or process")
-    if wanted == "process":
+    if measured.environment and wanted in ("inline", "thread"):
+        raise SettingsError(
+            f"model '{model}': placement {wanted!r} is in the server's own process, but the model has an environment "
+            f"({measured.environment}), whose Python needs a process of its own; choose 'process' or 'auto'"
+        )
+    if wanted == "process" or measured.environment:
         if not measured.movable:
             raise SettingsError(
                 f"model '{model}': placement 'process' needs a file or a module:Class that another process can load; "
                 f"this model is an object in memory: save it first, or choose 'thread'"
             )
-        return Choice(placement="process", reason="set", merges=not measured.is_async)
+        reason = "set" if wanted == "process" else "it has an environment of its own"
+        return Choice(placement="process", reason=reason, merges=not measured.is_async)
     if measured.is_async:
         if wanted == "thread":
             raise SettingsError(
