@@ -24,15 +24,19 @@ import msgspec
 import headrace
 from headrace.errors import SettingsError
 from headrace.monitoring import logs
-from headrace.monitoring.metrics import Metrics, measure
+from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
 from headrace.monitoring.tracing import Tracing
 from headrace.payload import EMPTY, Infer, InferStream, Route, Signature, Tensor, Visit
 from headrace.protocols import v2_control, v2_rest
+from headrace.routing import mlserver_answers
+from headrace.routing.cache import Cache
 from headrace.runtimes import recognise
 from headrace.security import load_policy
+from headrace.server.cors import Cors, CorsSettings
 from headrace.server.grpc import GrpcServer
-from headrace.server.http import HttpLimits, HttpServer
+from headrace.server.http import Handler, HttpLimits, HttpServer
 from headrace.server.metrics import handler as metrics_handler
+from headrace.server.metrics import timed
 from headrace.server.rest import Rest, RestSettings
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.digest import digest
@@ -53,7 +57,9 @@ class LoadedModel(msgspec.Struct, frozen=True):
     engine: Engine
     infer: Infer
     infer_stream: InferStream | None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
+    closed: Callable[[], None]
+    """Called once the engine is closed."""
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -78,6 +84,7 @@ class LoadedModel(msgspec.Struct, frozen=True):
     async def close(self, drain_seconds: float) -> None:
         """Let what is in flight end, then unload."""
         await self.engine.close(drain_seconds)
+        self.closed()
 
 
 class App:
@@ -107,7 +114,11 @@ class App:
         self._specs, self._problems = list(specs), list(problems)
         aliases = settings.metrics.aliases
         self.models = Models()
-        self.metrics = Metrics(mlserver_names=aliases in {"mlserver", "all"}, kserve_names=aliases in {"kserve", "all"})
+        self.metrics = Metrics(
+            mlserver_names=aliases in {"mlserver", "all"},
+            kserve_names=aliases in {"kserve", "all"},
+            rest_prefix=settings.metrics.rest_prefix,
+        )
         self.http_port: int | None = None
         self.grpc_port: int | None = None
         self.metrics_port: int | None = None
@@ -149,7 +160,8 @@ class App:
             self._tracing = Tracing(
                 endpoint=settings.tracing.otlp_endpoint,
                 sample_ratio=settings.tracing.sample_ratio,
-                service_name="headrace",
+                service_name=settings.server.name,
+                protocol=settings.tracing.protocol,
             )
         await self._listen(settings)
         await self._repository.start(self._specs, self._problems)
@@ -170,23 +182,29 @@ class App:
             self.models,
             self._repository,
             RestSettings(
-                server_version=headrace.__version__,
+                server_name=settings.server.name,
+                server_version=settings.server.version or headrace.__version__,
+                server_extensions=settings.server.extensions,
+                root_path=settings.http.root_path,
                 max_body_bytes=settings.http.max_body_bytes,
+                compress=settings.http.compress,
+                compress_min_bytes=settings.http.compress_min_bytes,
                 access_log=settings.log.access,
             ),
             statistics=self._statistics,
             counts=self.metrics.http,
             traces=self._tracing,
         )
-        self._http = HttpServer(rest, limits=limits, refused=self.metrics.refused)
+        self._http = HttpServer(self._around(rest), limits=limits, refused=self.metrics.refused)
         with _taken(host, settings.http.port, "http.port"):
             self.http_port = await self._http.start(host, settings.http.port, tls=_tls(settings))
         if settings.grpc.enabled:
             self._grpc = GrpcServer(
                 self.models,
                 self._repository,
-                name="headrace",
-                version=headrace.__version__,
+                name=settings.server.name,
+                version=settings.server.version or headrace.__version__,
+                extensions=settings.server.extensions,
                 max_message_bytes=settings.grpc.max_message_bytes,
                 request_timeout_seconds=settings.http.request_timeout_seconds,
                 statistics=self._statistics,
@@ -196,7 +214,9 @@ class App:
             with _taken(host, settings.grpc.port, "grpc.port"):
                 self.grpc_port = await self._grpc.start(host, settings.grpc.port, ssl=_tls(settings))
         if settings.metrics.enabled:
-            self._scrapes = HttpServer(metrics_handler(self._render_metrics), limits=HttpLimits(max_body_bytes=1))
+            self._scrapes = HttpServer(
+                metrics_handler(self._render_metrics, path=settings.metrics.path), limits=HttpLimits(max_body_bytes=1)
+            )
             with _taken(host, settings.metrics.port, "metrics.port"):
                 self.metrics_port = await self._scrapes.start(host, settings.metrics.port)
 
@@ -227,7 +247,13 @@ class App:
             if engine is not None and served.infer is infer:
                 self.models.changed(served, State.READY if ready else State.UNAVAILABLE, reason)
 
-        runtime_spec, warm_up = await asyncio.to_thread(_prepare, spec, self._settings)
+        def closed() -> None:
+            if not any(
+                served.infer is not None for served in self.models.versions(spec.name) if served.version == spec.version
+            ):
+                self.metrics.forget(spec.name, spec.version)
+
+        runtime_spec, warm_up, warnings = await asyncio.to_thread(_prepare, spec, self._settings)
         engine = await load_engine(
             runtime_spec,
             model=spec.model,
@@ -239,12 +265,65 @@ class App:
             observer=counted,
             on_state=changed,
         )
-        infer = measure(engine.infer, counted)
+        infer, stream = self._wrapped(spec, engine, counted)
         counted.load_seconds = time.monotonic() - started
-        return LoadedModel(engine, infer, engine.infer_stream if engine.streams else None, spec.warnings)
+        return LoadedModel(engine, infer, stream, (*spec.warnings, *warnings), closed)
+
+    def _wrapped(self, spec: ModelSpec, engine: Engine, counted: ModelMetrics) -> tuple[Infer, InferStream | None]:
+        """What stands between the routing table and a model, from the inside: cache, another server's form, counts."""
+        infer = engine.infer
+        stream: InferStream | None = engine.infer_stream if engine.streams else None
+        if spec.cache is not None:
+            cache = Cache(
+                infer,
+                model=spec.name,
+                version=spec.version,
+                max_entries=spec.cache.max_entries,
+                max_bytes=spec.cache.max_bytes,
+                ttl_seconds=spec.cache.ttl_seconds,
+            )
+            counted.attach(cache)
+            infer = cache.infer
+        if spec.dialect == "mlserver":
+            form: dict[str, Any] = {
+                "model": spec.name,
+                "version": spec.version,
+                "server_name": self._settings.server.name,
+                "namespace": _namespace(),
+                "platform": engine.signature.platform,
+                "whole": spec.runtime == "mlserver",
+                "faithful": self._settings.compat.answers == "mlserver",
+            }
+            infer = mlserver_answers.answers(infer, **form)
+            stream = mlserver_answers.answers_stream(stream, **form) if stream is not None else None
+        counted.parallel = engine.placement == "process"
+        return measure(infer, counted), stream
+
+    def _around(self, rest: Rest) -> Handler:
+        """The REST surface behind what only some settings ask for."""
+        settings = self._settings
+        handler: Handler = rest
+        if self.metrics.rest_times is not None:
+            handler = timed(
+                handler,
+                self.metrics.rest_times,
+                root_path=settings.http.root_path,
+                own=lambda: [route.path for served in self.models for route in served.routes],
+            )
+        cors = CorsSettings(
+            allow_origins=settings.http.cors_allow_origins,
+            allow_origin_regex=settings.http.cors_allow_origin_regex,
+            allow_methods=settings.http.cors_allow_methods,
+            allow_headers=settings.http.cors_allow_headers,
+            expose_headers=settings.http.cors_expose_headers,
+            allow_credentials=settings.http.cors_allow_credentials,
+            max_age_seconds=settings.http.cors_max_age_seconds,
+        )
+        return Cors(handler, cors) if cors.enabled else handler
 
     def _statistics(self, served: Served) -> v2_control.Statistics:
-        counted = self.metrics.model(served.name, served.version)
+        counted = self.metrics.find(served.name, served.version) or ModelMetrics(served.name, served.version)
+        hits, misses, _ = counted.cache_totals()
         return v2_control.Statistics(
             name=served.name,
             version=served.version,
@@ -255,6 +334,8 @@ class App:
             fail=v2_control.Duration(*counted.failures()),
             queue=v2_control.Duration(counted.executed_requests, counted.queue_ns),
             compute_infer=v2_control.Duration(counted.predict.count(), counted.predict.total),
+            cache_hit=v2_control.Duration(hits, 0),
+            cache_miss=v2_control.Duration(misses, 0),
             batches=tuple(
                 v2_control.BatchStatistics(batch_size=rows, compute_infer=v2_control.Duration(count, nanoseconds))
                 for rows, (count, nanoseconds) in sorted(counted.batches.items())
@@ -263,7 +344,9 @@ class App:
 
     def _render_metrics(self) -> bytes:
         for served in self.models:
-            self.metrics.model(served.name, served.version).ready = served.state is State.READY
+            counted = self.metrics.find(served.name, served.version)
+            if counted is not None:
+                counted.ready = served.state is State.READY
         return self.metrics.render()
 
 
@@ -297,7 +380,7 @@ def run(
     """
     import uvloop
 
-    logs.configure(style=settings.log.format, level=settings.log.level)
+    logs.configure(style=settings.log.format, level=settings.log.level, config=settings.log.config_file)
 
     async def serve() -> bool:
         """Whether everything that began has ended."""
@@ -338,8 +421,10 @@ def run(
     return 0
 
 
-def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tuple[Tensor, ...]]]:
-    """What the engine needs of a model, files read: blocks."""
+def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tuple[Tensor, ...]], tuple[str, ...]]:
+    """What the engine needs of a model, files read, its environment built where it is to have one; and what to warn
+    of. Blocks.
+    """
     defaults = settings.models
     runtime, allowed, fingerprint = spec.runtime, None, ""
     optimize = _unless_set(spec.optimize, "auto", defaults.optimize)
@@ -369,7 +454,15 @@ def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tup
         outputs=spec.outputs,
     )
     samples = [v2_rest.parse(body, model_name=spec.name).inputs for body in warm_up_bodies(spec)]
-    return runtime_spec, samples
+    return runtime_spec, samples, ()
+
+
+def _namespace() -> str:
+    """Of the Kubernetes pod this runs in, where a pod finds it; empty elsewhere."""
+    try:
+        return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _fingerprint(model: Any) -> str:
