@@ -193,6 +193,23 @@ async def test_an_answer_that_is_no_response_fails(load, placement):
     assert values(await engine.infer(request(parameters={"answer": "text"}))) == [["text", b"bytes"]]
 
 
+@pytest.mark.parametrize("placement", PLACES)
+@pytest.mark.parametrize("kind", ["Whole", "Fussy"])
+async def test_a_failure_of_the_models_code_is_shown_once(load, capfd, caplog, placement, kind):
+    """The log has the traceback of each place that failed, once; what the model refuses on purpose is not in it."""
+    engine = await load(kind, placement=placement)
+    infinite = Tensor("x", "FP32", np.full((1, 4), np.inf, np.float32))
+    for how in ("value", "teapot", "value"):
+        sent = InferenceRequest(model_name="m", inputs=(infinite,), parameters={"fail": how})
+        with pytest.raises(RuntimeFailed):
+            await engine.infer(sent)
+    await engine.close(1)
+    told = capfd.readouterr().err + caplog.text
+    assert told.count("Traceback (most recent call last)") == 1
+    assert ("ValueError: not" if kind == "Whole" else "RuntimeError: cannot") in told
+    assert "teapot" not in told
+
+
 async def test_an_answer_that_cannot_cross_fails_alone(load):
     """A parameter of a class that only the worker knows is an error of that request, not the end of the process."""
     engine = await load(placement="process")

@@ -35,7 +35,7 @@ from headrace.serving import placement as placing
 from headrace.serving.batching import ARRAYS, Batcher, Batching, Lane, record
 from headrace.serving.build import RuntimeSpec, begin, build
 from headrace.serving.decoding import Call, Decoder
-from headrace.serving.execution import Execution, failed
+from headrace.serving.execution import Execution
 from headrace.serving.lanes import AsyncLane, InlineLane, ThreadLane
 from headrace.serving.observer import Observer, Silent
 from headrace.serving.whole import MERGING, WholeDecoder, completed
@@ -123,11 +123,12 @@ class Engine:
             took = time.perf_counter_ns() - began
             tensors = execution.encode(answer, call.outputs, call.rows)
         except (Exception, SystemExit) as exc:
-            self._observer.failed(requests=1, queue_ns=0, predict_ns=time.perf_counter_ns() - began)
-            error = failed(self.name, exc)
-            if error is exc:
+            outcome = execution.failure(exc, time.perf_counter_ns() - began)
+            self._observer.failed(requests=1, queue_ns=0, predict_ns=outcome.predict_ns)
+            assert outcome.error is not None
+            if outcome.error is exc:
                 raise
-            raise error from exc
+            raise outcome.error from exc
         self._observer.executed(requests=1, rows=call.rows if call.rows > 0 else 1, queue_ns=0, predict_ns=took)
         if request.trace is not None:
             record(request.trace, began, began, began + took)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -38,7 +39,10 @@ _SEPARABLE: Final = (InvalidRequest, ValueError, TypeError, LookupError, Arithme
 FRAME: Final = ""
 """The name of the one value that a request-level content type makes of all inputs."""
 _LEAST_OWN_FAULT: Final = 500  # below this status a ModelError blames the input
+_PLACES_KEPT: Final = 64  # failures of one model that are shown with their traceback
 _TEXT_KEPT: Final = 1000  # characters of a foreign exception; some carry the whole input
+
+_log: Final = logging.getLogger(__name__)
 
 Logged: TypeAlias = tuple[tuple[str, str, float], ...]
 """Metric name, description, value."""
@@ -78,6 +82,7 @@ class Execution:
         self._bf16 = frozenset(each.name for each in signature.outputs if each.datatype == "BF16")
         self.takes_arrays = not self._takes and not signature.content_type
         """What the model takes are the arrays as they come: `values` has nothing to do."""
+        self._shown: set[tuple[type, str, int]] = set()
 
     def attempt(self, call: Call) -> Outcome:
         """Predict, or visit where the call is of a route, and never raise."""
@@ -170,8 +175,24 @@ class Execution:
 
     def failure(self, exc: BaseException, predict_ns: int) -> Outcome:
         """What a predict that raised amounts to."""
-        separable = isinstance(exc, _SEPARABLE) or (isinstance(exc, ModelError) and exc.status < _LEAST_OWN_FAULT)
-        return Outcome((), predict_ns, failed(self.model, exc), separable, logged=tuple(self.runtime.logged()))
+        error = failed(self.model, exc)
+        blames_input = isinstance(error, ModelError) and error.status < _LEAST_OWN_FAULT
+        if isinstance(error, RuntimeFailed) and not blames_input and error.__cause__ is not None:
+            self._show(error.__cause__)
+        separable = blames_input or isinstance(exc, _SEPARABLE)
+        return Outcome((), predict_ns, error, separable, logged=tuple(self.runtime.logged()))
+
+    def _show(self, cause: BaseException) -> None:
+        """Log a failure of the model's code with its traceback, of which callers see one line; once for each place."""
+        step = cause.__traceback__
+        while step is not None and step.tb_next is not None:
+            step = step.tb_next
+        place = (type(cause), step.tb_frame.f_code.co_filename, step.tb_lineno) if step else (type(cause), "", 0)
+        if place not in self._shown and len(self._shown) < _PLACES_KEPT:
+            self._shown.add(place)
+            _log.warning(
+                "model '%s' failed; further failures at this place are told by a line", self.model, exc_info=cause
+            )
 
     def stream(self, call: Call) -> Any:
         """The model's own iterator of partial answers, an async one where the runtime is."""
