@@ -22,6 +22,7 @@ from headrace.cli import output
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
+    from headrace.serving.dialects.base import Survey
     from headrace.serving.spec import ModelSpec
     from headrace.settings import Settings
 
@@ -37,6 +38,7 @@ EXTRAS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
         "pandas": ("pandas>=2.1",),
         "optimize": ("onnxruntime>=1.19", "onnx>=1.17", "skl2onnx>=1.18", "onnxmltools>=1.13"),
         "grpc-client": ("grpcio>=1.66",),
+        "mlserver": ("pydantic>=2.7", "fastapi>=0.110", "pandas>=2.1"),
         "tracing": ("opentelemetry-sdk>=1.25", "opentelemetry-exporter-otlp-proto-http>=1.25"),
     }
 )
@@ -54,6 +56,7 @@ SERVES: Final[Mapping[str, str]] = MappingProxyType(
         "pandas": "models that take a DataFrame",
         "optimize": "faster engines for scikit-learn, LightGBM and XGBoost models",
         "grpc-client": "asking other servers over gRPC",
+        "mlserver": "classes written for MLServer",
         "tracing": "OpenTelemetry spans",
     }
 )
@@ -84,8 +87,8 @@ class Finding:
 def command(paths: tuple[str, ...], config: str | None, load: bool, as_json: bool) -> None:
     """Say what is installed, what can be served, and what is wrong.
 
-    With PATHs: which models are found in them, by which runtime and why, and whether each one loads. Exit code 1 when
-    something is wrong.
+    With PATHs: which models are found in them, by which runtime and why, and whether each one loads; of folders made
+    for MLServer also what of their settings is not honoured. Exit code 1 when something is wrong.
 
     \b
     Examples:
@@ -93,7 +96,7 @@ def command(paths: tuple[str, ...], config: str | None, load: bool, as_json: boo
       headrace doctor models/
       headrace doctor model.joblib --no-load
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    findings = [*machine(), *extras(), *server(config)]
+    findings = [*machine(), *extras(), *server(config, paths)]
     with output.working("looking at the models"):
         findings += [finding for path in paths for finding in model(path, load=load)]
     wrong = any(finding.state == "wrong" for finding in findings)
@@ -141,14 +144,21 @@ def extras() -> Iterator[Finding]:
             yield Finding(about="extra", name=extra, state="ok", detail=f"{SERVES[extra]} ({', '.join(versions)})")
 
 
-def server(config: str | None) -> Iterator[Finding]:
-    """Settings, ports and the cache folder."""
+def server(config: str | None, paths: Sequence[str] = ()) -> Iterator[Finding]:
+    """Settings, ports and the cache folder, as a server of these paths would have them."""
     from headrace import settings as settings_
+    from headrace.cli.serve import foreign_settings
     from headrace.cli.settings import read_config
 
     try:
+        foreign, _ = foreign_settings(paths)
         loaded = settings_.load(
-            settings_.Settings(), read_config(config), os.environ, {}, file_name=config or "server.yaml"
+            settings_.Settings(),
+            read_config(config),
+            os.environ,
+            {},
+            file_name=config or "server.yaml",
+            foreign=foreign,
         )
     except HeadraceError as exc:
         yield Finding(about="server", name="settings", state="wrong", detail=str(exc))
@@ -161,33 +171,75 @@ def server(config: str | None) -> Iterator[Finding]:
 
 
 def model(path: str, *, load: bool) -> Iterator[Finding]:
-    """The models at a path: the runtime of each and why, and whether it loads."""
+    """The models at a path: the runtime of each and why, what of its settings is not honoured, and whether it loads."""
+    from headrace.cli.serve import foreign_settings
     from headrace.serving import discovery
 
     try:
-        specs = discovery.discover([path])
+        changed, warnings = foreign_settings([path])
     except HeadraceError as exc:
-        yield Finding(about="model", name=path, state="wrong", detail=" ".join(str(exc).split()))
+        yield Finding(about="model", name=path, state="wrong", detail=_line(exc))
         return
-    for spec in specs:
-        name = f"{spec.name}/{spec.version}" if spec.version else spec.name
-        found = f"{spec.runtime}: {spec.evidence}" if spec.evidence else spec.runtime
-        yield Finding(about="model", name=name, state="ok", detail=found)
-        if load:
-            yield from _load(name, spec)
+    found = discovery.survey([path])
+    if any(spec.dialect for spec in found.specs):
+        keys = ", ".join(sorted(changed))
+        yield Finding(about="model", name=path, state="ok", detail=f"made for MLServer; what it sets here: {keys}")
+    for text in (*warnings, *found.warnings):
+        yield Finding(about="model", name=path, state="warning", detail=text)
+    for problem in found.problems:
+        name = path if _is_alone(found) else _shown(problem.name, problem.version)
+        yield Finding(about="model", name=name, state="wrong", detail=_line(problem.error))
+    for spec in found.specs:
+        yield from _model(spec, load=load)
+
+
+def _model(spec: ModelSpec, *, load: bool) -> Iterator[Finding]:
+    name = _shown(spec.name, spec.version)
+    found = f"{spec.runtime}: {spec.evidence}" if spec.evidence else spec.runtime
+    yield Finding(about="model", name=name, state="ok", detail=found)
+    for text in spec.warnings:
+        yield Finding(about="model", name=name, state="warning", detail=text)
+    if spec.runtime == "mlserver":
+        from headrace.serving.dialects import mlserver
+
+        absent = mlserver.find_class(spec.reference, spec.parameters["search_path"])
+        if absent:
+            yield Finding(about="model", name=name, state="wrong", detail=absent)
+            return
+        detail = f"class {spec.reference} is there"
+        yield Finding(about="model", name=name, state="ok", detail=detail)
+    if load:
+        yield from _load(name, spec)
+
+
+def _is_alone(found: Survey) -> bool:
+    """Whether what is wrong is all that there is: then the path names it best."""
+    return not found.specs and len(found.problems) == 1
+
+
+def _shown(name: str, version: str) -> str:
+    return f"{name}/{version}" if version else name
+
+
+def _line(error: HeadraceError) -> str:
+    return " ".join(str(error).split())
 
 
 def _load(name: str, spec: ModelSpec) -> Iterator[Finding]:
+    import msgspec
+
     from headrace import notebook
     from headrace import settings as settings_
 
     quiet = {"grpc.enabled": False, "metrics.enabled": False, "http.port": 0}
     settings = settings_.load(settings_.Settings(), "", {}, quiet)
-    server = notebook.Server(settings, [spec])
+    # In our own words and at once: the question is whether it loads.
+    plain = msgspec.structs.replace(spec, dialect="", declared={}, warnings=(), load_at_start=True)
+    server = notebook.Server(settings, [plain])
     try:
         server.start()
     except HeadraceError as exc:
-        yield Finding(about="model", name=name, state="wrong", detail=" ".join(str(exc).split()))
+        yield Finding(about="model", name=name, state="wrong", detail=_line(exc))
         return
     with server:
         metadata = server.client.metadata(spec.name, version=spec.version)

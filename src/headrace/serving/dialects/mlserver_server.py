@@ -237,6 +237,7 @@ _NOT_HONOURED: Final[Mapping[str, Callable[[Any], str]]] = MappingProxyType(
         "model_repository_implementation": lambda name: (
             "" if name in {None, *_OWN_REPOSITORIES} else "models are found by their files alone"
         ),
+        "model_repository_implementation_args": lambda given: "no repository class of your own is run" if given else "",
         "environments_dir": lambda _: "environments are kept under models.cache_dir",
         "metrics_dir": lambda _: "metrics need no files here, with worker processes either",
         "kafka_enabled": lambda is_on: "there is no Kafka here yet; REST and gRPC are served" if is_on else "",
