@@ -29,10 +29,11 @@ FOLDERS = Path(__file__).parent / "mlserver_folders"
 @pytest.fixture(autouse=True)
 def process():
     """The import path and its finders as they were; the stand-in itself may stay imported."""
+    compat.remove()
     before = list(sys.path), list(sys.meta_path)
     yield
-    assert (sys.path, [each for each in sys.meta_path if each in before[1]]) == before
     compat.remove()
+    assert (sys.path, sys.meta_path) == before
 
 
 def source_of(folder, **parameters):
@@ -139,6 +140,23 @@ async def test_the_signature_is_what_load_declared_and_batchable_by_settings():
         assert runtime.signature.platform == "mlserver"
 
 
+async def test_metadata_of_the_models_own_is_the_signature(tmp_path):
+    """A model that overrides metadata is described by what it answers."""
+    code = """
+from mlserver import MLModel
+from mlserver.types import MetadataModelResponse, MetadataTensor
+
+class M(MLModel):
+    async def metadata(self):
+        tensor = MetadataTensor(name="x", datatype="INT8", shape=[2])
+        return MetadataModelResponse(name=self.name, platform="mine", inputs=[tensor])
+"""
+    async with served(write(tmp_path / "m", code)) as runtime:
+        assert runtime.signature.platform == "mine"
+        assert runtime.signature.inputs == (TensorSpec(name="x", datatype="INT8", shape=(2,)),)
+        assert runtime.signature.outputs == ()
+
+
 async def test_the_request_codec_of_the_settings_is_in_the_signature():
     """parameters.content_type is the signature's content type."""
     async with served(FOLDERS / "frames") as runtime:
@@ -228,7 +246,7 @@ def test_a_model_that_never_began_is_not_asked_to_unload(tmp_path):
         ("this is no Python", "models.M", "SyntaxError"),
         (None, "models.M", "No module named 'models'"),
         ("", "M", "names no class"),
-        ("from mlserver_sklearn import SKLearnModel", "models.M", "run: pip install mlserver-sklearn"),
+        ("from mlserver_unheard_of import Model", "models.M", "run: pip install mlserver-unheard-of"),
         (HEAD + "class M(MLModel): ...", "models.M", None),
     ],
     ids=[

@@ -102,6 +102,32 @@ async def test_a_plain_method_takes_a_pydantic_body(body, status, answered):
         assert (answer.status, json.loads(answer.body)) == (status, answered)
 
 
+async def test_a_handler_may_answer_what_predict_answers(tmp_path):
+    """A handler that takes and gives MLServer's own types reads and answers their JSON."""
+    (tmp_path / "models.py").write_text("""
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.handlers import custom_handler
+from mlserver.types import InferenceRequest, InferenceResponse
+
+class M(MLModel):
+    @custom_handler(rest_path="/again")
+    async def again(self, payload: InferenceRequest) -> InferenceResponse:
+        return await self.predict(payload)
+
+    async def predict(self, payload):
+        x = self.decode(payload.inputs[0], default_codec=NumpyCodec)
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", x * 2)])
+""")
+    (tmp_path / "model-settings.json").write_text('{"name": "m", "implementation": "models.M"}')
+    body = b'{"inputs": [{"name": "x", "shape": [2, 1], "datatype": "INT64", "data": [1, 2]}]}'
+    async with served(tmp_path) as runtime:
+        answer = await visit(runtime, "POST /again", body=body)
+        assert answer.status == 200
+        (output,) = json.loads(answer.body)["outputs"]
+        assert (output["shape"], output["datatype"], output["data"]) == ([2, 1], "INT64", [2, 4])
+
+
 async def test_a_streaming_response_comes_whole():
     """What a handler streams is collected."""
     async with served(FOLDERS / "shop") as runtime:

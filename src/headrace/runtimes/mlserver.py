@@ -154,7 +154,12 @@ class MlserverRuntime(Runtime):
         if handlers:
             self._visitors = Visitors(handlers, self._package.error)
             self.routes = self._visitors.routes
-        return self._describe()
+        if not _overrides(model, base, "metadata"):
+            return self._describe()
+        try:
+            return self._describe(await self._in_context(model.metadata))
+        except Exception as error:
+            raise LoadFailed(f"{self.source.reference}.metadata: {_said(error)}") from error
 
     async def end(self) -> None:
         """Await the model's `unload`."""
@@ -283,13 +288,14 @@ class MlserverRuntime(Runtime):
         if isinstance(error, (ValueError, OverflowError)) and _while_decoding(error):
             raise InvalidRequest(f"an input cannot be decoded: {error}") from error
 
-    def _describe(self) -> Signature:
+    def _describe(self, metadata: Any = None) -> Signature:
+        """What is known: of the model's own `metadata`, where it has one, else of itself."""
         model, settings = self._model, self._settings
         tagged = settings.parameters.content_type if settings.parameters is not None else None
         return Signature(
-            platform=settings.platform or "mlserver",
-            inputs=_specs(model.inputs),
-            outputs=_specs(model.outputs),
+            platform=(metadata or settings).platform or "mlserver",
+            inputs=_specs((metadata or model).inputs),
+            outputs=_specs((metadata or model).outputs),
             strict=False,
             batchable=settings.max_batch_size > 1 and settings.max_batch_time > 0,
             content_type=tagged or "",
@@ -366,11 +372,6 @@ def _explained(reference: str, error: LoadFailed) -> LoadFailed:
     if package.startswith("mlserver_"):
         return LoadFailed(
             f"{reference} builds on {name}, which is not installed; run: pip install {package.replace('_', '-')}"
-        )
-    if package == "mlserver":
-        return LoadFailed(
-            f"{reference} imports {name}, which headrace does not provide; run: pip install mlserver, and leave "
-            "`compat.mlserver_package` at auto"
         )
     return LoadFailed(str(error))
 

@@ -161,7 +161,8 @@ class OwnCode:
         for folder in reversed(self._folders):
             sys.path.insert(0, str(folder))
         sys.meta_path.insert(0, self._finder)
-        importlib.invalidate_caches()
+        if not self._registered:  # the files may be newer than what the import system remembers of the folder
+            importlib.invalidate_caches()
 
     def _leave(self) -> None:
         sys.meta_path.remove(self._finder)
