@@ -115,7 +115,7 @@ def keep(
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (
             _locked(place, doing=doing, progress=progress, timeout_seconds=timeout_seconds, cancel=cancel) as lock,
-            open(_log(place), "w", encoding="utf-8", opener=_private) as log,,
+            open(_log(place), "w", encoding="utf-8", opener=_private) as log,
         ):
             if record(place) is not None:  # made by another while this one waited
                 return place
