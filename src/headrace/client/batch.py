@@ -36,7 +36,6 @@ from headrace.errors import HeadraceError, InvalidRequest, ModelNotFound, ModelN
 TEMPORARY: Final = frozenset({408, 429, 502, 503, 504})
 """Statuses after which the same request is sent again."""
 
-_FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 _LONGEST_HEEDED_SECONDS: Final = 600.0
 """The longest Retry-After that is waited for."""
@@ -61,6 +60,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Consecutive lines that may go as one request."""
     retries: int = 3
     """Further tries of a request that failed for a while: 408, 429, 502, 503, 504, a time-out, a broken connection."""
+    pause_seconds: float = 0.5
+    """Before the second try; doubled before each further one, up to 30 s, with jitter."""
     timeout_seconds: float = 60.0
     """For one try."""
     interval_seconds: float = 0.0
@@ -232,15 +233,16 @@ def run(
         return runner.run(batch.run(report, report_seconds))
 
 
-def pause_seconds(tries: int, retry_after: float, *, chance: float) -> float:
+def pause_seconds(first: float, tries: int, retry_after: float, *, chance: float) -> float:
     """How long to wait before the next try: doubled each time, with jitter, and not less than the server asks.
 
     Args:
+        first: The pause after the first try, without jitter.
         tries: Tries that have failed, from 1.
         retry_after: What the server asks for; 0: nothing.
         chance: From 0 to 1, at random.
     """
-    longest = min(_FIRST_PAUSE_SECONDS * 2 ** (tries - 1), _LONGEST_PAUSE_SECONDS)
+    longest = min(first * 2 ** min(tries - 1, 30), _LONGEST_PAUSE_SECONDS)
     jitter = longest * (0.5 + 0.5 * chance)
     asked = min(retry_after, _LONGEST_HEEDED_SECONDS)
     return float(jitter if asked <= 0 else max(jitter, asked * (1 + 0.1 * chance)))
@@ -434,7 +436,8 @@ class _Batch:
             except Temporary as exc:
                 wrong = exc
             else:
-                text = error_text(answer.body) if answer.body else f"HTTP status {answer.status}"
+                said = b'"error"' in answer.body or b'"detail"' in answer.body
+                text = error_text(answer.body) if said else f"HTTP status {answer.status}"
                 if answer.status == 404:
                     raise ModelNotFound(text)
                 if answer.status in {401, 403}:
@@ -445,7 +448,7 @@ class _Batch:
             if tries > self._options.retries:
                 raise wrong
             self._retries += 1
-            await asyncio.sleep(pause_seconds(tries, after, chance=_chance()))
+            await asyncio.sleep(pause_seconds(self._options.pause_seconds, tries, after, chance=_chance()))
 
     # -- asking --
 
@@ -523,7 +526,8 @@ class _Batch:
             if isinstance(came, bytes) or not came.temporary or tries > self._options.retries:
                 return came
             self._retries += 1
-            if await self._pause(pause_seconds(tries, came.retry_after, chance=_chance())):
+            seconds = pause_seconds(self._options.pause_seconds, tries, came.retry_after, chance=_chance())
+            if await self._pause(seconds):
                 return None
         return None
 
