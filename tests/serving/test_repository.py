@@ -10,6 +10,7 @@ Left out: worker processes that die (the engine's tests), what discovery finds (
 
 import asyncio
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -120,7 +121,7 @@ class Loader:
         self.most = max(self.most, self.running)
         self.began.set()
         try:
-            text = spec.model if spec.model is not None else Path(spec.path).read_text()
+            text = spec.model if spec.model is not None else Path(spec.path or f"{spec.folder}/models.py").read_text()
             await asyncio.sleep(0)
             if spec.name in self.holds:
                 await self.holds[spec.name].wait()
@@ -693,6 +694,98 @@ async def test_a_mount_that_swaps_its_link_is_a_change(make, tmp_path):
 
 
 # -- close --
+
+
+def mlserver(name, version="", **others):
+    """A model-settings.json."""
+    parameters = {"version": version, "uri": "./model.pkl"}
+    implementation = others.pop("implementation", "mlserver_sklearn.SKLearnModel")
+    return json.dumps({"name": name, "implementation": implementation, "parameters": parameters, **others})
+
+
+async def test_settings_of_another_server_are_read_again(make):
+    """A load by name reads model-settings.json again; versions whose files disappeared are unloaded."""
+    files = {f"{v}/model-settings.json": mlserver("a", v) for v in "12"} | {
+        f"{v}/model.pkl": "MODEL " + v for v in "12"
+    }
+    house = await make(files).start()
+    assert await house.ask("a") == "2"
+    house.write({"2/model-settings.json": mlserver("a", "3", platform="x")})
+    await house.repository.load("a")
+    assert house.index == {"a/1": ("READY", ""), "a/3": ("READY", "")}
+    assert house.models.find("a", "3").declared == {"platform": "x"}
+    assert house.models.find("a", "3").dialect == "mlserver"
+    house.remove("2/model-settings.json")
+    await house.repository.load("a")
+    assert house.index == {"a/1": ("READY", "")}
+    assert house.loader.open == ["1"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "a",', '{"name": "a", "implementation": 5}', '{"name": "other", "name": 5}']
+)
+async def test_malformed_settings_keep_the_old_one_serving(make, text):
+    """A settings file that cannot be read any more leaves its model serving, with the reason, whatever the folder's
+    name; a load of it fails with file and line, and once the file is right again the reason is gone.
+    """
+    house = await make({"x/model-settings.json": mlserver("a", "1"), "x/model.pkl": "MODEL old"}).start()
+    house.write({"x/model-settings.json": text})
+    with pytest.raises(SettingsError, match=r"x/model-settings\.json:1: "):
+        await house.repository.load("a")
+    await house.repository.reload_changed()
+    assert await house.ask("a", "1") == "old"
+    ((state, reason),) = house.index.values()
+    assert state == "READY"
+    assert "reload failed: " in reason
+    house.write({"x/model-settings.json": mlserver("a", "1"), "x/model.pkl": "MODEL new"})
+    assert await house.repository.reload_changed() == [("a", "1")]
+    assert house.index == {"a/1": ("READY", "")}
+    assert await house.ask("a") == "new"
+
+
+async def test_malformed_server_settings_take_nothing_down(make):
+    """While a folder's settings.json cannot be read its models serve on, and the folder says why."""
+    house = await make({"x/model-settings.json": mlserver("a"), "x/model.pkl": "MODEL old"}).start()
+    house.write({"settings.json": "{"})
+    await house.repository.reload_changed()
+    assert await house.ask("a") == "old"
+    assert "not valid JSON" in house.index[house.root.name][1]
+    house.write({"settings.json": "{}"})
+    await house.repository.reload_changed()
+    assert house.index == {"a": ("READY", "")}
+
+
+async def test_hot_reload_sees_settings_and_code(make):
+    """A change of model-settings.json, of a Python file of the model or of its artifact is a change of the model."""
+    settings = mlserver("a", implementation="models.M")
+    house = await make({"x/model-settings.json": settings, "x/models.py": "MODEL 1", "x/model.pkl": "MODEL"}).start()
+    assert await house.repository.reload_changed() == []
+    for change in ({"x/models.py": "MODEL 2"}, {"x/more.py": ""}, {"x/model-settings.json": settings + " "}):
+        house.write(change)
+        assert await house.repository.reload_changed() == [("a", "")]
+        assert await house.repository.reload_changed() == []
+    assert await house.ask("a") == "2"
+    house.write({"x/log.txt": "written by the model itself"})
+    assert await house.repository.reload_changed() == []
+
+
+async def test_models_that_wait_for_a_load(make):
+    """Where models are not loaded at start, neither start nor hot reload loads one; a repository load does, and from
+    then on its changes are followed.
+    """
+    files = {"settings.json": '{"load_models_at_startup": false}'}
+    files |= {f"{name}/{file}": text for name in "ab" for file, text in (("model.pkl", "MODEL 1"),)}
+    files |= {f"{name}/model-settings.json": mlserver(name) for name in "ab"}
+    house = await make(files, startup_policy="degrade").start()
+    assert await house.repository.reload_changed() == []
+    assert house.models.is_ready()
+    assert {state for state, _ in house.index.values()} == {"UNAVAILABLE"}
+    assert "repository load starts it" in house.index["a"][1]
+    await house.repository.load("a")
+    house.write({"a/model.pkl": "MODEL 2", "b/model.pkl": "MODEL 2"})
+    assert await house.repository.reload_changed() == [("a", "")]
+    assert await house.ask("a") == "2"
+    assert house.index["b"][0] == "UNAVAILABLE"
 
 
 async def test_close_ends_everything(make):

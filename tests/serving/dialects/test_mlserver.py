@@ -20,6 +20,7 @@ from headrace.serving.spec import Cache
 
 SKLEARN = "mlserver_sklearn.SKLearnModel"
 FILE = "model-settings.json"
+DATATYPES = "BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, FP32, FP64, BYTES"
 
 
 def recognise(path):
@@ -284,8 +285,7 @@ REFUSED = {
     "small-letters": (
         "outputs",
         [{"name": "x", "datatype": "fp32", "shape": [1]}],
-        "key 'outputs[0].datatype': expected one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, "
-        "FP16, FP32, FP64, BYTES, came the text 'fp32'",
+        f"key 'outputs[0].datatype': expected one of {DATATYPES}, came the text 'fp32'",
     ),
     "text-for-object": ("parameters", "x", "key 'parameters': expected an object, came the text 'x'"),
     "uri": ("parameters", {"uri": 5}, "key 'parameters.uri': expected text in quotes, came the number 5"),
