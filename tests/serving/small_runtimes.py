@@ -466,7 +466,10 @@ class Whole(Small):
                 await asyncio.sleep(request.parameters.get("pause", 0))
                 made += 1
                 text = Tensor("text", "BYTES", np.array([b"%d" % number], object), {"content_type": "str"})
-                yield InferenceResponse(model_name="", outputs=(text,), parameters={"n": number, "id": request.id})
+                told = {"n": number, "id": request.id}
+                if request.parameters.get("bad_at") == number:
+                    told["bad"] = object()
+                yield InferenceResponse(model_name="", outputs=(text,), parameters=told)
         finally:
             self._measured.append(("parts", "Parts of the last stream.", float(made)))
             self.note(f"made {made}")

@@ -152,6 +152,12 @@ def test_every_error_crosses_as_its_class(kind):
     assert str(back) == "why"
 
 
+def test_half_a_character_in_an_error_crosses():
+    """A message with a lone surrogate, as names of files have, arrives with a mark in its place."""
+    header, _ = there(frames.from_worker, frames.failure_of(1, RuntimeFailed("no file 'a\udcff'")))
+    assert str(frames.error_of(header)) == "no file 'a?'"
+
+
 def test_somebody_elses_error_crosses_as_ours():
     """A subclass that only the worker knows arrives as the nearest class of the tree."""
 

@@ -27,7 +27,7 @@ from headrace.serving.interpreter import Found, environ_of, judge, shared_folder
 def environment(tmp_path_factory):
     """A virtual environment without pip, in which one small library is installed."""
     folder = tmp_path_factory.mktemp("environments") / "own"
-    venv.create(folder, with_pip=False)
+    venv.create(folder, with_pip=False, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "settled_in.py").write_text("")
     return folder

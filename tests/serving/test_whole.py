@@ -215,6 +215,10 @@ async def test_an_answer_that_cannot_cross_fails_alone(load):
     engine = await load(placement="process")
     with pytest.raises(RuntimeFailed, match="the answer cannot leave the worker process: object"):
         await engine.infer(request(parameters={"answer": "object"}))
+    stream = engine.infer_stream(request(parameters={"parts": 3, "bad_at": 1}))
+    assert (await anext(stream)).parameters["n"] == 0
+    with pytest.raises(RuntimeFailed, match="the answer cannot leave the worker process: object"):
+        await anext(stream)
     assert (await engine.infer(request())).outputs
 
 

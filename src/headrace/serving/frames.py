@@ -215,7 +215,8 @@ def failure_of(
     kind = next(each.__name__ for each in type(error).__mro__ if each.__name__ in _ERRORS)
     status = error.status if isinstance(error, ModelError) else 0
     retry_after_seconds = error.retry_after_seconds if isinstance(error, Overloaded) else 0.0
-    return Failure(call_id, kind, str(error), separable, predict_ns, logged, status, retry_after_seconds)
+    text = str(error).encode(errors="replace").decode()  # a file's name may hold halves of characters, a frame may not
+    return Failure(call_id, kind, text, separable, predict_ns, logged, status, retry_after_seconds)
 
 
 def part_body(message: Visited) -> tuple[Visited, Tensor]:
