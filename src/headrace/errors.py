@@ -68,12 +68,14 @@ class RuntimeFailed(HeadraceError):
 class ModelError(RuntimeFailed):
     """The model's own code ended the request, with a status that it chose (MLServer's `MLServerError` is one).
 
-    `status` is the HTTP status it asks for, 400 to 599; other wires translate it.
+    `status` is the HTTP status it asks for, 400 to 599; other wires translate it. `kind` is the path of the class that
+    the model raised, `mlserver.errors.InferenceError`; empty: not known.
     """
 
-    def __init__(self, message: str, *, status: int = 500) -> None:
+    def __init__(self, message: str, *, status: int = 500, kind: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.kind = kind
 
 
 class LoadFailed(HeadraceError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,7 @@ _NONE: Final[Parameters] = {}
 _GRPC: Final = "v2_grpc"
 _REST: Final = "v2_rest"
 _SCORING: Final = "mlflow"
+_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _VARIANT: Final = "89ab"
 
 Identify = Callable[[InferenceRequest], str]
@@ -133,6 +135,14 @@ def attributes(model: str, server_name: str, namespace: str = "", kind: str = "r
         "Ce-Endpoint": model,
     }
     return {**found, "Ce-Namespace": namespace} if namespace else found
+
+
+def namespace() -> str:
+    """The Kubernetes namespace of the pod that this runs in; empty: it runs in none. Reads a file."""
+    try:
+        return _NAMESPACE.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def new_id() -> str:

@@ -208,8 +208,8 @@ class InferenceService:
 
     def _is_mlservers(self, name: str, version: str) -> bool:
         """Whether the clients of a model are made for MLServer. Of a model nobody knows: whether those of all are."""
-        versions = [served for served in self._models.versions(name) if not version or served.version == version]
-        chosen = versions or list(self._models)
+        versions = self._models.versions(name)
+        chosen = [served for served in versions if served.version == version] or versions or list(self._models)
         return bool(chosen) and all(served.dialect == "mlserver" for served in chosen)
 
     async def _answer_in_stream(self, call: Call, message: Message, send: Send) -> None:
