@@ -105,7 +105,7 @@ class Payloads:
         return InferenceResponse(
             model_name=response.model_name or self._model,
             model_version=response.model_version or "",
-            id=response.id or request.id,
+            id=request.id or response.id or "",  # as MLServer has it: the caller's id wins
             parameters=parameters,
             headers=headers,
             outputs=tuple([self._tensor(each) for each in response.outputs or ()]),
