@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from headrace.compat import not_offered
 from headrace.errors import NotSupported
 
 from .metrics import log, register
@@ -15,6 +16,25 @@ from .settings import ModelSettings, Settings
 from .version import __version__
 
 __all__ = ["__version__", "MLServer", "MLModel", "Settings", "ModelSettings", "register", "log"]
+
+
+_NOT_OFFERED = frozenset(
+    {
+        "batch_processing",
+        "batching",
+        "cache",
+        "cli",
+        "cloudevents",
+        "env",
+        "grpc",
+        "kafka",
+        "middleware",
+        "parallel",
+        "registry",
+        "server",
+        "tracing",
+    }
+)
 
 
 class MLServer:
@@ -33,4 +53,6 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _NOT_OFFERED:
+        raise ImportError(not_offered(f"mlserver.{name}"), name=f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

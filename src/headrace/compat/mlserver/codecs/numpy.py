@@ -120,7 +120,7 @@ def _bytes_array(input_or_output: InputOrOutput) -> npt.NDArray[Any]:
     # A buffer of items of one size, as `encode_output` makes of arrays of bytes.
     buffer = b"".join(encoded)
     size, rest = divmod(len(buffer), count)
-    if rest or not size:
+    if rest or not size or (len(encoded) > 1 and size != shape[-1]):
         raise ValueError(f"cannot reshape {len(buffer)} bytes into shape ({','.join(map(str, shape))})")
     return np.frombuffer(bytearray(buffer), dtype=f"S{size}").reshape(shape)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import List, Optional
 
+from ..context import model_name_var, model_version_var  # noqa: F401 - older code imports them from here
 from ..settings import ModelSettings
 from .registry import DEFAULT_DESCRIPTION, REGISTRY, Histogram, Sample, current_model
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Dict, List, Tuple
 
-import prometheus_client
-
 from ..context import model_name_var, model_version_var
 from .errors import InvalidModelContext, MetricNotFound
 
@@ -102,10 +100,14 @@ class MetricsRegistry:
 
     def register(self, collector: Any) -> None:
         """Take a collector of prometheus_client into its own registry, which is exposed where the model runs inline."""
+        import prometheus_client
+
         prometheus_client.REGISTRY.register(collector)
 
     def unregister(self, collector: Any) -> None:
         """The counterpart of `register`."""
+        import prometheus_client
+
         prometheus_client.REGISTRY.unregister(collector)
 
     def add(self, model: Model, sample: Sample) -> None:
