@@ -117,6 +117,56 @@ def test_file_that_is_no_model(tmp_path):
     assert found["model", str(path)]["state"] == "wrong"
 
 
+def test_mlserver_folder(tmp_path):
+    """Of a folder made for MLServer each model's class, its runtime here, what is not honoured, and what is wrong by file
+    and line is told; a class that cannot be found is named without loading anything.
+    """
+    for name in ("iris", "echo", "lost", "cut"):
+        (tmp_path / name).mkdir()
+    joblib.dump(LogisticRegression().fit(np.arange(8.0).reshape(4, 2), [0, 0, 1, 1]), tmp_path / "iris/model.joblib")
+    (tmp_path / "iris/model-settings.json").write_text('{"implementation": "mlserver_sklearn.SKLearnModel"}')
+    (tmp_path / "echo/model-settings.json").write_text('{"implementation": "models.Echo",\n"max_batchsize": 1}')
+    (tmp_path / "echo/models.py").write_text("from mlserver import MLModel\nclass Echo(MLModel): ...\n")
+    (tmp_path / "lost/model-settings.json").write_text('{"implementation": "models.Ecko"}')
+    (tmp_path / "lost/models.py").write_text("class Echo: ...\n")
+    (tmp_path / "cut/model-settings.json").write_text("{")
+    (tmp_path / "settings.json").write_text('{"kafka_enabled": true, "http_port": 0}')
+    result = CliRunner().invoke(headrace, ["doctor", "--json", "--no-load", str(tmp_path)], env=QUIET)
+    found = [(each["name"], each["state"], each["detail"]) for each in json.loads(result.output)["findings"]]
+    told = {(name, state): detail for name, state, detail in found}
+    assert result.exit_code == 1
+    assert told["iris", "ok"] == "sklearn: implementation mlserver_sklearn.SKLearnModel"
+    assert ("echo", "ok", "mlserver: implementation models.Echo") in found
+    assert ("echo", "ok", "class models.Echo is there") in found
+    assert told["echo", "warning"].startswith(f"{tmp_path / 'echo' / 'model-settings.json'}:2: key 'max_batchsize'")
+    assert told["lost", "wrong"] == f"{tmp_path / 'lost' / 'models.py'} has no 'Ecko'; did you mean 'Echo'?"
+    assert told["cut", "wrong"].startswith(f"{tmp_path / 'cut' / 'model-settings.json'}:1: not valid JSON")
+    assert "'kafka_enabled' is not honoured" in told[str(tmp_path), "warning"]
+    assert "http.port" in told[str(tmp_path), "ok"]
+
+
+def test_mlserver_class_loads(tmp_path):
+    """With loading, a class written for MLServer is loaded as the server would."""
+    (tmp_path / "model-settings.json").write_text('{"name": "mine", "implementation": "models.Mine"}')
+    (tmp_path / "models.py").write_text(
+        "from mlserver import MLModel\nclass Mine(MLModel):\n    async def load(self):\n        raise OSError('no weights')\n"
+    )
+    result = CliRunner().invoke(headrace, ["doctor", "--json", str(tmp_path)], env=QUIET)
+    found = [each for each in json.loads(result.output)["findings"] if each["name"] == "mine"]
+    assert found[-1]["state"] == "wrong"
+    assert "no weights" in found[-1]["detail"]
+
+
+def test_settings_of_mlserver_that_are_wrong(tmp_path):
+    """A settings.json that cannot be read is wrong, by file and line, and the report goes on."""
+    (tmp_path / "settings.json").write_text('{"http_port":\n"x"}')
+    (tmp_path / "model-settings.json").write_text('{"implementation": "models.Mine"}')
+    code, found = run("--no-load", str(tmp_path))
+    assert code == 1
+    assert "key 'http_port': expected a whole number" in found["model", str(tmp_path)]["detail"]
+    assert ("machine", "python") in found
+
+
 def test_report_for_people(model):
     """Without --json the report is in sections, and ends with a verdict."""
     result = CliRunner().invoke(headrace, ["doctor", "--no-load", str(model)], env=QUIET)

@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 
+from headrace import settings
+from headrace.cli import serve
 from headrace.cli.group import headrace
 
 X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 3.0], [3.0, 2.0]])
@@ -228,3 +230,94 @@ def test_renamed(folder, tmp_path):
         assert [row["name"] for row in json.loads(result.output)] == ["renamed"]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+@pytest.fixture
+def mlserver_folder(tmp_path):
+    """A folder made for MLServer: a scikit-learn model, a class of its own, one that cannot be read, and settings."""
+    place = tmp_path / "theirs"
+    for name in ("iris", "echo", "broken"):
+        (place / name).mkdir(parents=True)
+    joblib.dump(SORTER, place / "iris" / "model.joblib")
+    settings = {"implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"version": "v1"}}
+    (place / "iris" / "model-settings.json").write_text(json.dumps(settings))
+    settings = {"implementation": "models.Echo", "max_batchsize": 3}
+    (place / "echo" / "model-settings.json").write_text(json.dumps(settings, indent=1))
+    (place / "echo" / "models.py").write_text(
+        "from mlserver import MLModel\nfrom mlserver.types import InferenceResponse\n\n"
+        "class Echo(MLModel):\n    async def load(self):\n        return True\n"
+        "    async def predict(self, payload):\n"
+        "        outputs = [{**i.model_dump(), 'data': [2 * x for x in i.data]} for i in payload.inputs]\n"
+        "        return InferenceResponse(model_name=self.name, outputs=outputs)\n"
+    )
+    (place / "broken" / "model-settings.json").write_text('{"name": "cut",\n')
+    settings = {"server_name": "theirs", "http_port": 1, "kafka_enabled": True, "debug": False, "parallel_workers": 0}
+    (place / "settings.json").write_text(json.dumps(settings))
+    return place
+
+
+def fetch(url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.loads(reply.read())
+
+
+def test_mlserver_folder(mlserver_folder, tmp_path):
+    """A folder made for MLServer is served as it is: its classes answer, its settings hold under the flags, what is not
+    honoured is told once, and a model that cannot be read keeps nobody from being served.
+    """
+    with serving(mlserver_folder, "--compat", "mlserver", cache=tmp_path) as (process, printed):
+        assert process.poll() is None, process.communicate()
+        (rest,) = [line for line in printed if line.startswith("REST")]
+        url = rest.split()[1]
+        assert fetch(f"{url}/v2")["name"] == "theirs"
+        body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [2, 3]}]}
+        assert fetch(f"{url}/v2/models/echo/infer", body)["outputs"][0]["data"] == [4, 6]
+        assert fetch(f"{url}/v2/models/iris/versions/v1/infer", body)["outputs"][0]["data"] == [1]
+        index = {row["name"]: row for row in fetch(f"{url}/v2/repository/index", {})}
+        assert {name: row["state"] for name, row in index.items()} == {
+            "broken": "UNAVAILABLE",
+            "echo": "READY",
+            "iris": "READY",
+        }
+        assert f"{mlserver_folder / 'broken' / 'model-settings.json'}:2: not valid JSON" in index["broken"]["reason"]
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    warnings = [line.removeprefix("warning: ") for line in errors.splitlines() if line.startswith("warning: ")]
+    assert sorted(warnings) == [
+        f"{mlserver_folder / 'echo' / 'model-settings.json'}:3: key 'max_batchsize' is not known; "
+        "did you mean 'max_batch_size'?",
+        f"{mlserver_folder / 'settings.json'}:1: 'kafka_enabled' is not honoured: there is no Kafka here yet; "
+        "REST and gRPC are served",
+    ]
+
+
+def test_mlserver_settings_that_are_wrong(mlserver_folder):
+    """A settings.json with a wrong value ends the server with 2, naming file, line and key."""
+    (mlserver_folder / "settings.json").write_text('{"debug": false,\n"http_port": "many"}')
+    result = failing(mlserver_folder)
+    assert result.returncode == 2
+    place = f"{mlserver_folder / 'settings.json'}:2"
+    assert result.stderr == f"error: {place}: key 'http_port': expected a whole number, came the text 'many'\n"
+
+
+def test_foreign_settings_of_two_folders(tmp_path):
+    """Of two folders that say different things of the server the first counts, and a warning names both."""
+    for name, port in (("a", 9000), ("b", 9001)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.json").write_text(json.dumps({"http_port": port}))
+    values, warnings = serve.foreign_settings([str(tmp_path / "a"), str(tmp_path / "b"), "no/folder"])
+    assert values["http.port"] == (9000, f"{tmp_path / 'a' / 'settings.json'}:1")
+    (warning,) = warnings
+    assert warning.startswith(f"{tmp_path / 'b' / 'settings.json'}:1: http.port 9001 is not honoured: ")
+
+
+def test_placement_by_flag_stands_over_their_workers(mlserver_folder):
+    """What is said of all models in our own words stands over `parallel_workers`; what nobody said does not."""
+    values, _ = serve.foreign_settings([str(mlserver_folder)])
+    said = serve.said_of_models(settings.load(settings.Settings(), "", {}, {}, foreign=values), values)
+    assert said == {}
+    environ = {"HEADRACE_MODELS_PLACEMENT": "thread", "HEADRACE_MODELS_LOAD_AT_START": "no"}
+    loaded = settings.load(settings.Settings(), "", environ, {"models.replicas": 2}, foreign=values)
+    assert serve.said_of_models(loaded, values) == {"placement": "thread", "replicas": 2, "load_at_start": False}

@@ -329,3 +329,71 @@ def test_two_paths_with_the_same_model_are_refused(tmp_path):
     assert [spec.version for spec in survey(tmp_path / "x/m", tmp_path / "y/m").specs] == ["1", "2"]
     with pytest.raises(SettingsError, match=r"version '1' is at two places: .*x/m/1/a.pkl and .*z/m/1/a.pkl"):
         found(tmp_path, tmp_path / "x/m", tmp_path / "z/m")
+
+
+SETTINGS = '{"implementation": "mlserver_sklearn.SKLearnModel"}'
+
+
+def test_a_folder_of_another_server(tmp_path):
+    """A folder with model-settings.json anywhere below holds what its dialect finds; recognised neighbours without
+    settings are not served, and are told.
+    """
+    write(
+        tmp_path,
+        {
+            "top/a/model-settings.json": SETTINGS,
+            "top/a/model.pkl": "MODEL sklearn",
+            "top/b/model.onnx": "MODEL onnx",
+            "top/c.joblib": "MODEL sklearn",
+            "top/data/rows.csv": "1,2",
+            "top/shared/model.pkl": "MODEL sklearn",
+            "top/d/model-settings.json": '{"implementation": "mlserver_sklearn.SKLearnModel",'
+            '"parameters": {"uri": "../shared"}}',
+        },
+    )
+    found = survey(tmp_path / "top", environ={})
+    assert found.problems == ()
+    assert [(spec.name, spec.dialect) for spec in found.specs] == [("a", "mlserver"), ("d", "mlserver")]
+    (warning,) = found.warnings
+    assert warning.startswith(f"{tmp_path / 'top'}: not served, since only folders with settings are models here: ")
+    assert "c.joblib, b." in warning
+
+
+def test_what_lies_beside_the_settings_of_one_model_is_its_own(tmp_path):
+    """A folder that is one model of another server may hold other files and folders: nothing is told of them."""
+    files = {"top/model-settings.json": SETTINGS, "top/model.pkl": "MODEL x", "top/old/model.pkl": "MODEL x"}
+    write(tmp_path, files)
+    assert survey(tmp_path / "top", environ={}).warnings == ()
+
+
+def test_dialects_are_asked_at_the_top_only(tmp_path):
+    """Two folders of two servers on one command line each have their own rules; a name in both is a problem."""
+    write(
+        tmp_path,
+        {
+            "theirs/a/model-settings.json": SETTINGS,
+            "theirs/a/model.pkl": "MODEL sklearn",
+            "ours/a.onnx": "MODEL onnx",
+            "ours/b.onnx": "MODEL onnx",
+        },
+    )
+    found = survey(tmp_path / "theirs", tmp_path / "ours", environ={})
+    assert [(spec.name, spec.dialect) for spec in found.specs] == [("a", "mlserver"), ("b", "")]
+    (problem,) = found.problems
+    assert "is at two places" in str(problem.error)
+
+
+def test_settings_of_a_server_without_models(tmp_path):
+    """A folder that has MLServer's settings.json and none of its models is read by our own rules."""
+    write(tmp_path, {"top/settings.json": '{"http_port": 9000}', "top/a/model.onnx": "MODEL onnx"})
+    found = survey(tmp_path / "top", environ={})
+    assert [(spec.name, spec.runtime, spec.dialect) for spec in found.specs] == [("a", "onnx", "")]
+
+
+def test_a_model_in_the_environment(tmp_path):
+    """`MLSERVER_MODEL_` variables make a folder without settings one model of MLServer's."""
+    write(tmp_path, {"top/model.pkl": "MODEL sklearn"})
+    environ = {"MLSERVER_MODEL_NAME": "iris", "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_sklearn.SKLearnModel"}
+    found = survey(tmp_path / "top", environ=environ)
+    assert [(spec.name, spec.path) for spec in found.specs] == [("iris", str(tmp_path / "top/model.pkl"))]
+    assert [spec.name for spec in survey(tmp_path / "top", environ={}).specs] == ["top"]

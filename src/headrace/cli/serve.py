@@ -161,7 +161,7 @@ def run(
     from headrace import app
     from headrace.serving import discovery
 
-    for_models = _said_of_models(loaded, foreign)
+    for_models = said_of_models(loaded, foreign)
     found = discovery.survey(paths, defaults=for_models, overrides=overrides)
     if name is not None:
         _check_name(name, {spec.name for spec in found.specs})
@@ -212,7 +212,7 @@ def foreign_settings(paths: Sequence[str]) -> tuple[dict[str, tuple[Any, str]], 
     return found, warnings
 
 
-def _said_of_models(loaded: settings.Settings, foreign: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+def said_of_models(loaded: settings.Settings, foreign: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
     """What somebody set for all models in our own words: it stands over what a foreign folder says of all of them."""
     said: dict[str, Any] = {}
     for field in ("placement", "replicas"):
