@@ -17,7 +17,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from headrace.protocols import v2_control, v2_rest
 from headrace.routing import mlserver_answers
 from headrace.routing.cache import Cache
 from headrace.runtimes import recognise
+from headrace.runtimes.base import UNCHECKED
 from headrace.security import load_policy
 from headrace.server.cors import Cors, CorsSettings
 from headrace.server.grpc import GrpcServer
@@ -38,6 +39,7 @@ from headrace.server.http import Handler, HttpLimits, HttpServer
 from headrace.server.metrics import handler as metrics_handler
 from headrace.server.metrics import timed
 from headrace.server.rest import Rest, RestSettings
+from headrace.serving.ahead import Lookout
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.digest import digest
 from headrace.serving.discovery import Problem
@@ -49,6 +51,7 @@ from headrace.settings import Settings
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Optimize: TypeAlias = Literal["auto", "require", "off"]
 
 
 class LoadedModel(msgspec.Struct, frozen=True):
@@ -133,6 +136,7 @@ class App:
             watch_seconds=settings.models.watch_seconds,
             drain_seconds=settings.models.drain_seconds,
         )
+        self._lookout = Lookout(self._repository.again)
         self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
         self._scrapes: HttpServer | None = None
@@ -163,6 +167,7 @@ class App:
                 service_name=settings.server.name,
                 protocol=settings.tracing.protocol,
             )
+        self.models.complete = False
         await self._listen(settings)
         await self._repository.start(self._specs, self._problems)
         if settings.metrics.enabled:
@@ -225,6 +230,7 @@ class App:
         grace = self._settings.models.drain_seconds
         listeners = [listener for listener in (self._http, self._grpc) if listener is not None]
         await asyncio.gather(*(listener.stop(grace) for listener in listeners))
+        await self._lookout.close()
         await self._repository.close()
         if self._opening is not None:
             await self._opening
@@ -265,6 +271,8 @@ class App:
             observer=counted,
             on_state=changed,
         )
+        if engine.signature.properties.get("engine.check") == UNCHECKED:
+            self._lookout.add(msgspec.structs.replace(runtime_spec, optimize="auto"))
         infer, stream = self._wrapped(spec, engine, counted)
         counted.load_seconds = time.monotonic() - started
         return LoadedModel(engine, infer, stream, (*spec.warnings, *warnings), closed)
@@ -447,7 +455,7 @@ def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tup
         reference=spec.reference,
         parameters=dict(spec.parameters),
         allowed_globals=allowed,
-        optimize=optimize if fingerprint else "off",
+        optimize=_when(optimize, spec, defaults.cache_path) if fingerprint else "off",
         cache=str(defaults.cache_path),
         digest=fingerprint,
         inputs=spec.inputs,
@@ -455,6 +463,13 @@ def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tup
     )
     samples = [v2_rest.parse(body, model_name=spec.name).inputs for body in warm_up_bodies(spec)]
     return runtime_spec, samples, ()
+
+
+def _when(
+    optimize: Literal["auto", "require", "off"], spec: ModelSpec, cache: Path
+) -> Literal["auto", "stored", "require", "off"]:
+    """When a faster engine is looked for: at load, or, where a child can do it and leave what it finds, afterwards."""
+    return "stored" if optimize == "auto" and spec.model is None and _writable(cache) else optimize
 
 
 def _namespace() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -20,6 +20,8 @@ from headrace.payload import (
     Signature,
 )
 
+UNCHECKED: Final = "not yet: looked for while the model serves"
+"""The property `engine.check` of a model that may get a faster engine later."""
 Values = Mapping[str, Any]
 """Inputs or outputs by name: arrays, unless the signature's content type asks for something else."""
 

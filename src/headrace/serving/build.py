@@ -33,8 +33,9 @@ class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
     allowed_globals: tuple[str, ...] | None = None
     """As in `Source`: None trusts the artifact."""
-    optimize: Literal["auto", "require", "off"] = "off"
-    """Whether to look for a faster engine; see `runtimes.optimize`."""
+    optimize: Literal["auto", "stored", "require", "off"] = "off"
+    """Whether to look for a faster engine; see `runtimes.optimize`. `stored`: take one that was found before, and leave
+    the looking to somebody else."""
     cache: str = ""
     """Folder where faster engines and their verdicts are kept; empty: none are."""
     digest: str = ""

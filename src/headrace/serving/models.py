@@ -95,6 +95,8 @@ class Models:
     """Every model version the server knows, by name and version."""
 
     def __init__(self) -> None:
+        self.complete = True
+        """False until every wanted model stands here: a server that listens already is not ready before."""
         self._by_name: dict[str, dict[str, Served]] = {}
         self._ready: dict[tuple[str, str], Served] = {}  # what route answers at once; (name, "") is the default version
         self._routed: dict[
@@ -171,7 +173,7 @@ class Models:
 
     def is_ready(self) -> bool:
         """Whether every wanted model is READY."""
-        return all(served.state is State.READY for served in self if served.wanted)
+        return self.complete and all(served.state is State.READY for served in self if served.wanted)
 
     def _route(self, name: str) -> None:
         for key in self._routed.pop(name, ()):

@@ -190,6 +190,7 @@ class Repository:
                 self._wait_for_load(spec)
         for problem in problems:
             self._tell(problem, wanted=True)
+        self._models.complete = True
         if problems and self._policy == "fail":
             raise problems[0].error
         by_name: dict[str, list[ModelSpec]] = {}
@@ -262,6 +263,20 @@ class Repository:
             await self._drop_gone(name, found)
             for error in (*failed, *(problem.error for problem in problems)):
                 raise error
+
+    async def again(self, name: str, version: str) -> None:
+        """Load a version once more as it is: something that it is better served by has been found meanwhile.
+
+        A failure leaves it as it was, and stands in the log and the table.
+        """
+
+        async def load() -> None:
+            async with self._lock(name):
+                entry = self._entries.get((name, version))
+                if entry is not None and entry.loaded is not None:
+                    await self._load_one(entry.spec)
+
+        await self._owned(load())
 
     async def unload(self, name: str, *, unload_dependents: bool = False) -> None:
         """Take all versions of a model out of service. Returns once they are closed; requests in flight end first.

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     descriptors = [int(each) for each in (arguments[0], *arguments[2:])]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)  # a program that the model starts must not hold the socket open
-    _end_with(int(arguments[1]))
+    end_with(int(arguments[1]))
     connection = socket.socket(fileno=descriptors[0])
     shared = [Shared(descriptor) for descriptor in descriptors[1:]]
     channel = _Channel(connection, list(zip(shared[::2], shared[1::2], strict=True)))
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         return  # the server is gone, with nobody left to tell
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Have the kernel end this process when the server's loop thread ends, however busy the model is."""
     if sys.platform == "linux":
         import ctypes

@@ -20,7 +20,7 @@ import numpy as np
 
 from headrace.errors import InvalidRequest, LoadFailed
 from headrace.payload import Array, Signature
-from headrace.runtimes.base import Runtime
+from headrace.runtimes.base import UNCHECKED, Runtime
 from headrace.runtimes.optimize import cache as store
 from headrace.runtimes.optimize import encoders, gate, speed
 from headrace.runtimes.optimize import rows as aim
@@ -68,7 +68,7 @@ def optimize(
     runtime: Runtime,
     signature: Signature,
     *,
-    mode: Literal["auto", "require", "off"],
+    mode: Literal["auto", "stored", "require", "off"],
     digest: str,
     cache: Path,
     accept: Acceptance = Acceptance(),  # noqa: B008 - frozen
@@ -78,7 +78,8 @@ def optimize(
     Args:
         runtime: Loaded; its native object is its attribute `model`.
         signature: What `runtime.load` returned.
-        mode: `auto`: where possible; `require`: or fail; `off`: leave the model as it is.
+        mode: `auto`: where possible; `stored`: where it is known already that one can, else the signature's property
+            `engine.check` is `base.UNCHECKED`; `require`: or fail; `off`: leave the model as it is.
         digest: sha256 of the model's bytes; empty: unknown, so the verdict is not stored.
         cache: Folder of stored verdicts, made when needed.
         accept: What to ask of an engine.
@@ -105,6 +106,8 @@ def optimize(
             engines = case.rebuilt(*stored)
         except Exception as error:  # noqa: BLE001 - a stored engine that does not come back is checked anew
             stored, origin = None, f"checked anew, as the stored engine did not load: {_reason(error)}"
+    if stored is None and mode == "stored":
+        return runtime, _told(signature, {NAME: signature.platform, f"{NAME}.check": UNCHECKED})
     if stored is None:
         try:
             verdict, engines, files = _bounded(case.decide, accept.check_seconds)
