@@ -480,7 +480,9 @@ class WorkerPool:
             LoadFailed: or a subclass: the model cannot be served; none is left running.
         """
         if self._spec.environment:
-            self._interpreter = await interpreter.of_environment(self._spec.name, Path(self._spec.environment))
+            self._interpreter = await interpreter.of_environment(
+                self._spec.name, Path(self._spec.environment).absolute()
+            )
         else:
             self._interpreter = interpreter.own()
         try:
