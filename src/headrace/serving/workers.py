@@ -480,9 +480,8 @@ class WorkerPool:
             LoadFailed: or a subclass: the model cannot be served; none is left running.
         """
         if self._spec.environment:
-            self._interpreter = await interpreter.of_environment(
-                self._spec.name, Path(self._spec.environment).absolute()
-            )
+            folder = Path(os.path.abspath(self._spec.environment))  # noqa: PTH100 - a question to no disk
+            self._interpreter = await interpreter.of_environment(self._spec.name, folder)
         else:
             self._interpreter = interpreter.own()
         try:
