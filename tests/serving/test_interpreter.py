@@ -78,6 +78,14 @@ async def test_a_whole_model_lives_there_too(environment):
         await engine.close(1)
 
 
+async def test_an_environments_folder_may_be_relative(environment, monkeypatch):
+    """A folder relative to where the server was started becomes absolute for the model's process."""
+    monkeypatch.chdir(environment.parent)
+    found = await interpreter.of_environment("m", Path(environment.name))
+    assert found.command[0] == str(environment / "bin" / "python")
+    assert found.environ["VIRTUAL_ENV"] == str(environment)
+
+
 async def test_a_worker_is_started_again_in_its_environment(environment):
     """After a kill the model is back where it was."""
     back = asyncio.Event()

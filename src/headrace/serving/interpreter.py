@@ -77,6 +77,7 @@ async def of_environment(model: str, folder: Path) -> Interpreter:
     Raises:
         LoadFailed: it cannot; says what it is about the environment, and what to do.
     """
+    folder = folder.absolute()
     python = folder / "bin" / "python"
     if not python.exists():
         raise LoadFailed(f"model '{model}': {_absent(python)}")

@@ -480,8 +480,7 @@ class WorkerPool:
             LoadFailed: or a subclass: the model cannot be served; none is left running.
         """
         if self._spec.environment:
-            folder = Path(os.path.abspath(self._spec.environment))  # noqa: PTH100 - a question to no disk
-            self._interpreter = await interpreter.of_environment(self._spec.name, folder)
+            self._interpreter = await interpreter.of_environment(self._spec.name, Path(self._spec.environment))
         else:
             self._interpreter = interpreter.own()
         try:
