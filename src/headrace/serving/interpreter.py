@@ -77,7 +77,7 @@ async def of_environment(model: str, folder: Path) -> Interpreter:
     Raises:
         LoadFailed: it cannot; says what it is about the environment, and what to do.
     """
-    folder = folder.absolute()
+    folder = _rooted(folder)
     python = folder / "bin" / "python"
     if not python.exists():
         raise LoadFailed(f"model '{model}': {_absent(python)}")
@@ -188,6 +188,10 @@ def _absent(python: Path) -> str:
             f"build it again on this one"
         )
     return f"there is no {python}; expected the folder of a virtual or conda environment"
+
+
+def _rooted(folder: Path) -> Path:
+    return folder.absolute()
 
 
 def _absolute(search_path: Sequence[str]) -> tuple[str, ...]:
