@@ -157,3 +157,17 @@ def test_metadata_of_models():
         {"X-Model": "a", "content-type": "x", "grpc-status": "9", "bad name": "x", "city": "Köln", "key-bin": "raw"}
     )
     assert fields == [("x-model", "a"), ("city-bin", "S8O2bG4"), ("key-bin", "cmF3")]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["age", "Accept-Encoding", "Ce-Id", "x-é", "key-bin", "grpc-x", "date", "link"])
+        | st.text("abc-_. A", max_size=8),
+        st.text(max_size=150) | st.sampled_from(["", " a ", "gzip, deflate", "\x7f"]),
+    )
+)
+def test_the_quick_trailers_are_the_others(headers):
+    """A model's headers end as the same metadata whichever way they are written."""
+    quick = hpack.Decoder().decode(grpc_wire.tail_ok(headers))
+    slow = hpack.Decoder().decode(grpc_wire.tail(0, "", grpc_wire.metadata_fields(headers)))
+    assert quick == slow

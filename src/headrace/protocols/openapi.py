@@ -18,7 +18,7 @@ import orjson
 
 from headrace import payload
 from headrace.payload import DTYPES, Signature, TensorSpec
-from headrace.protocols.routes import ROUTES, Route
+from headrace.protocols.routes import ROUTES, SCORING, Route
 
 _MOST_EXAMPLE_ELEMENTS: Final = 4096
 _OWN: Final = "the models' own"
@@ -28,7 +28,11 @@ Schema = dict[str, Any]
 
 
 def document(
-    models: Sequence[tuple[str, Signature | None]], *, base: str = "", own: Sequence[tuple[str, payload.Route]] = ()
+    models: Sequence[tuple[str, Signature | None]],
+    *,
+    base: str = "",
+    own: Sequence[tuple[str, payload.Route]] = (),
+    scoring: bool = False,
 ) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a server with these models.
 
@@ -37,10 +41,12 @@ def document(
             are.
         base: The URL before every path; empty: where the document came from.
         own: Routes of the models' own, each with its model's name.
+        scoring: An MLflow model is loaded.
     """
+    routes = (*ROUTES, *SCORING) if scoring else ROUTES
     names = list(dict.fromkeys(name for name, _ in models))
     paths: dict[str, Any] = {}
-    for route in ROUTES:
+    for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, names, models)
     for name, theirs in own:
         operations = paths.setdefault("/" + re.sub(r"{(\w+):\w+}", r"{\1}", theirs.path.lstrip("/")), {})
@@ -54,7 +60,7 @@ def document(
             'Errors of every path are `{"error": "..."}`.',
         },
         "servers": [{"url": base or "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys((*(route.tag for route in ROUTES), *(_OWN for _ in own)))],
+        "tags": [{"name": tag} for tag in dict.fromkeys((*(route.tag for route in routes), *(_OWN for _ in own)))],
         "paths": paths,
         "components": {"schemas": SCHEMAS},
     }
@@ -97,6 +103,7 @@ def _own_operation(name: str, route: payload.Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "tags": [_OWN],
         "summary": f"{route.name} of model {name}",
+        "description": f"Also at `/v2/models/{name}/routes/{route.path.lstrip('/')}`, where no other model's can be.",
         "operationId": re.sub(r"\W+", "_", f"{name} {route.method.lower()} {route.path}").strip("_"),
         "parameters": [_path_parameter(each, []) for each in re.findall(r"{(\w+)(?::\w+)?}", route.path)],
         "responses": {"200": {"description": "OK", "content": {"*/*": {}}}},
@@ -282,6 +289,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "platform": _STRING,
             "inputs": _list(_ref("TensorMetadata")),
             "outputs": _list(_ref("TensorMetadata")),
+            "parameters": _ref("Parameters"),
             "properties": {"type": "object", "additionalProperties": _STRING},
         },
         required=["name", "platform", "inputs", "outputs"],

@@ -139,6 +139,27 @@ def _of_v1(base: str, which: str) -> tuple[Route, ...]:
     )
 
 
+SCORING: Final[tuple[Route, ...]] = (
+    Route(
+        method="POST",
+        path="/invocations",
+        tag="MLflow",
+        summary="Ask the one MLflow model there is, by MLflow's scoring protocol: JSON or CSV",
+        request="Invocation",
+        response="PredictResponse",
+        errors=(*_INFER_ERRORS, 501),
+    ),
+    *(
+        Route(method="GET", path=path, tag="MLflow", summary=summary, response="Any")
+        for path, summary in (
+            ("/ping", "Whether an MLflow model is loaded"),
+            ("/health", "Whether an MLflow model is loaded"),
+            ("/version", "MLflow's version"),
+        )
+    ),
+)
+"""Answered while an MLflow model is loaded."""
+
 ROUTES: Final[tuple[Route, ...]] = (
     *_of_model("/v2/models/{model}", "a model"),
     *_of_model("/v2/models/{model}/versions/{version}", "one version of a model"),
@@ -197,6 +218,5 @@ ROUTES: Final[tuple[Route, ...]] = (
 """The whole REST surface.
 
 `/v2/docs` and `/v2/docs/dataplane.json` are other names of the last two, `generate` and `generate_stream` MLServer's
-other names of `infer` and `infer_stream`. While an MLflow model is loaded, `/invocations`, `/ping`, `/health` and
-`/version` answer too; routes of the models' own are added as models come and go.
+other names of `infer` and `infer_stream`. Routes of the models' own, and `SCORING`, are added as models come and go.
 """

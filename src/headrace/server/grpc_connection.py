@@ -361,7 +361,7 @@ class GrpcConnection(asyncio.Protocol):
             return
         self._forget(live)
         trailers = live.call.trailers
-        tail = TAIL_OK if not trailers else grpc_wire.tail(v2_grpc.OK, "", grpc_wire.metadata_fields(trailers))
+        tail = grpc_wire.tail_ok(trailers) if trailers else TAIL_OK
         if len(payload) < _LARGE_BYTES:
             self._h2.respond(live.stream_id, HEAD, grpc_wire.prefix(len(payload)) + payload, tail)
         else:

@@ -6,6 +6,7 @@ Source: the document "gRPC over HTTP2" and the compression document of the gRPC 
 from __future__ import annotations
 
 import base64
+import functools
 import re
 import struct
 import zlib
@@ -17,7 +18,7 @@ import msgspec
 
 from headrace.errors import HeadraceError, InvalidRequest, TooLarge, UnsupportedEncoding
 from headrace.protocols import v2_grpc
-from headrace.server.h2 import RequestHead, header_block
+from headrace.server.h2 import RequestHead, header_block, integer
 
 STATUS_NAMES: Final = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -200,6 +201,47 @@ def _status_fields(status: int, text: str, metadata: Iterable[tuple[str, str]]) 
     return fields
 
 
+def tail_ok(headers: Mapping[str, str]) -> bytes:
+    """The trailers of a call that went well, with headers that a model wants on its answer.
+
+    The same as `tail` of `metadata_fields`, several times as fast: what follows from a name alone is remembered.
+    """
+    parts = [TAIL_OK]
+    for given, value in headers.items():
+        as_text, as_binary = _name_blocks(given)
+        if as_text and value.isascii() and value.isprintable():
+            name, raw = as_text, value.strip().encode("ascii")
+        elif as_binary:
+            name, raw = as_binary, _base64(value)
+        else:
+            continue
+        size = len(raw)
+        parts += (name, _SIZES[size] if size < len(_SIZES) else integer(size, 7, 0), raw)
+    return b"".join(parts)
+
+
+@functools.lru_cache(512)
+def _name_blocks(given: str) -> tuple[bytes, bytes]:
+    """A name as the block of its header begins, for text and for base64; empty: not to be sent so."""
+    name = given.lower()
+    if not _is_metadata(name):
+        return b"", b""
+    if name.endswith("-bin"):
+        return b"", header_block([(name, "?")])[:-2]  # all but the value and its length
+    return header_block([(name, "?")])[:-2], header_block([(f"{name}-bin", "?")])[:-2]
+
+
+_SIZES: Final = tuple(bytes([size]) for size in range(127))
+
+
+def _is_metadata(name: str) -> bool:
+    return name not in _RESERVED and not name.startswith("grpc-") and _METADATA_NAME(name) is not None
+
+
+def _base64(value: str) -> bytes:
+    return base64.b64encode(value.encode(errors="replace")).rstrip(b"=")
+
+
 def metadata_fields(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Headers that a model wants on its answer, as trailing metadata.
 
@@ -208,10 +250,10 @@ def metadata_fields(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     fields = []
     for given, value in headers.items():
         name = given.lower()
-        if name in _RESERVED or name.startswith("grpc-") or not _METADATA_NAME(name):
+        if not _is_metadata(name):
             continue
         if name.endswith("-bin") or not _METADATA_VALUE(value):
-            encoded = base64.b64encode(value.encode(errors="replace")).decode("ascii").rstrip("=")
+            encoded = _base64(value).decode("ascii")
             fields.append((name if name.endswith("-bin") else f"{name}-bin", encoded))
         else:
             fields.append((name, value.strip()))

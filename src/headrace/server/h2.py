@@ -384,7 +384,7 @@ def _trailers(fields: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], .
     return tuple(trailers)
 
 
-def _integer(value: int, prefix_bits: int, flags: int) -> bytes:
+def integer(value: int, prefix_bits: int, flags: int) -> bytes:
     """HPACK's integer (RFC 7541, section 5.1) behind flag bits."""
     limit = (1 << prefix_bits) - 1
     if value < limit:
@@ -414,14 +414,14 @@ def header_block(fields: Iterable[tuple[str, str]]) -> bytes:
         raw_name, raw_value = name.encode("ascii"), value.encode("latin-1")
         index = _STATIC_FIELDS.get((raw_name, raw_value))
         if index is not None:
-            block += _integer(index, 7, 0x80)
+            block += integer(index, 7, 0x80)
             continue
         index = _STATIC_NAMES.get(raw_name)
         if index is None:
-            block += b"\x00" + _integer(len(raw_name), 7, 0) + raw_name
+            block += b"\x00" + integer(len(raw_name), 7, 0) + raw_name
         else:
-            block += _integer(index, 4, 0)
-        block += _integer(len(raw_value), 7, 0) + raw_value
+            block += integer(index, 4, 0)
+        block += integer(len(raw_value), 7, 0) + raw_value
     return bytes(block)
 
 

@@ -28,7 +28,7 @@ from headrace.errors import (
 )
 from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
-from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream, Route
+from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream
 from headrace.protocols import mlflow_scoring, openapi, status, v1, v2_control, v2_rest
 from headrace.server import compression, model_routes
 from headrace.server.http import HttpReply, HttpRequest
@@ -322,10 +322,8 @@ class Rest:
         document = openapi.document(
             [(each.name, each.signature) for each in served],
             base=self._root,
-            own=[
-                *((each.name, route) for each in served for route in each.routes),
-                *((name, _INVOCATIONS) for name in self._mlflow_models()[:1] if not target.name),
-            ],
+            own=[(each.name, route) for each in served for route in each.routes],
+            scoring=not target.name and bool(self._mlflow_models()),
         )
         return HttpReply(msgspec.json.encode(document))
 
@@ -586,9 +584,6 @@ class Rest:
         else:
             reply.body = compression.compress(reply.body, encoding)
         reply.headers = (*reply.headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
-
-
-_INVOCATIONS: Final = Route(method="POST", path="/invocations", name="MLflow's scoring protocol")
 
 
 def _is_mlflow(served: Served) -> bool:
