@@ -17,23 +17,13 @@ import msgspec
 
 from headrace import __version__
 from headrace.errors import SettingsError
+from headrace.serving.dialects import mlserver as dialect
 
 BASE: Final = "python:3.11-slim"
 CONDA_BASE: Final = "continuumio/miniconda3"
 
 MADE: Final = "# Made by `headrace mlserver`"
 """How every Dockerfile of ours begins; a folder that holds one may be written again."""
-
-_EXTRAS: Final[Mapping[str, str]] = {
-    "mlserver_sklearn": "sklearn",
-    "mlserver_xgboost": "xgboost",
-    "mlserver_lightgbm": "lightgbm",
-    "mlserver_catboost": "catboost",
-    "mlserver_mlflow": "mlflow",
-}
-"""Package of an official runtime to the extra that serves its models."""
-
-_UNSERVED: Final = ("mlserver_huggingface", "mlserver_mllib", "mlserver_alibi_explain", "mlserver_alibi_detect")
 
 _CONDA_FILES: Final = ("environment.yml", "environment.yaml", "conda.yml", "conda.yaml")
 
@@ -85,7 +75,7 @@ def survey(folder: Path) -> Found:
         raise SettingsError(f"{folder} is not a folder; expected one with model-settings.json in it or below")
     warnings: list[str] = []
     extras = {"mlserver"}
-    files = sorted(folder.rglob("model-settings.json"))
+    files = sorted(dialect.settings_files(folder))
     if not files:
         warnings.append(f"no model-settings.json in {folder} or below: models must be mounted at /mnt/models")
     for file in files:
@@ -94,10 +84,13 @@ def survey(folder: Path) -> Found:
         except SettingsError as exc:
             warnings.append(str(exc))
             continue
-        package = implementation.partition(".")[0]
-        if package in _UNSERVED:
-            warnings.append(f"{file}: models of {implementation} cannot be served yet")
-        extras |= {_EXTRAS[package]} if package in _EXTRAS else set()
+        package, _, rest = implementation.partition(".")
+        official = dialect.OFFICIAL.get((package, rest.rpartition(".")[2]))
+        if official is not None:
+            extras.add(official.runtime)
+        elif package in dialect.ELSEWHERE:
+            served = dialect.ELSEWHERE[package]
+            warnings.append(f"{file}: {served} are not served yet, unless {package} is in requirements.txt")
     defaults, nulls, unfit = (
         _defaults(_read(folder / "settings.json")) if (folder / "settings.json").exists() else _NONE
     )
@@ -129,11 +122,12 @@ def dockerfile(found: Found) -> str:
         ]
     install = f'"headrace[{",".join(found.extras)}]=={__version__}"'
     if found.requirements:
+        provided = "|".join(sorted({package.partition("_")[2] for package, _ in dialect.OFFICIAL}))
         blocks += [
             "COPY ./requirements.txt /opt/headrace/requirements.txt",
             "# What these packages are imported for is provided by Headrace; installed, they would only be in the way.",
             "RUN grep --invert-match --ignore-case --extended-regexp \\",
-            "        '^ *mlserver([-_][a-z_-]+)? *([[<>=!~;@#].*)?$' \\",
+            f"        '^ *mlserver([-_]({provided}))? *([[<>=!~;@#].*)?$' \\",
             "        /opt/headrace/requirements.txt > /opt/headrace/needed.txt || true; \\",
             f"    pip install {install} --requirement /opt/headrace/needed.txt",
         ]
@@ -197,7 +191,7 @@ _START: Final = """\
 set -e
 for packed in /opt/headrace/environment.tar.gz "$MLSERVER_ENV_TARBALL"; do
     if [ -f "$packed" ]; then
-        unpacked="/tmp/environments/$(sha256sum "$packed" | cut --characters 1-16)"
+        unpacked="${TMPDIR:-/tmp}/environments/$(sha256sum "$packed" | cut --characters 1-16)"
         if [ ! -d "$unpacked" ]; then
             mkdir --parents "$unpacked"
             tar --extract --gzip --file "$packed" --directory "$unpacked"

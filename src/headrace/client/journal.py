@@ -137,9 +137,16 @@ class Stream:
         self._output = output
 
     def write(self, text: bytes) -> None:
-        """Write and flush."""
-        self._output.write(text)
-        self._output.flush()
+        """Write and flush.
+
+        Raises:
+            SettingsError: nobody reads any more.
+        """
+        try:
+            self._output.write(text)
+            self._output.flush()
+        except OSError as exc:
+            raise SettingsError(f"cannot write to standard output: {exc.strerror or exc}") from exc
 
     def put_in_order(self) -> None:
         """Nothing: it was written in order."""
