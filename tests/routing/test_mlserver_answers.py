@@ -15,7 +15,7 @@ import pytest
 
 from headrace.payload import EMPTY, InferenceRequest, InferenceResponse, Tensor
 from headrace.protocols import v2_rest
-from headrace.routing.mlserver_answers import answers, answers_stream, new_id
+from headrace.routing.mlserver_answers import answers, answers_stream, namespace, new_id
 
 CLOUD_EVENT = {
     "Ce-Specversion": "0.3",
@@ -187,10 +187,26 @@ async def test_an_mlflow_table_is_columns_of_a_table():
     assert response.parameters == {"content_type": "pd"}
 
 
-async def test_the_scoring_protocol_is_left_alone():
-    """MLflow's own protocol has neither ids nor columns of one: the array stays as it was."""
+async def test_an_id_that_no_header_carries_is_in_the_body_only():
+    """A line break in a caller's id ends no header."""
+    response = await wrapped(model())(request(id="a\r\nset-cookie: b"))
+    assert (response.id, "Ce-Id" in response.headers) == ("a\r\nset-cookie: b", False)
+
+
+@pytest.mark.parametrize("content", ["", "prod\n"], ids=["none", "in a pod"])
+def test_the_namespace_is_the_pods(content, tmp_path):
+    """Inside a pod its namespace is read where Kubernetes puts it; elsewhere there is none."""
+    file = tmp_path / "namespace"
+    if content:
+        file.write_text(content)
+    assert namespace(file) == content.strip()
+
+
+@pytest.mark.parametrize("protocol", ["mlflow", "v1"])
+async def test_protocols_of_another_form_are_left_alone(protocol):
+    """MLflow's and the V1 protocol have neither ids nor columns of one: the array stays as it was."""
     infer = wrapped(model(Tensor("predict", "INT64", np.array([1, 0]))), platform="mlflow")
-    response = await infer(InferenceRequest(model_name="skl", inputs=(), protocol="mlflow"))
+    response = await infer(InferenceRequest(model_name="skl", inputs=(), protocol=protocol))
     assert (response.outputs[0].shape, response.outputs[0].name, response.headers) == ((2,), "predict", {})
 
 

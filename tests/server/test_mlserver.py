@@ -339,9 +339,9 @@ def call(connection, name, /, **fields):
     )(made, timeout=PATIENCE)
 
 
-def infer_message(model="echo", shape=(2,), **fields):
+def infer_message(model="echo", shape=(2,), tensor="x", **fields):
     made = v2_grpc.ModelInferRequest(model_name=model, **fields)
-    made.inputs.add(name="x", datatype="FP32", shape=shape).contents.fp32_contents.extend([1, 2])
+    made.inputs.add(name=tensor, datatype="FP32", shape=shape).contents.fp32_contents.extend([1, 2])
     return made
 
 
@@ -368,6 +368,8 @@ def infer_message(model="echo", shape=(2,), **fields):
             "UNKNOWN",
             "Unexpected <class 'mlserver.errors.ModelNotFound'>: Model nope with version  not found",
         ),
+        ("ModelInfer", {"message": infer_message(tensor="boom")}, "INTERNAL", "builtins.ValueError: boom"),
+        ("ModelInfer", {"message": infer_message(tensor="tea")}, "UNKNOWN", "mlserver.errors.MLServerError: tea"),
         ("ModelMetadata", {"name": "nope"}, "NOT_FOUND", "Model nope with version  not found"),
         ("RepositoryModelLoad", {"model_name": "nope"}, "NOT_FOUND", "Model nope not found"),
     ],

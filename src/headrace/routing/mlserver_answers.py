@@ -23,7 +23,8 @@ _NONE: Final[Parameters] = {}
 """Shown in the answer as `{}`: the protocols leave out `payload.EMPTY`, and it alone."""
 _GRPC: Final = "v2_grpc"
 _REST: Final = "v2_rest"
-_SCORING: Final = "mlflow"
+_OTHERS: Final = frozenset({"v1", "mlflow"})
+"""Protocols with a form of their own, in which a column of one is one value a row."""
 _NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _VARIANT: Final = "89ab"
 
@@ -69,8 +70,8 @@ def answers(
     shape = _of_mlflow if platform == "mlflow" else _of_arrays
 
     async def answer(request: InferenceRequest) -> InferenceResponse:
-        if request.protocol == _SCORING:
-            return await infer(request)  # `/invocations` is no path of the V2 protocol, there as here
+        if request.protocol in _OTHERS:
+            return await infer(request)
         identity = identify(request)
         response = await infer(request)
         return shape(response, identity, _marked({**told}, identity))
@@ -137,10 +138,10 @@ def attributes(model: str, server_name: str, namespace: str = "", kind: str = "r
     return {**found, "Ce-Namespace": namespace} if namespace else found
 
 
-def namespace() -> str:
+def namespace(file: Path = _NAMESPACE) -> str:
     """The Kubernetes namespace of the pod that this runs in; empty: it runs in none. Reads a file."""
     try:
-        return _NAMESPACE.read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -160,7 +161,7 @@ def _identify_faithfully(request: InferenceRequest) -> str:
 
 
 def _marked(headers: dict[str, str], identity: str) -> dict[str, str]:
-    if identity:
+    if identity and identity.isprintable():  # a caller's line break must not become a header
         headers["Ce-Id"] = headers["Ce-Requestid"] = identity
     return headers
 

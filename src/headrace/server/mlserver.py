@@ -27,7 +27,7 @@ from headrace.server.grpc_connection import Call, Kind, Message, Method
 from headrace.server.grpc_services import InferenceService
 from headrace.server.http import TEXT, HttpReply, HttpRequest
 from headrace.server.rest import Rest, Target
-from headrace.serving.models import Served, State
+from headrace.serving.models import Models, Served, State
 
 
 class Switch(msgspec.Struct, frozen=True):
@@ -92,7 +92,7 @@ SWITCHES: Final[tuple[Switch, ...]] = (
         "The text helps.",
     ),
     Switch(
-        "REST: an error of a model in a process",
+        "REST and gRPC: an error of a model in a process",
         "the text begins with the path of its class: `mlserver.errors.InferenceError: ...`",
         "the text alone",
         "The class is no concern of the caller's.",
@@ -144,6 +144,12 @@ SWITCHES: Final[tuple[Switch, ...]] = (
         "INVALID_ARGUMENT",
         "UNAVAILABLE",
         "Clients retry UNAVAILABLE.",
+    ),
+    Switch(
+        "gRPC: another exception of a model",
+        "INTERNAL with the exception's text",
+        "INTERNAL with the names of model and exception before it",
+        "A text such as `0` says nothing.",
     ),
     Switch(
         "gRPC: data that do not fill their shape",
@@ -281,16 +287,10 @@ class MlserverRest(Rest):
 
     def _raised(self, error: RuntimeFailed, reply: HttpReply, target: Target) -> HttpReply:
         """What a model raised: from a process with the path of its class before it, else with nothing at all."""
-        in_process = any(
-            served.placement == "process" and target.version in {"", served.version}
-            for served in self._models.versions(target.name)
-        )
-        path = _class_path(error)
-        if in_process:
-            text = _said(error, target.name)
-            reply.body = status.error_body(f"{path}: {text}" if path and not text.startswith(path) else text)
-        elif not isinstance(error, ModelError):
+        in_process = _in_process(self._models, target.name, target.version)
+        if not in_process and not isinstance(error, ModelError):
             return HttpReply(b"Internal Server Error", 500, TEXT)
+        reply.body = status.error_body(_said(error, target.name, in_process=in_process))
         return reply
 
 
@@ -306,12 +306,22 @@ def _class_path(error: RuntimeFailed) -> str:
     return "" if cause is None else f"{type(cause).__module__}.{type(cause).__qualname__}"
 
 
-def _said(error: RuntimeFailed, name: str) -> str:
-    """What the model said, without the name that we put before it; a class of Python's own with its module."""
-    text = str(error).removeprefix(f"model '{name}': ")
-    kind = text.partition(":")[0]
-    raised = getattr(builtins, kind, None) if kind.isidentifier() else None
-    return f"builtins.{text}" if isinstance(raised, type) and issubclass(raised, BaseException) else text
+def _said(error: RuntimeFailed, name: str, *, in_process: bool) -> str:
+    """What the model said, without the names that we put before it; from a process behind the path of its class."""
+    text, path = str(error), _class_path(error)
+    if not isinstance(error, ModelError):
+        text = text.removeprefix(f"model '{name}': ")
+        kind, colon, rest = text.partition(": ")
+        if colon and kind.isidentifier():
+            raised = getattr(builtins, kind, None)
+            known = f"builtins.{kind}" if isinstance(raised, type) and issubclass(raised, BaseException) else kind
+            text, path = rest, path or known
+    return f"{path}: {text}" if in_process and path else text
+
+
+def _in_process(models: Models, name: str, version: str) -> bool:
+    """Whether a model is in a process of its own."""
+    return any(served.placement == "process" and version in {"", served.version} for served in models.versions(name))
 
 
 # -- gRPC --
@@ -327,9 +337,18 @@ class MlserverService(InferenceService):
     def methods(self) -> dict[str, Method]:
         """The rows of the table, each behind the translation of its errors."""
         return {
-            path: msgspec.structs.replace(row, handler=_translated(row.handler)) if row.kind is Kind.UNARY else row
+            path: msgspec.structs.replace(row, handler=self._translated(row.handler)) if row.kind is Kind.UNARY else row
             for path, row in super().methods().items()
         }
+
+    def _translated(self, handler: _Handler) -> _Handler:
+        async def translated(call: Call, message: Message) -> Message:
+            try:
+                return await handler(call, message)
+            except HeadraceError as error:
+                raise self._theirs(error, message) from error
+
+        return translated
 
     def _state(self, served: Served) -> str:
         return f"State.{served.state.value}"
@@ -345,17 +364,23 @@ class MlserverService(InferenceService):
         try:
             await super()._answer_in_stream(call, message, send)
         except HeadraceError as error:
-            raise _theirs(error, message) from error
+            raise self._theirs(error, message) from error
 
-
-def _translated(handler: _Handler) -> _Handler:
-    async def translated(call: Call, message: Message) -> Message:
-        try:
-            return await handler(call, message)
-        except HeadraceError as error:
-            raise _theirs(error, message) from error
-
-    return translated
+    def _theirs(self, error: HeadraceError, message: Message) -> HeadraceError:
+        match error:
+            case ModelNotFound():
+                return NotFound(_told(message))
+            case ModelNotReady():
+                return InvalidRequest(_not_ready(_name(message)))
+            case InvalidRequest():
+                text = _misfit(message)
+                return ModelError(text, status=500) if text else error
+            case RuntimeFailed():
+                name, version = _name(message), _version(message)
+                said = _said(error, name, in_process=_in_process(self._models, name, version))
+                return ModelError(said, status=error.status if isinstance(error, ModelError) else 500)
+            case _:
+                return error
 
 
 def _name(message: Message) -> str:
@@ -363,26 +388,17 @@ def _name(message: Message) -> str:
     return str(message.model_name if "model_name" in fields else message.name if "name" in fields else "")
 
 
+def _version(message: Message) -> str:
+    fields = message.DESCRIPTOR.fields_by_name
+    return str(message.model_version if "model_version" in fields else message.version if "version" in fields else "")
+
+
 def _told(message: Message) -> str:
     """Of an unknown model; the version stands there even where there is none."""
     fields = message.DESCRIPTOR.fields_by_name
     if "model_version" not in fields and "version" not in fields:
         return _not_found(_name(message), "")
-    version = message.model_version if "model_version" in fields else message.version
-    return f"Model {_name(message)} with version {version} not found"
-
-
-def _theirs(error: HeadraceError, message: Message) -> HeadraceError:
-    match error:
-        case ModelNotFound():
-            return NotFound(_told(message))
-        case ModelNotReady():
-            return InvalidRequest(_not_ready(_name(message)))
-        case InvalidRequest():
-            text = _misfit(message)
-            return ModelError(text, status=500) if text else error
-        case _:
-            return error
+    return f"Model {_name(message)} with version {_version(message)} not found"
 
 
 def _misfit(message: Message) -> str:
