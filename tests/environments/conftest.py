@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import shutil
 import subprocess
 import zipfile
@@ -70,6 +71,15 @@ class Yard:
         """What stands in the cache beside logs and locks."""
         kept = (self.cache / "environments").glob("*")
         return sorted(each.name for each in kept if each.suffix not in {".log", ".lock"})
+
+
+@pytest.fixture(autouse=True)
+def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No index or folder of wheels that whoever runs the tests has configured."""
+    for key in [each for each in os.environ if each.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("UV_NO_CONFIG", "1")
 
 
 @pytest.fixture

@@ -165,8 +165,8 @@ def build(
     candidates = targets(wanted.python)
     if not candidates:
         raise LoadFailed(
-            f"{doing}: Python {wanted.python} is older than Headrace runs on (3.{_OLDEST}); train the model under a "
-            "newer one, or set `environment: off` to try it with the server's own packages"
+            f"{doing}: Headrace does not run on Python {wanted.python}, but on 3.{_OLDEST} and newer; train the model "
+            "under one of those, or set `environment: off` to try it with the server's own packages"
         )
 
     def make(place: Path, desk: Path, shell: Shell) -> Made:

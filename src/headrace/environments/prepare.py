@@ -62,7 +62,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         said = []
         if self.source:
             python = f", Python {self.python}" if self.python else ""
-            said.append(f"needs: {self.packages} packages{python} ({self.source})")
+            plural = "" if self.packages == 1 else "s"
+            said.append(f"needs: {self.packages} package{plural}{python} ({self.source})")
             said += [f"unmet: {each}" for each in self.unmet]
         done = {
             "own": "runs by the server's own packages",

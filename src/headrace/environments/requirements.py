@@ -278,7 +278,7 @@ class _Reader:
         elif name in _OPTIONS:
             long = _OPTIONS[name]
             if long == "--find-links" and not _URL.match(value):
-                value = str((folder / value).absolute())
+                value = str((folder / value).resolve())  # the same from whatever folder it is named
             if long == "--index-url":  # the last one counts, as in pip
                 self.options = [each for each in self.options if each[0] != long]
             if (long, value) not in self.options:
@@ -355,7 +355,7 @@ def _named(text: str, *, where: str, folder: Path) -> str:
     if _URL.match(place):
         url = place
     else:
-        file = (folder / Path(place).expanduser()).absolute()
+        file = (folder / Path(place).expanduser()).resolve()
         if file.is_dir():
             raise SettingsError(
                 f"{where}: {file} is a folder, which cannot be kept by content; build a wheel of it "
