@@ -285,12 +285,11 @@ def test_mlserver_folder(mlserver_folder, tmp_path):
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
     warnings = [line.removeprefix("warning: ") for line in errors.splitlines() if line.startswith("warning: ")]
-    assert sorted(warnings) == [
-        f"{mlserver_folder / 'echo' / 'model-settings.json'}:3: key 'max_batchsize' is not known; "
-        "did you mean 'max_batch_size'?",
-        f"{mlserver_folder / 'settings.json'}:1: 'kafka_enabled' is not honoured: there is no Kafka here yet; "
-        "REST and gRPC are served",
-    ]
+    (key,) = [each for each in warnings if "echo" in each]
+    (field,) = [each for each in warnings if each is not key]
+    file = mlserver_folder / "echo" / "model-settings.json"
+    assert key == f"{file}:3: key 'max_batchsize' is not known; did you mean 'max_batch_size'?"
+    assert field.startswith(f"{mlserver_folder / 'settings.json'}:1: 'kafka_enabled' is not honoured: ")
 
 
 def test_mlserver_settings_that_are_wrong(mlserver_folder):

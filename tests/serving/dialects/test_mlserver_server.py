@@ -87,15 +87,14 @@ FIELDS = {
     ),
     "no-cors_settings": (None, {}),
     "model_repository_root": (".", {}),
-    "model_repository_implementation": ("mlserver.repository.SchemalessModelRepository", {}),
+    "model_repository_implementation": ("mine.Repository", {}),
+    "model_repository_implementation_args": ({"a": 1}, {}),
     "kafka_enabled": (False, {}),
     "kafka_servers": ("localhost:9092", {}),
 }
 
 NOT_HONOURED = {
     "model_repository_root": ("/elsewhere", "the folder on the command line is where models are looked for"),
-    "model_repository_implementation": ("mine.Repository", "models are found by their files alone"),
-    "model_repository_implementation_args": ({"a": 1}, "no repository class of your own is run"),
     "environments_dir": ("/envs", "environments are kept under models.cache_dir"),
     "metrics_dir": ("/metrics", "metrics need no files here, with worker processes either"),
     "kafka_enabled": (True, "there is no Kafka here yet; REST and gRPC are served"),

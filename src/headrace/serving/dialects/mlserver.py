@@ -4,12 +4,13 @@
     iris/model-settings.json        one version of one model; the artifact lies beside it or where `parameters.uri` says
     any/depth/model-settings.json   another; the same `name` with another `parameters.version` is another version
     (none at all)                   one model from `MLSERVER_MODEL_` variables alone
+    (a repository class)            what it lists (`mlserver_repository`)
 
 Only folders with a model-settings.json are models, as there; discovery tells of recognised ones that stand beside
 without. A headrace.yaml beside a model-settings.json says what MLServer has no word for, and stands above it.
 
 Classes of MLServer's own runtimes become our runtimes. Any other class is somebody's own and goes to the runtime
-`mlserver`, which gives it the settings as MLServer would have read them. Read and judged here: nothing is imported.
+`mlserver`, which gives it the settings as MLServer would have read them. Read and judged here: no model is imported.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from headrace.errors import HeadraceError, LoadFailed, SettingsError, UnknownFor
 from headrace.payload import EMPTY
 from headrace.serving.batching import Batching
 from headrace.serving.dialects import environment as variables
-from headrace.serving.dialects import fields, mlserver_server
+from headrace.serving.dialects import fields, mlserver_repository, mlserver_server
 from headrace.serving.dialects.base import Foreign, Problem, Recognise, Survey
 from headrace.serving.dialects.environment import Environment
 from headrace.serving.dialects.fields import Document, Field, Value
@@ -40,6 +41,8 @@ from headrace.serving.spec import Cache, ModelSpec, Overrides, read_yaml
 
 FILE: Final = "model-settings.json"
 PREFIX: Final = "MLSERVER_MODEL_"
+_REPOSITORY: Final = f"{mlserver_server.PREFIX}model_repository_implementation"
+_ARGUMENTS: Final = "model_repository_implementation_args"
 MAX_FOLDERS: Final = 20_000
 """How many folders are looked into. A tree with more is not a folder of models."""
 
@@ -131,11 +134,10 @@ is run as anybody's own class."""
 
 def speaks(folder: Path, environ: Mapping[str, str]) -> bool:
     """Whether there is a model-settings.json, a settings.json of MLServer's, or a model in the environment alone."""
-    return (
-        next(settings_files(folder), None) is not None
-        or mlserver_server.is_of_mlserver(folder)
-        or _read_environment(environ).get(f"{PREFIX}implementation") is not None
-    )
+    if next(settings_files(folder), None) is not None or mlserver_server.is_of_mlserver(folder):
+        return True
+    environment = _read_environment(environ)
+    return any(environment.get(name) is not None for name in (f"{PREFIX}implementation", _REPOSITORY))
 
 
 def server_settings(folder: Path, environ: Mapping[str, str]) -> tuple[Foreign, tuple[str, ...]]:
@@ -167,6 +169,15 @@ def survey(
         defaults=defaults,
         overrides=overrides,
     )
+    repository = server.get("model_repository_implementation", None)
+    if repository and repository not in mlserver_repository.DEFAULT:
+        try:
+            found = mlserver_repository.listed(repository, server.get(_ARGUMENTS, {}), folder)
+        except LoadFailed as error:
+            return Survey(problems=(Problem(name=folder.name, place=str(folder), error=error),))
+        for place, document in found:
+            look.at(place, document)
+        return Survey(specs=tuple(look.specs.values()), problems=tuple(look.problems))
     files = sorted(settings_files(folder))
     for file in files:
         look.at(file)
@@ -276,13 +287,14 @@ class _Look:
         self.specs: dict[tuple[str, str], ModelSpec] = {}
         self.problems: list[Problem] = []
 
-    def at(self, file: Path | None) -> None:
-        """The model of a settings file; None: the one in the environment alone."""
+    def at(self, file: Path | None, document: Document | None = None) -> None:
+        """The model of a settings file, or of what was read already; neither: the one in the environment alone."""
         folder = self._root if file is None else file.parent
-        place = str(file or folder)
+        place = str(file or (document.file if document else folder))
         name, version = folder.name, ""
         try:
-            document = Document("environment", EMPTY) if file is None else fields.load(file)
+            if document is None:
+                document = Document("environment", EMPTY) if file is None else fields.load(file)
             name, version = _called(document, folder)
             told = _read(document, self._environment)
             model = _Model(self._root, folder, file=file, document=document, told=told, server=self._server)

@@ -27,15 +27,6 @@ COMPRESS_MIN_BYTES: Final = 500
 """From here on MLServer compresses an answer."""
 
 
-_OWN_REPOSITORIES: Final = frozenset(
-    {
-        "mlserver.repository.SchemalessModelRepository",
-        "mlserver.repository:SchemalessModelRepository",
-        "mlserver.repository.repository.SchemalessModelRepository",
-    }
-)
-
-
 def _logging(value: Any) -> Any:
     if value is None or isinstance(value, str | dict):
         return value
@@ -226,18 +217,14 @@ _SETTINGS: Final[Mapping[str, Callable[[Any], Mapping[str, Any]]]] = MappingProx
         "gzip_enabled": _key("http.compress"),
     }
 )
-"""What a field becomes. The others are in `_NOT_HONOURED`, or are read by `mlserver` (workers, cache), or have a rule
-of their own in `translate`."""
+"""What a field becomes. The others are in `_NOT_HONOURED`, or are read by `mlserver` (workers, cache, repository), or
+have a rule of their own in `translate`."""
 
 _NOT_HONOURED: Final[Mapping[str, Callable[[Any], str]]] = MappingProxyType(
     {
         "model_repository_root": lambda root: (
             "" if root in {"", ".", "./"} else "the folder on the command line is where models are looked for"
         ),
-        "model_repository_implementation": lambda name: (
-            "" if name in {None, *_OWN_REPOSITORIES} else "models are found by their files alone"
-        ),
-        "model_repository_implementation_args": lambda given: "no repository class of your own is run" if given else "",
         "environments_dir": lambda _: "environments are kept under models.cache_dir",
         "metrics_dir": lambda _: "metrics need no files here, with worker processes either",
         "kafka_enabled": lambda is_on: "there is no Kafka here yet; REST and gRPC are served" if is_on else "",
