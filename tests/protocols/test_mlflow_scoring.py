@@ -6,10 +6,14 @@ is refused; answers of arrays, tables and tensors.
 
 from __future__ import annotations
 
+import contextlib
 import json
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady, RuntimeFailed
 from headrace.payload import InferenceResponse, Signature, Tensor, TensorSpec
@@ -227,3 +231,30 @@ def test_bytes_that_are_no_text_are_the_models_failure():
 def test_errors_have_mlflows_form(error, code, name):
     """Clients of MLflow find a code by name, and the message."""
     assert json.loads(mlflow_scoring.render_error(error, code)) == {"error_code": name, "message": "why"}
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+SIGNATURES = (None, TABLE, ARRAY, Signature(platform="mlflow", inputs=ARRAY.inputs + TABLE.inputs))
+
+
+@given(
+    st.dictionaries(st.sampled_from([*mlflow_scoring.FORMS, "params"]), anything, min_size=1, max_size=2)
+    | st.fixed_dictionaries({"dataframe_split": st.fixed_dictionaries({"columns": anything, "data": anything})})
+    | anything,
+    st.sampled_from(SIGNATURES),
+)
+def test_any_json_is_a_request_or_refused(document, signature):
+    """Whatever JSON comes, nothing else is raised than what is the caller's."""
+    with contextlib.suppress(InvalidRequest):
+        parse(msgspec.json.encode(document), signature)
+
+
+@given(st.text('a,b"\n\r 1.e-x\u00e9', max_size=30), st.sampled_from(SIGNATURES))
+def test_any_text_is_csv_or_refused(text, signature):
+    """Whatever text comes, nothing else is raised than what is the caller's."""
+    with contextlib.suppress(InvalidRequest):
+        parse(text.encode(), signature, "text/csv")
