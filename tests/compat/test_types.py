@@ -19,13 +19,11 @@ from mlserver.types import (
     TensorData,
     _build,
 )
-from pydantic import ValidationError
+from pydantic import PydanticDeprecatedSince20, ValidationError
 
 
 def tensor(data=(1, 2), datatype="FP32", **parameters):
-    return RequestInput(
-        name="x", shape=[len(data)], datatype=datatype, data=list(data), parameters=parameters or None
-    )
+    return RequestInput(name="x", shape=[len(data)], datatype=datatype, data=list(data), parameters=parameters or None)
 
 
 def test_exported():
@@ -41,15 +39,15 @@ def test_dump_leaves_out():
     assert request.model_dump() == expected
     assert InferenceRequest.model_validate(expected) == request
     assert request.model_dump_json() == '{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(PydanticDeprecatedSince20):
         assert request.dict()["outputs"] is None
 
 
 def test_deprecated_forms():
     """The pydantic 1 forms still read and write."""
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(PydanticDeprecatedSince20):
         request = InferenceRequest.parse_obj({"inputs": []})
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(PydanticDeprecatedSince20):
         assert request.json() == '{"id":null,"parameters":null,"inputs":[],"outputs":null}'
     assert tensor().data.__root__ == [1, 2]
 

@@ -96,7 +96,10 @@ class MetricsRegistry:
 
     def metric(self, name: str, description: str) -> Histogram:
         """The metric of that name, made where it is new."""
-        return self._metrics.setdefault(name, Histogram(name, description, self))
+        metric = self._metrics.setdefault(name, Histogram(name, description, self))
+        if metric.description == DEFAULT_DESCRIPTION:
+            metric.description = description
+        return metric
 
     def register(self, collector: Any) -> None:
         """Take a collector of prometheus_client into its own registry, which is exposed where the model runs inline."""
