@@ -241,19 +241,21 @@ async def test_ended_early(yard, pip_only, how):
     task = asyncio.create_task(
         asyncio.to_thread(yard.prepare, yard.model("slowone"), timeout_seconds=seconds, cancel=cancel)
     )
-    await appears(mark)
     if how == "cancel":
+        await appears(mark)
         cancel.set()
     with pytest.raises(LoadFailed, match="it was cancelled" if how == "cancel" else "it took longer than 4 s"):
         await task
-    await gone(int(mark.read_text()))
+    if mark.exists():  # a slow machine may not have come so far in its time
+        await gone(int(mark.read_text()))
     assert yard.left() == []
 
 
 # -- several processes --
 
 ANOTHER = """
-import sys, logging
+import faulthandler, logging, sys
+faulthandler.dump_traceback_later(40, exit=True)  # says where, should it hang
 from pathlib import Path
 from headrace.environments import prepare
 logging.basicConfig(level="INFO")
@@ -278,7 +280,7 @@ def test_two_processes(yard, pip_only):
     both = [another(yard, place) for _ in range(2)]
     said = [each.communicate(timeout=50) for each in both]
     folders = {out.strip() for out, _ in said}
-    assert len(folders) == 1
+    assert len(folders) == 1, said
     assert (Path(folders.pop()) / "bin" / "python").exists()
     assert sum("installing 1 package" in err for _, err in said) == 1
 

@@ -7,7 +7,7 @@ conda's and MLflow's YAML x errors with file and line. Left out: what only pip's
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.environments import requirements
@@ -204,6 +204,7 @@ _NAMES = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
 _VERSIONS = st.from_regex(r"[0-9]{1,2}\.[0-9]{1,2}", fullmatch=True)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(_NAMES, _VERSIONS), min_size=1, max_size=6))
 def test_render_reads_back(pairs):
     """What is rendered for an installer reads back as the same packages."""

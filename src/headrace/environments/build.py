@@ -49,7 +49,7 @@ NEEDS: Final = (
     "uvloop>=0.20",
 )
 """Headrace's own dependencies, as its distribution declares them; a test compares the two."""
-MLSERVER_NEEDS: Final = ("pydantic>=2.7", "fastapi>=0.110", "pandas>=2.1")
+MLSERVER_NEEDS: Final = ("pydantic>=2.7", "fastapi>=0.110", "pandas>=2.1", "python-multipart>=0.0.9")
 """The extra `mlserver`: for a custom runtime written for MLServer."""
 _MLSERVER_FILE: Final = "model-settings.json"
 
