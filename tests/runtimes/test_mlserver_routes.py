@@ -102,6 +102,15 @@ async def test_a_plain_method_takes_a_pydantic_body(body, status, answered):
         assert (answer.status, json.loads(answer.body)) == (status, answered)
 
 
+async def test_a_body_without_content_type_is_json():
+    """A client that says no Content-Type is understood, as by the releases of FastAPI that MLServer was made for."""
+    async with served(FOLDERS / "shop") as runtime:
+        answer = await runtime.visit(
+            RouteRequest(route="POST /orders", method="POST", target="/orders", body=b'{"item": "apple"}')
+        )
+        assert (answer.status, json.loads(answer.body)) == (200, {"ordered": {"item": "apple", "count": 1}})
+
+
 async def test_a_handler_may_answer_what_predict_answers(tmp_path):
     """A handler that takes and gives MLServer's own types reads and answers their JSON."""
     (tmp_path / "models.py").write_text("""

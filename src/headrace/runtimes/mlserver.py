@@ -280,11 +280,11 @@ class MlserverRuntime(Runtime):
         """Raise what the runtime meant by it; return where it meant nothing."""
         assert self._package is not None
         if isinstance(error, self._package.error):
-            raise ModelError(str(error), status=_status(error)) from error
+            raise ModelError(str(error), status=_status(error), kind=_class(error)) from error
         web = sys.modules.get("starlette.exceptions")
         if web is not None and isinstance(error, web.HTTPException):
             detail = error.detail if isinstance(error.detail, str) else json.dumps(error.detail, default=str)
-            raise ModelError(detail, status=_status(error)) from error
+            raise ModelError(detail, status=_status(error), kind=_class(error)) from error
         if isinstance(error, (ValueError, OverflowError)) and _while_decoding(error):
             raise InvalidRequest(f"an input cannot be decoded: {error}") from error
 
@@ -454,3 +454,7 @@ def _run_apart(work: Callable[[], Awaitable[None]]) -> None:
     thread.join()
     if failed:
         raise failed[0]
+
+
+def _class(error: Exception) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"

@@ -8,6 +8,7 @@ by message of ASGI; there is no socket. A streaming response is collected whole 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -56,7 +57,12 @@ class Visitors:
             return JSONResponse({"error": str(raised)}, status_code=getattr(raised, "status_code", 500))
 
         answers: dict[int | type[Exception], Any] = {error: answer_error}
-        self._app = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None, exception_handlers=answers)
+        options: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
+        if "strict_content_type" in inspect.signature(fastapi.FastAPI).parameters:
+            options["strict_content_type"] = (
+                False  # as the releases that MLServer was made for: untyped bodies are JSON
+            )
+        self._app = fastapi.FastAPI(**options, exception_handlers=answers)
         for each in handlers:
             try:
                 self._app.add_api_route(each.path, each.call, methods=[each.method])
