@@ -50,6 +50,8 @@ def test_deprecated_forms():
     with pytest.warns(PydanticDeprecatedSince20):
         assert request.json() == '{"id":null,"parameters":null,"inputs":[],"outputs":null}'
     assert tensor().data.__root__ == [1, 2]
+    assert TensorData(__root__=[1]) == TensorData([1])
+    assert TensorData({"a": 1}).root == {"a": 1}
 
 
 def test_datatype_is_text():

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, RootModel
+from pydantic import ConfigDict, RootModel, model_validator
 
 from .base import BaseModel
 
@@ -90,6 +90,12 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
     __slots__ = ("_array", "_style")
 
     root: Union[List, Any]  # type: ignore[type-arg]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_old_name(cls, values: Any) -> Any:
+        """`TensorData(__root__=...)`, as code for pydantic 1 writes it."""
+        return values["__root__"] if type(values) is dict and values.keys() == {"__root__"} else values
 
     @classmethod
     def of_array(cls, array: npt.NDArray[Any], *, nulls: bool = True, text: bool = False) -> TensorData:
