@@ -38,7 +38,7 @@ EXTRAS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
         "pandas": ("pandas>=2.1",),
         "optimize": ("onnxruntime>=1.19", "onnx>=1.17", "skl2onnx>=1.18", "onnxmltools>=1.13"),
         "grpc-client": ("grpcio>=1.66",),
-        "mlserver": ("pydantic>=2.7", "fastapi>=0.110", "pandas>=2.1"),
+        "mlserver": ("pydantic>=2.7", "fastapi>=0.110", "pandas>=2.1", "python-multipart>=0.0.9"),
         "tracing": ("opentelemetry-sdk>=1.25", "opentelemetry-exporter-otlp-proto-http>=1.25"),
     }
 )

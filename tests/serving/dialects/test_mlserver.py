@@ -95,7 +95,7 @@ def test_sklearn(root):
     assert dict(spec.parameters) == {"default_outputs": "predict_proba"}
     assert (spec.dialect, spec.placement, spec.replicas, spec.warnings) == ("mlserver", "auto", 1, ())
     assert spec.evidence == f"implementation {SKLEARN}"
-    assert spec.watched == (str(root / FILE),)
+    assert spec.watched == (str(root / FILE), str(root / "mnist-svm.joblib"))
 
 
 RUNTIMES = {
@@ -193,6 +193,19 @@ def test_custom(root):
         "mine/pkg/__init__.py",
     }
     assert spec.warnings == ()
+
+
+def test_two_looks_find_the_same(root):
+    """Looking again at files that did not change finds equal specs, whatever they hold; each change makes another."""
+    text = (
+        '{"implementation": "m.M", "parameters": {"uri": "w.bin", "extra": {"a": NaN, "b": [-Infinity, {"c": NaN}]}}}'
+    )
+    write(root, {"a/model-settings.json": text, "a/w.bin": "weights"})
+    spec = one(root)
+    assert one(root) == spec
+    assert str(root / "a/w.bin") in spec.watched
+    write(root, {"a/new.py": ""})
+    assert one(root) != spec
 
 
 def test_environment_alone(root):
@@ -398,6 +411,25 @@ def test_what_an_official_runtime_does_not_read(root):
         f"key 'parameters.format' is not read by {SKLEARN}",
         f"key 'parameters.version_' is not read by {SKLEARN}; did you mean 'version'?",
     ]
+
+
+def test_content_types_that_our_runtimes_do_not_take_over(root):
+    """A default content type that changes what an official class reads is told; one that does not is not."""
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [-1]}
+    inputs = [{**tensor, "parameters": {"content_type": each}} for each in ("np", "base64")]
+    settings = {"implementation": SKLEARN, "inputs": inputs, "parameters": {"content_type": "datetime"}}
+    write(root, {FILE: json.dumps(settings, indent=1), "model.pkl": "x"})
+    for warning, key, kind in zip(
+        one(root).warnings,
+        ("parameters.content_type", "inputs[1].parameters.content_type"),
+        ("datetime", "base64"),
+        strict=True,
+    ):
+        assert f": key '{key}': '{kind}' is not taken for requests that say none" in warning
+        line = int(warning.removeprefix(f"{root / FILE}:").partition(":")[0])
+        assert kind in (root / FILE).read_text().split("\n")[line - 1]
+    write(root, {FILE: {"implementation": SKLEARN, "inputs": inputs[:1], "parameters": {"content_type": "pd"}}})
+    assert one(root).warnings == ()
 
 
 # -- what the fields become --

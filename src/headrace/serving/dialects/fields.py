@@ -29,6 +29,8 @@ _WHOLE: Final = re.compile(r"\s*[+-]?\d+(_\d+)*(\.0*)?\s*")
 _TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE: Final = frozenset({"0", "off", "f", "false", "n", "no"})
 _SHOWN: Final = 60
+_CONSTANTS: Final = MappingProxyType({"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf})
+"""Always the same objects: a NaN equals itself only so, and settings that did not change must be equal."""
 
 
 class Mismatch(Exception):
@@ -218,7 +220,7 @@ def load(file: Path) -> Document:
 def parse(content: str, file: str) -> Document:
     """The JSON object in a text; pure. Raises as `load`."""
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_constant=_CONSTANTS.__getitem__)
     except json.JSONDecodeError as error:
         what = f"{error.msg[:1].lower()}{error.msg[1:]}"
         raise SettingsError(f"{file}:{error.lineno}: not valid JSON at column {error.colno}: {what}") from error

@@ -37,6 +37,7 @@ from headrace.serving.dialects.base import Foreign, Problem, Recognise, Survey
 from headrace.serving.dialects.environment import Environment
 from headrace.serving.dialects.fields import Document, Field, Value
 from headrace.serving.dialects.mlserver_server import Server
+from headrace.serving.dialects.positions import Position
 from headrace.serving.spec import Cache, ModelSpec, Overrides, read_yaml
 
 FILE: Final = "model-settings.json"
@@ -432,7 +433,7 @@ class _Model:
             "dialect": "mlserver",
             "folder": str(self.folder),
             "declared": self._declared(),
-            "watched": tuple(str(each) for each in (*([self._file] if self._file else []), *_code(self.folder))),
+            "watched": tuple(map(str, self._watched())),
         }
         if (size := self._get("max_batch_size", 0)) > 1 and (wait := self._get("max_batch_time", 0.0)) > 0:
             found["batching"] = Batching(max_batch_size=size, max_wait_seconds=wait)
@@ -452,6 +453,15 @@ class _Model:
             found["placement"] = "process"  # each model has processes of its own here
         if environment := self._environment():
             found |= {"environment": environment, "placement": "process"}
+        return found
+
+    def _watched(self) -> list[Path]:
+        """What a change of means another model. Not the whole folder: a model may write into its own."""
+        found = [self._file] if self._file is not None else []
+        found += _code(self.folder)
+        artifact = _absolute(self.folder / _path_of(self._parameter("uri") or ""))
+        if artifact.is_file() and artifact not in found:
+            found.append(artifact)
         return found
 
     def _declared(self) -> dict[str, Any]:
@@ -496,12 +506,27 @@ class _Model:
             self._warn(f"is not read by {implementation}", "parameters", "format")
         for key in self._told.others:
             self._warn(f"is not read by {implementation}{_near(key, PARAMETERS)}", "parameters", key)
+        self._tell_content_types(official)
         return {
             "runtime": official.runtime,
             "path": str(path),
             "parameters": parameters,
             "evidence": f"implementation {implementation}",
         }
+
+    def _tell_content_types(self, official: Official) -> None:
+        """Of defaults of content types that our runtime does not take over: its signature says how it reads."""
+        given: list[tuple[Position, Any]] = [(("parameters", "content_type"), self._parameter("content_type"))]
+        for index, tensor in enumerate(self._get("inputs", ())):
+            content_type = tensor.get("parameters", {}).get("content_type")
+            given.append((("inputs", index, "parameters", "content_type"), content_type))
+        for position, content_type in given:
+            if content_type and content_type not in _READ_ALIKE:
+                key = f"{self.document.where(position)}: key {fields.dotted(position)!r}"
+                self.warnings.append(
+                    f"{key}: {content_type!r} is not taken for requests that say none: the runtime {official.runtime} "
+                    f"reads inputs as its signature says"
+                )
 
     def _custom(self, implementation: str) -> dict[str, Any]:
         reference = _dotted(implementation)
@@ -578,6 +603,9 @@ class _Model:
         shown = ", ".join(each.name for each in (claimed or others)[:10]) or "no file"
         raise LoadFailed(f"Invalid URI specified for model {self.name} ({place}): {expected}; found {shown}")
 
+
+_READ_ALIKE: Final = frozenset({"np", "pd", "str"})
+"""Content types that our runtimes need not be told of: tensors, columns by name, and texts are read as such anyway."""
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 
