@@ -14,14 +14,16 @@ import os
 import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 import headrace
+from headrace.environments import Environments
 from headrace.errors import SettingsError
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
@@ -35,9 +37,11 @@ from headrace.runtimes.base import UNCHECKED
 from headrace.security import load_policy
 from headrace.server.cors import Cors, CorsSettings
 from headrace.server.grpc import GrpcServer
+from headrace.server.grpc_services import InferenceService
 from headrace.server.http import Handler, HttpLimits, HttpServer
 from headrace.server.metrics import handler as metrics_handler
 from headrace.server.metrics import timed
+from headrace.server.mlserver import CORS_METHODS, MlserverRest, MlserverService
 from headrace.server.rest import Rest, RestSettings
 from headrace.serving.ahead import Lookout
 from headrace.serving.build import RuntimeSpec
@@ -51,7 +55,6 @@ from headrace.settings import Settings
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_Optimize: TypeAlias = Literal["auto", "require", "off"]
 
 
 class LoadedModel(msgspec.Struct, frozen=True):
@@ -136,6 +139,8 @@ class App:
             watch_seconds=settings.models.watch_seconds,
             drain_seconds=settings.models.drain_seconds,
         )
+        self._environments = Environments()
+        self._stopping = threading.Event()
         self._lookout = Lookout(self._repository.again)
         self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
@@ -183,7 +188,8 @@ class App:
             idle_timeout_seconds=settings.http.idle_timeout_seconds,
             request_timeout_seconds=settings.http.request_timeout_seconds,
         )
-        rest = Rest(
+        faithful = settings.compat.answers == "mlserver"
+        rest = (MlserverRest if faithful else Rest)(
             self.models,
             self._repository,
             RestSettings(
@@ -213,6 +219,7 @@ class App:
                 max_message_bytes=settings.grpc.max_message_bytes,
                 request_timeout_seconds=settings.http.request_timeout_seconds,
                 statistics=self._statistics,
+                service=MlserverService if faithful else InferenceService,
                 counts=self.metrics.grpc,
                 traces=self._tracing,
             )
@@ -227,6 +234,7 @@ class App:
 
     async def stop(self) -> None:
         """Accept nothing new, let what is in flight end, unload, close."""
+        self._stopping.set()
         grace = self._settings.models.drain_seconds
         listeners = [listener for listener in (self._http, self._grpc) if listener is not None]
         await asyncio.gather(*(listener.stop(grace) for listener in listeners))
@@ -259,23 +267,23 @@ class App:
             ):
                 self.metrics.forget(spec.name, spec.version)
 
-        runtime_spec, warm_up, warnings = await asyncio.to_thread(_prepare, spec, self._settings)
+        ready = await asyncio.to_thread(_prepare, spec, self._settings, self._environments, self._stopping)
         engine = await load_engine(
-            runtime_spec,
+            ready.spec,
             model=spec.model,
             placement=_unless_set(spec.placement, "auto", defaults.placement),
             replicas=_unless_set(spec.replicas, 1, defaults.replicas),
             batching=spec.batching,
-            warm_up=warm_up,
+            warm_up=ready.warm_up,
             predict_timeout_seconds=_unless_set(spec.predict_timeout_seconds, 60.0, defaults.predict_timeout_seconds),
             observer=counted,
             on_state=changed,
         )
         if engine.signature.properties.get("engine.check") == UNCHECKED:
-            self._lookout.add(msgspec.structs.replace(runtime_spec, optimize="auto"))
+            self._lookout.add(msgspec.structs.replace(ready.spec, optimize="auto"))
         infer, stream = self._wrapped(spec, engine, counted)
         counted.load_seconds = time.monotonic() - started
-        return LoadedModel(engine, infer, stream, (*spec.warnings, *warnings), closed)
+        return LoadedModel(engine, infer, stream, (*spec.warnings, *ready.warnings), closed)
 
     def _wrapped(self, spec: ModelSpec, engine: Engine, counted: ModelMetrics) -> tuple[Infer, InferStream | None]:
         """What stands between the routing table and a model, from the inside: cache, another server's form, counts."""
@@ -297,7 +305,7 @@ class App:
                 "model": spec.name,
                 "version": spec.version,
                 "server_name": self._settings.server.name,
-                "namespace": _namespace(),
+                "namespace": mlserver_answers.namespace(),
                 "platform": engine.signature.platform,
                 "whole": spec.runtime == "mlserver",
                 "faithful": self._settings.compat.answers == "mlserver",
@@ -318,10 +326,13 @@ class App:
                 root_path=settings.http.root_path,
                 own=lambda: [route.path for served in self.models for route in served.routes],
             )
+        methods = settings.http.cors_allow_methods
+        if settings.compat.answers == "mlserver" and "http.cors_allow_methods" not in settings.origins:
+            methods = CORS_METHODS
         cors = CorsSettings(
             allow_origins=settings.http.cors_allow_origins,
             allow_origin_regex=settings.http.cors_allow_origin_regex,
-            allow_methods=settings.http.cors_allow_methods,
+            allow_methods=methods,
             allow_headers=settings.http.cors_allow_headers,
             expose_headers=settings.http.cors_expose_headers,
             allow_credentials=settings.http.cors_allow_credentials,
@@ -429,10 +440,16 @@ def run(
     return 0
 
 
-def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tuple[Tensor, ...]], tuple[str, ...]]:
-    """What the engine needs of a model, files read, its environment built where it is to have one; and what to warn
-    of. Blocks.
-    """
+class _Ready(msgspec.Struct, frozen=True):
+    """What the engine needs of a model."""
+
+    spec: RuntimeSpec
+    warm_up: list[tuple[Tensor, ...]]
+    warnings: tuple[str, ...]
+
+
+def _prepare(spec: ModelSpec, settings: Settings, environments: Environments, cancel: threading.Event) -> _Ready:
+    """Read a model's files, and build its environment where it is to have one. Blocks."""
     defaults = settings.models
     runtime, allowed, fingerprint = spec.runtime, None, ""
     optimize = _unless_set(spec.optimize, "auto", defaults.optimize)
@@ -447,7 +464,18 @@ def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tup
         fingerprint = digest(path) if optimize != "off" else ""
     elif spec.folder:  # code that a headrace.yaml names, not the person who starts the server
         allowed = load_policy.decide(Path(spec.folder), policy)
+    environment = environments.prepare(
+        _own_folder(spec),
+        _unless_set(spec.environment, "auto", defaults.environment),
+        cache=defaults.cache_path,
+        trusted=allowed is None,
+        describe=spec.describe(),
+        cancel=cancel,
+    )
+    if environment.folder:  # another Python may load other engines: what is proven here says nothing of there
+        optimize = "off"
     runtime_spec = RuntimeSpec(
+        environment=environment.folder,
         name=spec.name,
         version=spec.version,
         runtime=runtime or "python",
@@ -462,7 +490,22 @@ def _prepare(spec: ModelSpec, settings: Settings) -> tuple[RuntimeSpec, list[tup
         outputs=spec.outputs,
     )
     samples = [v2_rest.parse(body, model_name=spec.name).inputs for body in warm_up_bodies(spec)]
-    return runtime_spec, samples, ()
+    return _Ready(runtime_spec, samples, environment.warnings)
+
+
+def _own_folder(spec: ModelSpec) -> Path | None:
+    """Where a file may say what packages the model needs; None: nowhere.
+
+    A file that was named itself lies in somebody's project, whose requirements are not the model's, unless its settings
+    speak of an environment.
+    """
+    if spec.model is not None or not (spec.path or spec.folder):
+        return None
+    path = Path(spec.path)
+    if spec.path and path.is_dir():
+        return path
+    is_loose = bool(spec.path) and not spec.dialect and spec.environment == "auto" and spec.name == path.stem
+    return None if is_loose or not spec.folder else Path(spec.folder)
 
 
 def _when(
@@ -470,14 +513,6 @@ def _when(
 ) -> Literal["auto", "stored", "require", "off"]:
     """When a faster engine is looked for: at load, or, where a child can do it and leave what it finds, afterwards."""
     return "stored" if optimize == "auto" and spec.model is None and _writable(cache) else optimize
-
-
-def _namespace() -> str:
-    """Of the Kubernetes pod this runs in, where a pod finds it; empty elsewhere."""
-    try:
-        return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
 
 
 def _fingerprint(model: Any) -> str:

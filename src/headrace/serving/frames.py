@@ -183,6 +183,8 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag=14):
     logged: Logged = ()
     status: int = 0
     """Of a ModelError."""
+    kind: str = ""
+    """Of a ModelError: the class that the model raised."""
     retry_after_seconds: float = 0.0
     """Of an Overloaded."""
 
@@ -202,7 +204,7 @@ _ERRORS: Final = {
 def error_of(failure: Failure) -> HeadraceError:
     """The error as the worker met it; a class that this side does not know is RuntimeFailed."""
     if failure.status:
-        return ModelError(failure.text, status=failure.status)
+        return ModelError(failure.text, status=failure.status, kind=failure.kind)
     if failure.error == Overloaded.__name__:
         return Overloaded(failure.text, retry_after_seconds=failure.retry_after_seconds)
     return _ERRORS.get(failure.error, RuntimeFailed)(failure.text)
@@ -213,10 +215,10 @@ def failure_of(
 ) -> Failure:
     """An error as a frame's header: the class in the tree, the text, and what else the class carries."""
     kind = next(each.__name__ for each in type(error).__mro__ if each.__name__ in _ERRORS)
-    status = error.status if isinstance(error, ModelError) else 0
+    status, raised = (error.status, error.kind) if isinstance(error, ModelError) else (0, "")
     retry_after_seconds = error.retry_after_seconds if isinstance(error, Overloaded) else 0.0
     text = str(error).encode(errors="replace").decode()  # a file's name may hold halves of characters, a frame may not
-    return Failure(call_id, kind, text, separable, predict_ns, logged, status, retry_after_seconds)
+    return Failure(call_id, kind, text, separable, predict_ns, logged, status, raised, retry_after_seconds)
 
 
 def part_body(message: Visited) -> tuple[Visited, Tensor]:
