@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -124,6 +125,16 @@ def test_exit_codes(infer, unused_url, tmp_path):
     assert (result.exit_code, answers) == (2, None)
     assert infer(LINES[:2], "-o", str(tmp_path / "in.jsonl"))[0].exit_code == 2
     assert (tmp_path / "in.jsonl").read_text() == "".join(f"{each}\n" for each in LINES[:2])
+
+
+def test_output_that_takes_nothing(infer):
+    """A device as the output is written to as a pipe is; that it is full is one line, and exit code 2."""
+    if not Path("/dev/full").exists():
+        pytest.skip("the device is Linux's")
+    result, _ = infer(LINES[:3], "-o", "/dev/full")
+    assert result.exit_code == 2
+    assert result.stderr == "error: cannot write the output: No space left on device\n"
+    assert not Path("/dev/full.headrace").exists()
 
 
 def test_url_forms(infer, url):

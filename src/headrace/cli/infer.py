@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -186,6 +186,8 @@ def perform(
     with contextlib.closing(lines), contextlib.ExitStack() as stack:
         if target == "-":
             sink = journal.Stream(sys.stdout.buffer)
+        elif Path(target).exists() and not Path(target).is_file():  # a named pipe or a device cannot be gone on with
+            sink = journal.Stream(stack.enter_context(_opened(target)))
         else:
             if _same(source, target):
                 raise click.UsageError("the output is the input", click.get_current_context())
@@ -205,6 +207,15 @@ def perform(
     if summary.interrupted:
         return 130
     return 1 if summary.failed or summary.failed_before else 0
+
+
+def _opened(target: str) -> BinaryIO:
+    from headrace.errors import SettingsError
+
+    try:
+        return Path(target).open("wb", buffering=0)
+    except OSError as exc:
+        raise SettingsError(f"cannot write the output {target}: {exc.strerror or exc}") from exc
 
 
 def _same(source: str, target: str) -> bool:

@@ -143,10 +143,12 @@ class Stream:
             SettingsError: nobody reads any more.
         """
         try:
-            self._output.write(text)
+            view = memoryview(text)
+            while view:  # a raw file may take a part
+                view = view[self._output.write(view) or 0 :]
             self._output.flush()
         except OSError as exc:
-            raise SettingsError(f"cannot write to standard output: {exc.strerror or exc}") from exc
+            raise SettingsError(f"cannot write the output: {exc.strerror or exc}") from exc
 
     def put_in_order(self) -> None:
         """Nothing: it was written in order."""
