@@ -189,6 +189,8 @@ class Source:
                 await ready.wait()
             finally:
                 loop.remove_reader(self._fd)
+        else:
+            await asyncio.sleep(0)  # lines that are passed over wait for nothing, and a signal wants to be heard
         try:
             return os.read(self._fd, _CHUNK_BYTES)
         except OSError as exc:
