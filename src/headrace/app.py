@@ -66,6 +66,8 @@ class LoadedModel(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
     closed: Callable[[], None]
     """Called once the engine is closed."""
+    declared: Parameters = EMPTY
+    """Metadata in the form of the model's dialect."""
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -283,7 +285,8 @@ class App:
             self._lookout.add(msgspec.structs.replace(ready.spec, optimize="auto"))
         infer, stream = self._wrapped(spec, engine, counted)
         counted.load_seconds = time.monotonic() - started
-        return LoadedModel(engine, infer, stream, (*spec.warnings, *ready.warnings), closed)
+        declared = mlserver_answers.metadata(engine.signature) if spec.dialect == "mlserver" else EMPTY
+        return LoadedModel(engine, infer, stream, (*spec.warnings, *ready.warnings), closed, declared)
 
     def _wrapped(self, spec: ModelSpec, engine: Engine, counted: ModelMetrics) -> tuple[Infer, InferStream | None]:
         """What stands between the routing table and a model, from the inside: cache, another server's form, counts."""
@@ -306,7 +309,7 @@ class App:
                 "version": spec.version,
                 "server_name": self._settings.server.name,
                 "namespace": mlserver_answers.namespace(),
-                "platform": engine.signature.platform,
+                "signature": engine.signature,
                 "whole": spec.runtime == "mlserver",
                 "faithful": self._settings.compat.answers == "mlserver",
             }
@@ -481,7 +484,7 @@ def _prepare(spec: ModelSpec, settings: Settings, environments: Environments, ca
         runtime=runtime or "python",
         path=spec.path,
         reference=spec.reference,
-        parameters=dict(spec.parameters),
+        parameters=_parameters(spec, settings),
         allowed_globals=allowed,
         optimize=_when(optimize, spec, defaults.cache_path) if fingerprint else "off",
         cache=str(defaults.cache_path),
@@ -491,6 +494,12 @@ def _prepare(spec: ModelSpec, settings: Settings, environments: Environments, ca
     )
     samples = [v2_rest.parse(body, model_name=spec.name).inputs for body in warm_up_bodies(spec)]
     return _Ready(runtime_spec, samples, environment.warnings)
+
+
+def _parameters(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
+    if spec.runtime == "mlserver":
+        return {**spec.parameters, "package": settings.compat.mlserver_package}
+    return dict(spec.parameters)
 
 
 def _own_folder(spec: ModelSpec) -> Path | None:

@@ -37,6 +37,8 @@ ALWAYS = {
     "models.startup_policy": "degrade",
     "metrics.aliases": "mlserver",
     "http.compress_min_bytes": 500,
+    "http.request_timeout_seconds": 600.0,
+    "models.predict_timeout_seconds": 600.0,
 }
 
 FIELDS = {

@@ -26,6 +26,9 @@ PREFIX: Final = "MLSERVER_"
 COMPRESS_MIN_BYTES: Final = 500
 """From here on MLServer compresses an answer."""
 
+PATIENCE_SECONDS: Final = 600.0
+"""Of a request that brings no deadline. MLServer waits for ever, and its users have models that take minutes."""
+
 
 def _logging(value: Any) -> Any:
     if value is None or isinstance(value, str | dict):
@@ -130,7 +133,7 @@ def translate(server: Server, folder: Path) -> tuple[Foreign, tuple[str, ...]]:
     """Our settings for what an MLServer folder says, and what is not honoured; pure.
 
     Also what holds for any such folder: a model that fails does not keep the others from being served, answers are
-    compressed from 500 bytes on, and metrics have the names that MLServer's dashboards ask for.
+    compressed from 500 bytes on, requests may take long, for MLServer knows no deadline, and metrics have the names that MLServer's dashboards ask for.
 
     Args:
         server: What was read.
@@ -145,6 +148,8 @@ def translate(server: Server, folder: Path) -> tuple[Foreign, tuple[str, ...]]:
         "models.startup_policy": ("degrade", of_folder),
         "metrics.aliases": ("mlserver", of_folder),
         "http.compress_min_bytes": (COMPRESS_MIN_BYTES, of_folder),
+        "http.request_timeout_seconds": (PATIENCE_SECONDS, of_folder),
+        "models.predict_timeout_seconds": (PATIENCE_SECONDS, of_folder),
     }
     warnings = fields.unknown(server.document.content, FIELDS, server.document)
     for name, value in server.values.items():
