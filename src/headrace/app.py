@@ -28,7 +28,7 @@ from headrace.errors import SettingsError
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
 from headrace.monitoring.tracing import Tracing
-from headrace.payload import EMPTY, Infer, InferStream, Route, Signature, Tensor, Visit
+from headrace.payload import EMPTY, Infer, InferStream, Parameters, Route, Signature, Tensor, Visit
 from headrace.protocols import v2_control, v2_rest
 from headrace.routing import mlserver_answers
 from headrace.routing.cache import Cache
@@ -478,6 +478,9 @@ def _prepare(spec: ModelSpec, settings: Settings, environments: Environments, ca
     if environment.folder:  # another Python may load other engines: what is proven here says nothing of there
         optimize = "off"
     runtime_spec = RuntimeSpec(
+        logging=logs.of_worker(
+            spec.name, style=settings.log.format, level=settings.log.level, config=settings.log.config_file
+        ),
         environment=environment.folder,
         name=spec.name,
         version=spec.version,

@@ -28,7 +28,8 @@ def test_every_route_of_the_document_answers(server):
             continue  # they would change the server that the other tests share; test_server loads and unloads its own
         for method in operations:
             status, _, reply = server.ask(filled, b"{}" if method == "post" else None, method=method.upper())
-            assert status not in {404, 405} or ":explain" in filled, (method, filled, reply)
+            is_told = ":explain" in filled or "error_code" in str(reply)  # no explainer; no MLflow model
+            assert status not in {404, 405} or is_told, (method, filled, reply)
 
 
 @pytest.mark.parametrize("content_type", [None, "application/json", "application/json; charset=utf-8"])

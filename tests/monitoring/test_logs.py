@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -224,3 +227,29 @@ def test_a_wrong_configuration_is_named_with_what_is_wrong(tmp_path, file, text,
     if text is not None and text.startswith("{"):
         with pytest.raises(SettingsError, match=rf"log.config_file \(JSON text\): .*{reason}"):
             logs.configure(config=text)
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_models_own_process_writes_the_servers_form(style):
+    """What a model logs in a process of its own has the form and level of the server's lines, and names the model."""
+    config = logs.of_worker("wine", style=style, level="info", config="")
+    program = (
+        "import json, logging, logging.config, sys\n"
+        "logging.config.dictConfig(json.loads(sys.argv[1]))\n"
+        "logging.getLogger('mlserver').info('it \"says\" so')\n"
+        "logging.getLogger('mlserver').debug('hidden')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, json.dumps(config)], capture_output=True, text=True)
+    (line,) = ran.stderr.splitlines()
+    if style == "json":
+        assert json.loads(line).items() >= {"model": "wine", "message": 'it "says" so', "logger": "mlserver"}.items()
+    else:
+        assert re.search(r"INFO +\[wine\] mlserver  it \"says\" so$", line)
+
+
+def test_a_configuration_of_the_users_own_holds_in_a_models_process(tmp_path):
+    """A dictConfig of the user's own, as a file or as text, is what a model's process is configured by."""
+    text = json.dumps({"root": {"level": "ERROR"}})
+    (tmp_path / "log.json").write_text(text)
+    for config in (text, str(tmp_path / "log.json")):
+        assert logs.of_worker("m", style="json", level="info", config=config)["root"] == {"level": "ERROR"}

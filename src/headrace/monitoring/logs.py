@@ -29,10 +29,11 @@ _PLAIN: Final = orjson.OPT_NON_STR_KEYS
 
 
 class TextLines(logging.Formatter):
-    """Time, level, logger, message, and the request's id."""
+    """Time, level, logger, message, and the request's id; in a process of a model's own, the model first."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S")
+    def __init__(self, model: str = "") -> None:
+        model = f"[{model.replace('%', '%%')}] " if model else ""
+        super().__init__(f"%(asctime)s %(levelname)-7s {model}%(name)s  %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """The line without an exception, which follows it."""
@@ -44,9 +45,13 @@ class TextLines(logging.Formatter):
 class JsonLines(logging.Formatter):
     """One JSON object a line, whatever was logged: time, level, logger, message, then what there is of the rest.
 
-    The rest is `request_id`, `exception`, `stack`, and the `fields` of `extra={"fields": {...}}`, which cannot take the
-    names of the others.
+    The rest is `model` in a process of a model's own, `request_id`, `exception`, `stack`, and the `fields` of
+    `extra={"fields": {...}}`, which cannot take the names of the others.
     """
+
+    def __init__(self, model: str = "") -> None:
+        super().__init__()
+        self._model = model
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -60,6 +65,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": message,
         }
+        if self._model:
+            line["model"] = self._model
         current = getattr(record, "request_id", "") or request_id.get()
         if current:
             line["request_id"] = current
@@ -114,6 +121,30 @@ def configure(*, style: Literal["auto", "text", "json"] = "auto", level: str = "
         logger.propagate = False
     logging.getLogger().handlers[:] = [handler]  # so that what libraries say has the same form
     logging.captureWarnings(not text)  # the same for Python's warnings, which are readable as text already
+
+
+def of_worker(model: str, *, style: Literal["auto", "text", "json"], level: str, config: str) -> dict[str, Any]:
+    """The same configuration for `logging.config.dictConfig` in a process of a model's own.
+
+    Args:
+        model: Whose process; each line names it.
+        style: As of `configure`.
+        level: As of `configure`.
+        config: As of `configure`; a file for `fileConfig` says nothing of other processes, so those use the rest.
+    """
+    if config and (config.lstrip().startswith("{") or Path(config).suffix == ".json"):
+        text = config if config.lstrip().startswith("{") else Path(config).read_text(encoding="utf-8")
+        return {"version": 1, "disable_existing_loggers": False, **json.loads(text)}
+    text_style = style == "text" or (style == "auto" and sys.stderr.isatty())
+    form = f"{__name__}.{(TextLines if text_style else JsonLines).__name__}"
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": form, "model": model}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "loggers": {name: {"level": level.upper()} for name in _OURS},
+    }
 
 
 def _configure_by(config: str) -> None:

@@ -43,6 +43,8 @@ class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = ""
     """Folder of the virtual or conda environment whose interpreter runs the model, in a process of its own; empty: the
     server's own."""
+    logging: dict[str, Any] = {}
+    """For `logging.config.dictConfig`, where the model gets a process of its own; empty: Python's own form."""
     inputs: tuple[TensorSpec, ...] = ()
     """Said in headrace.yaml, in place of what the model says; empty: the model's own."""
     outputs: tuple[TensorSpec, ...] = ()

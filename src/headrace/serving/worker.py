@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import logging.config
 import os
 import signal
 import socket
@@ -91,10 +92,11 @@ def _load(header: Load, channel: _Channel) -> Execution | None:
         os.environ.pop("PYTHONPATH", None)
     else:
         os.environ["PYTHONPATH"] = header.environment_path
-    logging.basicConfig(
-        level=header.log_level,
-        format=f"%(asctime)s %(levelname)s worker {os.getpid()} of model '{header.spec.name}': %(message)s",
-    )
+    if header.spec.logging:
+        logging.config.dictConfig(header.spec.logging)
+    else:
+        form = f"%(asctime)s %(levelname)s worker {os.getpid()} of model '{header.spec.name}': %(message)s"
+        logging.basicConfig(level=header.log_level, format=form)
     try:
         runtime, signature = build(header.spec)
     except HeadraceError as exc:
