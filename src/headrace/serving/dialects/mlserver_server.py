@@ -133,7 +133,7 @@ def translate(server: Server, folder: Path) -> tuple[Foreign, tuple[str, ...]]:
     """Our settings for what an MLServer folder says, and what is not honoured; pure.
 
     Also what holds for any such folder: a model that fails does not keep the others from being served, answers are
-    compressed from 500 bytes on, requests may take long, for MLServer knows no deadline, and metrics have the names that
+    compressed from 500 bytes on, requests may take long (MLServer knows no deadline), and metrics have the names that
     MLServer's dashboards ask for.
 
     Args:
