@@ -154,7 +154,8 @@ class ModelDefaults:
     this machine all along; `restricted` allows known library names only; `trusted` allows anything, which runs
     any code the file holds."""
     optimize: Literal["auto", "require", "off"] = "auto"
-    """Whether a model gets a faster engine, proven equal, at load. `require` fails the load when there is none."""
+    """Whether a model gets a faster engine, proven equal. `auto`: looked for while it already serves, and kept for
+    the next start; `require`: at load, which fails when there is none."""
     placement: Literal["auto", "inline", "thread", "process"] = "auto"
     """Where predict runs. `auto` measures at load; `process` survives models that crash or hang."""
     replicas: int = field(default=1, metadata=_POSITIVE)

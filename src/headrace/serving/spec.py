@@ -81,8 +81,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     relative to headrace.yaml. A failing one fails the load. Default: one row made from the signature. Set it when the
     first real requests are slower than later ones, or as a check that the model answers at all."""
     optimize: Literal["auto", "require", "off"] = "auto"
-    """Whether the model gets a faster engine, proven equal, at load. `require` fails the load when there is none.
-    Default: the server's `models.optimize`, which is `auto`."""
+    """Whether the model gets a faster engine, proven equal: `auto` while it already serves, `require` at load or not
+    at all. Default: the server's `models.optimize`, which is `auto`."""
     load_policy: Literal["auto", "restricted", "trusted"] = "auto"
     """What a pickle may import while it is loaded: `restricted` allows the known libraries, `trusted` anything, `auto`
     trusts files that only the server's own user could have written. Default: the server's `models.load_policy`. Set
