@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
@@ -18,12 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
 import headrace
-from headrace.environments import Environments
+from headrace.environments.files import is_asked
 from headrace.errors import SettingsError
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
@@ -52,6 +53,9 @@ from headrace.serving.models import Models, Served, State
 from headrace.serving.repository import Repository
 from headrace.serving.spec import ModelSpec, warm_up_bodies
 from headrace.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace.environments.prepare import Environments
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -141,7 +145,6 @@ class App:
             watch_seconds=settings.models.watch_seconds,
             drain_seconds=settings.models.drain_seconds,
         )
-        self._environments = Environments()
         self._stopping = threading.Event()
         self._lookout = Lookout(self._repository.again)
         self._http: HttpServer | None = None
@@ -251,6 +254,12 @@ class App:
 
     # -- what the rooms below are given --
 
+    @functools.cached_property
+    def _environments(self) -> Environments:
+        from headrace.environments.prepare import Environments
+
+        return Environments()
+
     async def _load(self, spec: ModelSpec) -> LoadedModel:
         """The load walk: what may it name, where does it run, is it warm; counted from the first request on."""
         counted = self.metrics.model(spec.name, spec.version)
@@ -269,7 +278,7 @@ class App:
             ):
                 self.metrics.forget(spec.name, spec.version)
 
-        ready = await asyncio.to_thread(_prepare, spec, self._settings, self._environments, self._stopping)
+        ready = await asyncio.to_thread(_prepare, spec, self._settings, lambda: self._environments, self._stopping)
         engine = await load_engine(
             ready.spec,
             model=spec.model,
@@ -451,7 +460,9 @@ class _Ready(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
-def _prepare(spec: ModelSpec, settings: Settings, environments: Environments, cancel: threading.Event) -> _Ready:
+def _prepare(
+    spec: ModelSpec, settings: Settings, environments: Callable[[], Environments], cancel: threading.Event
+) -> _Ready:
     """Read a model's files, and build its environment where it is to have one. Blocks."""
     defaults = settings.models
     runtime, allowed, fingerprint = spec.runtime, None, ""
@@ -467,21 +478,25 @@ def _prepare(spec: ModelSpec, settings: Settings, environments: Environments, ca
         fingerprint = digest(path) if optimize != "off" else ""
     elif spec.folder:  # code that a headrace.yaml names, not the person who starts the server
         allowed = load_policy.decide(Path(spec.folder), policy)
-    environment = environments.prepare(
-        _own_folder(spec),
-        _unless_set(spec.environment, "auto", defaults.environment),
-        cache=defaults.cache_path,
-        trusted=allowed is None,
-        describe=spec.describe(),
-        cancel=cancel,
-    )
-    if environment.folder:  # another Python may load other engines: what is proven here says nothing of there
+    place, wanted = _own_folder(spec), _unless_set(spec.environment, "auto", defaults.environment)
+    environment, warnings = "", ()
+    if is_asked(place, wanted):
+        prepared = environments().prepare(
+            place,
+            wanted,
+            cache=defaults.cache_path,
+            trusted=allowed is None,
+            describe=spec.describe(),
+            cancel=cancel,
+        )
+        environment, warnings = prepared.folder, prepared.warnings
+    if environment:  # another Python may load other engines: what is proven here says nothing of there
         optimize = "off"
     runtime_spec = RuntimeSpec(
         logging=logs.of_worker(
             spec.name, style=settings.log.format, level=settings.log.level, config=settings.log.config_file
         ),
-        environment=environment.folder,
+        environment=environment,
         name=spec.name,
         version=spec.version,
         runtime=runtime or "python",
@@ -496,7 +511,7 @@ def _prepare(spec: ModelSpec, settings: Settings, environments: Environments, ca
         outputs=spec.outputs,
     )
     samples = [v2_rest.parse(body, model_name=spec.name).inputs for body in warm_up_bodies(spec)]
-    return _Ready(runtime_spec, samples, environment.warnings)
+    return _Ready(runtime_spec, samples, warnings)
 
 
 def _parameters(spec: ModelSpec, settings: Settings) -> dict[str, Any]:

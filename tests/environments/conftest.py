@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace.environments import Prepared, prepare
+from headrace.environments.prepare import Prepared, prepare
 
 
 def wheel(folder: Path, name: str, version: str, *, requires: tuple[str, ...] = (), tag: str = "py3-none-any") -> Path:

@@ -20,8 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from headrace.environments import Environments, Prepared, build, console, describe, kept, requirements
+from headrace.environments import build, kept, requirements
+from headrace.environments.prepare import Environments, Prepared, describe
 from headrace.environments.process import Ended, Shell, Stopped
+from headrace.environments.progress import console
 from headrace.errors import LoadFailed, SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -257,7 +259,7 @@ ANOTHER = """
 import faulthandler, logging, sys
 faulthandler.dump_traceback_later(40, exit=True)  # says where, should it hang
 from pathlib import Path
-from headrace.environments import prepare
+from headrace.environments.prepare import prepare
 logging.basicConfig(level="INFO")
 print(prepare(Path(sys.argv[1]), "auto", cache=Path(sys.argv[2]), trusted=True, describe="model 'm'").folder)
 """

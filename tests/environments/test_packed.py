@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.environments import Environments, describe
+from headrace.environments.prepare import Environments, describe
 from headrace.errors import LoadFailed
 
 

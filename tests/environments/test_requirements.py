@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.environments import requirements
+from headrace.environments import files, requirements
 from headrace.errors import SettingsError
 
 
@@ -163,10 +163,10 @@ def test_yaml_errors(tmp_path, name, text, said):
 
 def test_precedence(tmp_path):
     """python_env.yaml counts before requirements.txt, which counts before a conda file."""
-    assert requirements.find(tmp_path) is None
-    for name in reversed(requirements.FILES):
+    assert files.find(tmp_path) is None
+    for name in reversed(files.FILES):
         (tmp_path / name).touch()
-        assert requirements.find(tmp_path) == tmp_path / name
+        assert files.find(tmp_path) == tmp_path / name
 
 
 def test_mlflow_origin(tmp_path):

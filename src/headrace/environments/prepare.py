@@ -15,6 +15,7 @@ import msgspec
 
 from headrace.environments import build as building
 from headrace.environments import kept, packed, requirements
+from headrace.environments.files import FILES, find
 from headrace.environments.plan import Plan, plan
 from headrace.environments.progress import Progress
 from headrace.environments.requirements import Read, Requirements
@@ -239,7 +240,7 @@ def _read(folder: Path | None, wanted: str, *, trusted: bool) -> Requirements | 
     """What lies beside the model; nothing when an environment is named."""
     if folder is None or wanted not in _WORDS:
         return None
-    file = requirements.find(folder)
+    file = find(folder)
     if file is None:
         return None
     return requirements.read(file, read_text=requirements.read_file if trusted else _within(folder))
@@ -283,7 +284,7 @@ def _candidates(place: Path | None, wanted: str) -> tuple[str, ...]:
     folder = _folder(place)
     if folder is None or wanted not in _WORDS:
         return ()
-    return tuple(str(folder / name) for name in (*requirements.FILES, "MLmodel"))
+    return tuple(str(folder / name) for name in (*FILES, "MLmodel"))
 
 
 def _stamp(paths: tuple[str, ...]) -> Stamp:

@@ -28,14 +28,12 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from headrace.environments.files import MLFLOW
 from headrace.errors import SettingsError
 
 Read = Callable[[Path], str]
 """The text of a file. Raises OSError."""
 
-MLFLOW: Final = "python_env.yaml"
-FILES: Final = (MLFLOW, "requirements.txt", "conda.yaml", "conda.yml", "environment.yml", "environment.yaml")
-"""In the order in which they count."""
 _MLMODEL: Final = "MLmodel"
 _DEPTH: Final = 16
 """Files that include files: more is a circle that no person wrote on purpose."""
@@ -115,14 +113,6 @@ class Requirements(msgspec.Struct, frozen=True, kw_only=True):
 def mask(text: str) -> str:
     """The text with the credentials of its urls replaced: what may be logged."""
     return _CREDENTIALS.sub("://****@", text)
-
-
-def find(folder: Path) -> Path | None:
-    """The file that counts in a model's folder, or None."""
-    for name in FILES:
-        if (path := folder / name).is_file():
-            return path
-    return None
 
 
 def read_file(path: Path) -> str:
