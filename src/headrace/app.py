@@ -479,7 +479,8 @@ def _prepare(
     elif spec.folder:  # code that a headrace.yaml names, not the person who starts the server
         allowed = load_policy.decide(Path(spec.folder), policy)
     place, wanted = _own_folder(spec), _unless_set(spec.environment, "auto", defaults.environment)
-    environment, warnings = "", ()
+    environment = ""
+    warnings: tuple[str, ...] = ()
     if is_asked(place, wanted):
         prepared = environments().prepare(
             place,
