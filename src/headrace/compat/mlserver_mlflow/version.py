@@ -1,0 +1,3 @@
+"""The version of the original whose behaviour this package has."""
+
+__version__ = "1.7.1"
