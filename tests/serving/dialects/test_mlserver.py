@@ -713,3 +713,11 @@ def test_broken_settings_of_the_server(root):
     problem = wrong(root)
     assert problem.place == str(root)
     assert "settings.json:1: not valid JSON" in str(problem.error)
+
+
+def test_a_misspelt_implementation_is_named_where_it_is_missed(tmp_path):
+    """The error about the missing key says where a key stands that is almost it."""
+    root = write(tmp_path, {f"a/{FILE}": '{\n "implementatoin": "models.M"\n}'})
+    told = str(wrong(root).error)
+    assert "key 'implementation' is missing" in told
+    assert f"{FILE}:2: key 'implementatoin' is not known; did you mean 'implementation'?" in told

@@ -566,8 +566,9 @@ class _Model:
             path = self._artifact(Official(""), recognise)
             runtime, recognition = recognise(path)
         except (UnknownFormat, LoadFailed) as error:
+            nearby = "".join(f". {warning}" for warning in self.warnings)  # a key that is almost the one
             raise SettingsError(
-                f"{self.document.file}: key 'implementation' is missing, and no model is recognised: {error}"
+                f"{self.document.file}: key 'implementation' is missing, and no model is recognised: {error}{nearby}"
             ) from error
         self.warnings.append(
             f"{self.document.file}: key 'implementation' is missing, which MLServer requires; served by the runtime "
