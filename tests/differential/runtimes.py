@@ -20,8 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import run
 from runtimes_corpus import MEANT, QUESTIONS
+
+import run
 
 HERE = Path(__file__).parent
 SECONDS = 60

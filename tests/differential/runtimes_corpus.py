@@ -22,13 +22,13 @@ MATRIX = {
     "xgb-booster": DIABETES, "xgb-booster-logistic": CANCER, "xgb-booster-softprob": IRIS, "xgb-linear": DIABETES,
     "lgb-regression": DIABETES, "lgb-binary": CANCER, "lgb-classes": IRIS,
     "cat-classes": IRIS, "cat-binary": CANCER, "cat-named": IRIS, "cat-regressor": DIABETES,
-    "mlflow-tensor": IRIS, "mlflow-bare": IRIS, "mlflow-params": IRIS,
+    "mlflow-tensor": IRIS, "mlflow-bare": IRIS, "mlflow-params": IRIS, "mlflow-named": IRIS,
 }  # fmt: skip
 """Models of one matrix: some rows of theirs."""
 FRAMED = ("framed", "framed-pd", "scaler-frame", "frame-transform", "xgb-framed", "lgb-framed", "cat-framed",
-          "mlflow-columns", "mlflow-bare-frame", "mlflow-inputs-alone", "mlflow-series", "mlflow-xgboost")  # fmt: skip
+          "mlflow-target", "mlflow-columns", "mlflow-bare-frame", "mlflow-inputs-alone", "mlflow-series", "mlflow-xgboost")  # fmt: skip
 """Models of four columns of numbers."""
-MIXED = ("mixed", "columns-frame", "cat-mixed", "mlflow-mixed", "mlflow-frame")
+MIXED = ("mixed", "columns-frame", "cat-mixed", "mlflow-mixed", "mlflow-frame", "mlflow-frame-text")
 """Models of two columns of numbers and one of text."""
 PD, NP = {"content_type": "pd"}, {"content_type": "np"}
 
@@ -61,7 +61,7 @@ def mixed(rows=3, rank=1, of_text=None, **rest):
 
 def outputs(model, *tensors, **rest):
     """Each output that a runtime may have, alone and together."""
-    for name in OUTPUTS:
+    for name in (*OUTPUTS, "output-0", "output-1"):
         yield ask(model, f"output {name}", *tensors, outputs=[{"name": name}], **rest)
     both = [{"name": "predict"}, {"name": "predict_proba"}]
     yield ask(model, "two outputs", *tensors, outputs=both, **rest)

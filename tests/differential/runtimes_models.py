@@ -46,11 +46,14 @@ TRAIN = {"objective": "reg:squarederror", "max_depth": 2}
 
 
 class Frames(mlflow.pyfunc.PythonModel):
-    """A table for a table: numbers, text, truth."""
+    """A table for a table: numbers, truth, and text if it is asked to."""
+
+    def __init__(self, **more):
+        self.more = more
 
     def predict(self, context, model_input, params=None):
         total = model_input.sum(axis=1, numeric_only=True)
-        return pd.DataFrame({"total": total, "many": total > 5, "word": ["x" if each > 5 else "y" for each in total]})
+        return pd.DataFrame({"total": total, "many": total > 5, **self.more})
 
 
 class Dicts(mlflow.pyfunc.PythonModel):
@@ -80,6 +83,13 @@ class Series(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         return pd.Series(model_input.sum(axis=1, numeric_only=True), name="sum")
+
+
+class Arrays(mlflow.pyfunc.PythonModel):
+    """An array, which the signature calls by a name."""
+
+    def predict(self, context, model_input, params=None):
+        return np.asarray(model_input)[:, :2] * 2
 
 
 class Times(mlflow.pyfunc.PythonModel):
@@ -142,7 +152,8 @@ def mlflow_models(folder):
     two = Schema([TensorSpec(np.dtype(np.float64), (-1,), "total"), TensorSpec(np.dtype(np.float64), (-1, 4), "twice")])
     params = ParamSchema([ParamSpec("factor", "double", 2.0), ParamSpec("word", "string", "abc")])
     words, times = Schema([ColSpec("string", "word")]), Schema([ColSpec("datetime", "when")])
-    frames = Schema([ColSpec("double", "total"), ColSpec("boolean", "many"), ColSpec("string", "word")])
+    two_columns = [ColSpec("double", "total"), ColSpec("boolean", "many")]
+    named_target = Schema([ColSpec("long", "species")])
     mixed = infer_signature(MIXED, SPECIES)
     saved = {
         "mlflow-columns": (mlflow.sklearn, iris, infer_signature(FRAME, SPECIES)),
@@ -152,7 +163,14 @@ def mlflow_models(folder):
         "mlflow-inputs-alone": (mlflow.sklearn, iris, infer_signature(FRAME)),
         "mlflow-mixed": (mlflow.sklearn, columns_transformed(), mixed),
         "mlflow-dict": (mlflow.pyfunc, Dicts(), ModelSignature(inputs=named, outputs=two)),
-        "mlflow-frame": (mlflow.pyfunc, Frames(), ModelSignature(inputs=mixed.inputs, outputs=frames)),
+        "mlflow-target": (mlflow.sklearn, iris, ModelSignature(inputs=infer_signature(FRAME).inputs, outputs=named_target)),
+        "mlflow-named": (mlflow.pyfunc, Arrays(), ModelSignature(inputs=tensor, outputs=named)),
+        "mlflow-frame": (mlflow.pyfunc, Frames(), ModelSignature(inputs=mixed.inputs, outputs=Schema(two_columns))),
+        "mlflow-frame-text": (
+            mlflow.pyfunc,
+            Frames(word="x"),
+            ModelSignature(inputs=mixed.inputs, outputs=Schema([*two_columns, ColSpec("string", "word")])),
+        ),
         "mlflow-params": (mlflow.pyfunc, Params(), ModelSignature(inputs=tensor, outputs=number, params=params)),
         "mlflow-words": (mlflow.pyfunc, Words(), ModelSignature(inputs=words, outputs=Schema([ColSpec("string")]))),
         "mlflow-series": (

@@ -13,9 +13,9 @@ import uuid
 import numpy as np
 import pytest
 
-from headrace.payload import EMPTY, InferenceRequest, InferenceResponse, Tensor
+from headrace.payload import EMPTY, InferenceRequest, InferenceResponse, RequestedOutput, Signature, Tensor, TensorSpec
 from headrace.protocols import v2_rest
-from headrace.routing.mlserver_answers import answers, answers_stream, namespace, new_id
+from headrace.routing.mlserver_answers import answers, answers_stream, metadata, namespace, new_id
 
 CLOUD_EVENT = {
     "Ce-Specversion": "0.3",
@@ -172,7 +172,7 @@ async def test_no_parameters_are_shown_as_an_empty_object():
 
 async def test_an_mlflow_array_is_output_one():
     """One array without a name goes by MLServer's name and codec, and the answer by the codec np."""
-    infer = wrapped(model(Tensor("predict", "INT64", np.array([1, 0]))), platform="mlflow")
+    infer = wrapped(model(Tensor("predict", "INT64", np.array([1, 0]))), signature=Signature(platform="mlflow"))
     response = await infer(request())
     (output,) = response.outputs
     assert (output.name, output.shape, output.parameters["content_type"]) == ("output-1", (2, 1), "np")
@@ -180,11 +180,111 @@ async def test_an_mlflow_array_is_output_one():
 
 
 async def test_an_mlflow_table_is_columns_of_a_table():
-    """Named columns go by their own codecs, and the answer by the codec pd."""
-    infer = wrapped(model(Tensor("u", "FP64", np.array([1.0])), Tensor("v", "BYTES", texts(b"t"))), platform="mlflow")
-    response = await infer(request())
-    assert [(each.name, each.parameters["content_type"]) for each in response.outputs] == [("u", "np"), ("v", "str")]
+    """Columns of text say their codec, columns of numbers none, and the answer says pd."""
+    outputs = Tensor("u", "FP64", np.array([1.0])), Tensor("v", "BYTES", texts(b"t"))
+    response = await wrapped(model(*outputs), signature=Signature(platform="mlflow"))(request())
+    assert [(each.name, dict(each.parameters), each.shape) for each in response.outputs] == [
+        ("u", {}, (1, 1)),
+        ("v", {"content_type": "str"}, (1, 1)),
+    ]
     assert response.parameters == {"content_type": "pd"}
+
+
+async def test_mlflow_tensors_by_name_are_a_dict():
+    """Outputs that the signature has as tensors each go by np, and the answer by MLServer's codec dict."""
+    signature = Signature(platform="mlflow", properties={"output_schema": "tensors"})
+    outputs = Tensor("u", "FP64", np.array([1.0])), Tensor("v", "FP64", np.ones((1, 2)))
+    response = await wrapped(model(*outputs), signature=signature)(request())
+    assert [(each.shape, each.parameters["content_type"]) for each in response.outputs] == [
+        ((1, 1), "np"),
+        ((1, 2), "np"),
+    ]
+    assert response.parameters == {"content_type": "dict"}
+
+
+async def test_mlflow_texts_go_by_their_own_codec():
+    """A list of texts, which says that it is one, makes the whole answer one of texts."""
+    output = Tensor("predict", "BYTES", texts(b"a", b"b"), {"content_type": "str"})
+    response = await wrapped(model(output), signature=Signature(platform="mlflow"))(request())
+    assert (response.outputs[0].name, response.outputs[0].shape) == ("output-1", (2, 1))
+    assert (response.parameters, dict(response.outputs[0].parameters)) == ({"content_type": "str"},) * 2
+
+
+async def test_a_library_of_mlflow_answers_output_one_whatever_the_signature_says():
+    """scikit-learn gives an array, which MLServer does not call by the name that the signature has for it."""
+    signature = Signature(platform="mlflow", properties={"loader": "mlflow.sklearn", "output_schema": "columns"})
+    response = await wrapped(model(Tensor("species", "INT64", np.array([1]))), signature=signature)(request())
+    assert (response.outputs[0].name, response.parameters) == ("output-1", {"content_type": "np"})
+
+
+@pytest.mark.parametrize(("name", "asked"), [("output-1", ()), ("output-0", ()), ("predict", ()), ("u", ("u",))])
+async def test_the_one_output_of_mlflow_may_be_asked_for_by_each_of_its_names(name, asked):
+    """The names in MLServer's metadata and answers ask for the model's default; any other name is the model's own."""
+    seen = []
+    infer = wrapped(model(Tensor("predict", "INT64", np.array([1])), seen=seen), signature=Signature(platform="mlflow"))
+    await infer(request(outputs=(RequestedOutput(name),)))
+    assert tuple(each.name for each in seen[0].outputs) == asked
+
+
+@pytest.mark.parametrize(
+    ("default", "wanted", "asked"),
+    [
+        ("transform", (), ["a", "b"]),
+        ("predict", ("transform",), ["a", "b"]),
+        ("predict", (), []),
+        ("predict", ("predict", "transform"), ["predict", "transform"]),
+    ],
+)
+async def test_a_table_of_scikit_learn_is_asked_for_by_its_columns(default, wanted, asked):
+    """`transform` alone, asked for or by default, is one output for each column where the model gives a table."""
+    specs = [TensorSpec(name=name, datatype="FP64", shape=(-1,)) for name in ("predict", "a", "b")]
+    table = TensorSpec(name="transform", datatype="FP64", shape=(-1, 2), labels=("a", "b"))
+    signature = Signature(platform="sklearn", outputs=(table, *specs), default_outputs=(default,))
+    seen = []
+    infer = wrapped(model(Tensor("a", "FP64", np.array([1.0])), seen=seen), signature=signature)
+    response = await infer(request(outputs=tuple(map(RequestedOutput, wanted))))
+    assert [each.name for each in seen[0].outputs] == asked
+    assert dict(response.outputs[0].parameters) == ({} if asked == ["a", "b"] else {"content_type": "np"})
+
+
+def test_metadata_of_mlflow_columns_are_those_of_mlserver():
+    """Columns are [-1,1] by their own codecs, the whole a table; an output without a name is `output-0`."""
+    columns = (
+        TensorSpec(name="a", datatype="FP64", shape=(-1,)),
+        TensorSpec(name="t", datatype="BYTES", shape=(-1,)),
+        TensorSpec(name="when", datatype="BYTES", shape=(-1,), content_type="datetime"),
+    )
+    signature = Signature(
+        platform="mlflow",
+        inputs=columns,
+        outputs=(TensorSpec(name="predict", datatype="INT64", shape=(-1,)),),
+        properties={"input_schema": "columns", "output_schema": "tensors"},
+    )
+    found = metadata(signature)
+    assert [(each["name"], each["shape"], each["parameters"]["content_type"]) for each in found["inputs"]] == [
+        ("a", [-1, 1], "np"),
+        ("t", [-1, 1], "str"),
+        ("when", [-1, 1], "datetime"),
+    ]
+    assert found["outputs"] == [
+        {"name": "output-0", "datatype": "INT64", "shape": [-1], "parameters": {"content_type": "np"}}
+    ]
+    assert found["parameters"] == {"content_type": "pd"}
+
+
+@pytest.mark.parametrize(("name", "content_type"), [("input-0", "np"), ("x", "dict")])
+def test_metadata_of_mlflow_tensors_say_how_to_send_them(name, content_type):
+    """A tensor without a name goes by np, tensors by name as a dict."""
+    inputs = (TensorSpec(name=name, datatype="FP64", shape=(-1, 4)),)
+    signature = Signature(platform="mlflow", inputs=inputs, properties={"input_schema": "tensors"})
+    assert metadata(signature)["parameters"] == {"content_type": content_type}
+
+
+def test_models_without_a_schema_describe_themselves():
+    """Nothing of our own metadata is covered where MLServer would know nothing."""
+    inputs = (TensorSpec(name="input-0", datatype="FP64", shape=(-1, 4)),)
+    assert metadata(Signature(platform="sklearn", inputs=inputs)) == {}
+    assert metadata(Signature(platform="mlflow", inputs=inputs)) == {}
 
 
 async def test_an_id_that_no_header_carries_is_in_the_body_only():
@@ -205,7 +305,7 @@ def test_the_namespace_is_the_pods(content, tmp_path):
 @pytest.mark.parametrize("protocol", ["mlflow", "v1"])
 async def test_protocols_of_another_form_are_left_alone(protocol):
     """MLflow's and the V1 protocol have neither ids nor columns of one: the array stays as it was."""
-    infer = wrapped(model(Tensor("predict", "INT64", np.array([1, 0]))), platform="mlflow")
+    infer = wrapped(model(Tensor("predict", "INT64", np.array([1, 0]))), signature=Signature(platform="mlflow"))
     response = await infer(InferenceRequest(model_name="skl", inputs=(), protocol=protocol))
     assert (response.outputs[0].shape, response.outputs[0].name, response.headers) == ((2,), "predict", {})
 

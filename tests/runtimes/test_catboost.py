@@ -205,10 +205,9 @@ def test_a_text_feature_comes_as_text():
         ({"size": np.full(300, b"1", object)}, r"'size' is BYTES; expected numbers"),
         ({"colour": np.full(300, None, object)}, r"'colour' has a missing value"),
         ({"colour": np.full(300, b"\xff", object)}, r"no UTF-8"),
-        ({"weight": np.zeros(300)}, r"unknown 'weight'"),
         ({"grade": np.zeros(299, np.int64)}, r"differ in length: 299, 300"),
     ],
-    ids=["float category", "text number", "missing category", "bytes", "unknown column", "lengths"],
+    ids=["float category", "text number", "missing category", "bytes", "lengths"],
 )
 def test_a_refusal_says_what_was_expected(change, text):
     """Columns that do not fit are the caller's error, and name the column, what was expected and what came."""
@@ -218,6 +217,17 @@ def test_a_refusal_says_what_was_expected(change, text):
     )
     with pytest.raises(InvalidRequest, match=text):
         runtime.predict(columns(table) | change)
+
+
+def test_columns_of_other_names_are_passed_over():
+    """A table with a column more than the model was trained on is answered as without it, as CatBoost itself does."""
+    table, target = frame()
+    runtime, _ = loaded(
+        Source(model=fit(catboost.CatBoostRegressor, (table, target), cat_features=["colour", "grade"]))
+    )
+    given = columns(table)
+    wider = {"weight": np.zeros(300), **given}
+    assert np.array_equal(runtime.predict(wider)["predict"], runtime.predict(given)["predict"])
 
 
 def test_more_columns_than_trained_on_are_refused():

@@ -153,9 +153,9 @@ def test_a_signature_of_columns_becomes_inputs(tmp_path):
         "words": texts('["a", "b"]'),
     }
     runtime.predict(inputs)
-    kinds = runtime.predict(inputs | {"when": texts("2024-05-06T07:08:09")})["kinds"].tolist()
-    assert kinds[:5] == [b"bool", b"int32", b"int64", b"float32", b"float64"]
-    assert kinds[7].startswith(b"datetime64")
+    kinds = runtime.predict(inputs | {"when": texts("2024-05-06T07:08:09")})["kinds"]
+    assert kinds[:5] == ["bool", "int32", "int64", "float32", "float64"]
+    assert kinds[7].startswith("datetime64")
     with pytest.raises(InvalidRequest, match="'when' holds something that is no time"):
         runtime.predict(inputs | {"when": texts("yesterday?")})
     with pytest.raises(InvalidRequest, match="'words' holds something that is no JSON"):
@@ -166,6 +166,45 @@ def test_a_signature_of_columns_becomes_inputs(tmp_path):
         InvalidRequest, match=r"missing 'size'; unknown 'sise': the model takes flag, .*when \(optional\)"
     ):
         runtime.predict({("sise" if name == "size" else name): value for name, value in inputs.items()})
+
+
+def test_a_list_of_texts_stays_one(tmp_path):
+    """The codec of texts gets the model's list, so that the answer says which codec it is by."""
+    runtime, _ = loaded(save_code(tmp_path / "m", lambda x, _: ["a", "é"]))
+    assert runtime.predict({"x": np.zeros((2, 2))}) == {"predict": ["a", "é"]}
+
+
+def test_columns_stand_for_a_tensor_without_a_name(tmp_path):
+    """As many columns as a tensor is wide, whatever their names, answer as the tensor does; of two lengths, they do not."""
+    rows = WINE.data.to_numpy()
+    tensor = schema.TensorSpec(np.dtype(np.float64), (-1, rows.shape[1]))
+    runtime, _ = loaded(save_wine(tmp_path / "m", signature=ModelSignature(schema.Schema([tensor]))))
+    columns = {f"f{at}": rows[:, at : at + 1] for at in range(rows.shape[1])}
+    assert np.array_equal(runtime.predict(columns)["predict"], runtime.predict({"x": rows})["predict"])
+    with pytest.raises(InvalidRequest, match=r"input 'f3' has shape \[2\]; expected \[178\]"):
+        runtime.predict(columns | {"f3": np.zeros(2)})
+
+
+def test_columns_that_the_signature_lacks_are_passed_over(tmp_path):
+    """A table with a column more answers as without it, as MLflow itself does; one with a column less is refused."""
+    runtime, signature = loaded(save_wine(tmp_path / "m", signature=infer_signature(WINE.data)))
+    given = {spec.name: WINE.data[spec.name].to_numpy() for spec in signature.inputs}
+    more = {"more": np.zeros(178), **given}
+    assert np.array_equal(runtime.predict(more)["predict"], runtime.predict(given)["predict"])
+    del more[signature.inputs[0].name]
+    with pytest.raises(InvalidRequest, match="missing 'alcohol'; unknown 'more'"):
+        runtime.predict(more)
+
+
+def test_the_schemas_are_told(tmp_path):
+    """Properties say of inputs and of outputs whether the signature speaks of columns or of tensors."""
+    _, signature = loaded(save_wine(tmp_path / "m", signature=infer_signature(WINE.data, WINE.target.to_numpy())))
+    assert {key: signature.properties.get(key) for key in ("input_schema", "output_schema")} == {
+        "input_schema": "columns",
+        "output_schema": "tensors",
+    }
+    _, bare = loaded(save_wine(tmp_path / "bare", signature=False))
+    assert "input_schema" not in bare.properties
 
 
 def test_a_matrix_stands_for_its_columns(tmp_path):
@@ -250,7 +289,6 @@ ANSWERS = {
     ),
     "series": (lambda x, _: __import__("pandas").Series([1.0, 2.0]), {"predict": np.array([1.0, 2.0])}),
     "array": (lambda x, _: __import__("numpy").ones((2, 2)), {"predict": np.ones((2, 2))}),
-    "list of text": (lambda x, _: ["a", "b"], {"predict": texts("a", "b")}),
     "text": (lambda x, _: "a", {"predict": texts("a")}),
     "number": (lambda x, _: 1.5, {"predict": np.array([1.5])}),
     "dict": (lambda x, _: {"a": [1, 2], "b": "c"}, {"a": np.array([1, 2]), "b": texts("c")}),

@@ -320,6 +320,31 @@ def test_columns_that_are_missing_or_unknown_are_named():
         runtime.predict({"age": np.zeros(1), "city": np.array([b"Bern"], object), "incme": np.zeros(1)})
 
 
+def test_columns_beside_those_of_a_column_transformer_are_passed_over():
+    """A table with a column more is answered as without it, as scikit-learn's own transformer does."""
+    runtime, _ = serve(_columns_model())
+    given = {"age": np.zeros(1), "city": np.array([b"Bern"], object), "income": np.zeros(1)}
+    assert np.array_equal(runtime.predict({"more": np.ones(1), **given})["predict"], runtime.predict(given)["predict"])
+
+
+def test_a_transformer_of_tables_answers_its_columns():
+    """Each column of the DataFrame is an output, in its own datatype, beside the whole table of which it is a label."""
+    frame = pd.DataFrame({"age": [1.0, 3.0], "city": ["Bern", "Basel"]})
+    prepare = ColumnTransformer([("scale", StandardScaler(), ["age"]), ("code", OrdinalEncoder(dtype=np.int64), ["city"])])
+    runtime, signature = serve(prepare.set_output(transform="pandas").fit(frame))
+    columns = ("scale__age", "code__city")
+    assert signature.default_outputs == ("transform",)
+    assert [(spec.name, spec.datatype, spec.shape) for spec in signature.outputs] == [
+        ("transform", "FP64", (-1, 2)),
+        ("scale__age", "FP64", (-1,)),
+        ("code__city", "INT64", (-1,)),
+    ]
+    assert signature.outputs[0].labels == columns
+    answer = runtime.predict({"age": np.array([1.0]), "city": np.array([b"Bern"], object)}, columns)
+    assert answer["scale__age"].tolist() == [-1.0]
+    assert answer["code__city"].tolist() == [1]
+
+
 @pytest.mark.parametrize("encoder", [OneHotEncoder, OrdinalEncoder])
 def test_an_encoder_of_texts_takes_texts(encoder):
     """An encoder fitted on an array of texts declares BYTES and answers bytes."""

@@ -244,6 +244,17 @@ def test_an_unknown_category_is_refused(tmp_path):
         runtime.predict(inputs)
 
 
+def test_columns_without_names_come_in_order():
+    """A model that names no columns takes as many as it has, in the caller's order, and refuses another number."""
+    runtime, _ = loaded(Source(model=classifier().fit(*CANCER)))
+    rows = CANCER[0][:3]
+    columns = {f"c{at}": rows[:, at] for at in range(rows.shape[1])}
+    assert np.array_equal(runtime.predict(columns)["predict"], runtime.predict({"x": rows})["predict"])
+    del columns["c3"]
+    with pytest.raises(InvalidRequest, match=r"29 inputs came; expected one of shape .* or 30 columns"):
+        runtime.predict(columns)
+
+
 def test_named_columns_come_one_tensor_each_in_any_order():
     """A model trained on a DataFrame takes one input for each column, by name, or the whole matrix."""
     data = load_diabetes(as_frame=True)

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ class Text:
 
     placement = "inline"
     infer_stream = None
+    declared: ClassVar = {}
     routes = ()
     visit = None
     warnings = ()
@@ -95,7 +97,7 @@ class Real:
         self.engine = engine
         self.signature, self.placement, self.infer = engine.signature, engine.placement, engine.infer
         self.infer_stream = engine.infer_stream if engine.streams else None
-        self.routes, self.visit, self.warnings = (), None, ()
+        self.routes, self.visit, self.warnings, self.declared = (), None, (), {}
 
     async def close(self, drain_seconds):
         await self.engine.close(drain_seconds)

@@ -14,11 +14,23 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream, Parameters, Tensor
+from headrace.payload import (
+    EMPTY,
+    Infer,
+    InferenceRequest,
+    InferenceResponse,
+    InferStream,
+    Parameters,
+    RequestedOutput,
+    Signature,
+    Tensor,
+    TensorSpec,
+)
 
 _NUMPY: Final = {"content_type": "np"}
 _TEXT: Final = {"content_type": "str"}
 _FRAME: Final = {"content_type": "pd"}
+_DICT: Final = {"content_type": "dict"}
 _NONE: Final[Parameters] = {}
 """Shown in the answer as `{}`: the protocols leave out `payload.EMPTY`, and it alone."""
 _GRPC: Final = "v2_grpc"
@@ -32,6 +44,8 @@ Identify = Callable[[InferenceRequest], str]
 """The id that a request goes by."""
 Shape = Callable[[InferenceResponse, str, dict[str, str]], InferenceResponse]
 """An answer in MLServer's form, from the model's, the request's id and the headers to add."""
+Ask = Callable[[InferenceRequest], tuple[InferenceRequest, Shape]]
+"""What the model is asked for a request, and the form of its answer."""
 
 
 def answers(
@@ -42,7 +56,7 @@ def answers(
     server_name: str,
     whole: bool,
     namespace: str = "",
-    platform: str = "",
+    signature: Signature | None = None,
     faithful: bool = False,
 ) -> Infer:
     """The model with its answers in MLServer's form.
@@ -54,7 +68,7 @@ def answers(
         server_name: `server.name`, which the CloudEvents attributes show.
         whole: It is code written for MLServer: its outputs are as it made them, and it sees the request's attributes.
         namespace: Of the Kubernetes pod; empty: none.
-        platform: The signature's; `mlflow` answers as MLServer's MLflow runtime does.
+        signature: The model's: which of MLServer's runtimes it is answered like, and what its tables are made of.
         faithful: `compat.answers: mlserver`: a gRPC request without id stays without.
     """
     identify = _identify_faithfully if faithful else _identify
@@ -67,12 +81,13 @@ def answers(
             return _shown(response, identity, _marked({**response.headers, **told}, identity), version)
 
         return answer_whole
-    shape = _of_mlflow if platform == "mlflow" else _of_arrays
+    ask = _asking(signature)
 
     async def answer(request: InferenceRequest) -> InferenceResponse:
         if request.protocol in _OTHERS:
             return await infer(request)
         identity = identify(request)
+        request, shape = ask(request)
         response = await infer(request)
         return shape(response, identity, _marked({**told}, identity))
 
@@ -87,7 +102,7 @@ def answers_stream(
     server_name: str,
     whole: bool,
     namespace: str = "",
-    platform: str = "",
+    signature: Signature | None = None,
     faithful: bool = False,
 ) -> InferStream:
     """The twin for streams. Over REST, the headers of each answer stand in its parameters, as MLServer has them there.
@@ -96,12 +111,13 @@ def answers_stream(
     """
     identify = _identify_faithfully if faithful else _identify
     asked, told = attributes(model, server_name, namespace, "request"), attributes(model, server_name, namespace)
-    shape = _of_mlflow if platform == "mlflow" else _of_arrays
+    ask = _asking(signature)
 
     async def answer(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
         identity = identify(request)
-        responses = stream(_attributed(request, identity, asked) if whole else request)
         inside = request.protocol == _REST
+        request, shape = (_attributed(request, identity, asked), _of_arrays) if whole else ask(request)
+        responses = stream(request)
         try:
             async for response in responses:
                 headers = _marked({**response.headers, **told}, identity)
@@ -195,27 +211,122 @@ def _of_arrays(response: InferenceResponse, identity: str, headers: dict[str, st
     )
 
 
-def _of_mlflow(response: InferenceResponse, identity: str, headers: dict[str, str]) -> InferenceResponse:
-    """As MLServer's MLflow runtime: one array is `output-1` by the codec `np`, columns are a table by `pd`."""
-    outputs = response.outputs
-    kind: Mapping[str, Any] = _FRAME
-    if len(outputs) == 1 and outputs[0].name in _UNNAMED:
-        outputs = (_column(msgspec.structs.replace(outputs[0], name="output-1"), _NUMPY),)
-        kind = _NUMPY
-    else:
-        outputs = tuple([_column(each, _TEXT if each.datatype == "BYTES" else _NUMPY) for each in outputs])
+def _asking(signature: Signature | None) -> Ask:
+    """As the runtime of MLServer that the model would have there."""
+    if signature is None:
+        return _ask_for_arrays
+    if signature.platform == "mlflow":
+        return _asking_mlflow(signature.properties)
+    table = _table_of(signature)
+    if not table:
+        return _ask_for_arrays
+    columns = tuple(map(RequestedOutput, table))
+
+    def ask(request: InferenceRequest) -> tuple[InferenceRequest, Shape]:
+        names = tuple([each.name for each in request.outputs]) or signature.default_outputs
+        if names == (_TRANSFORM,):
+            return msgspec.structs.replace(request, outputs=columns), _of_table
+        return request, _of_arrays
+
+    return ask
+
+
+def _ask_for_arrays(request: InferenceRequest) -> tuple[InferenceRequest, Shape]:
+    return request, _of_arrays
+
+
+def _table_of(signature: Signature) -> tuple[str, ...]:
+    """The columns of a `transform` that gives a table, each of which is an output too; empty: it gives an array."""
+    names = {spec.name for spec in signature.outputs}
+    labels = next((spec.labels for spec in signature.outputs if spec.name == _TRANSFORM), ())
+    return labels if names.issuperset(labels) else ()
+
+
+def _asking_mlflow(properties: Mapping[str, str]) -> Ask:
+    """As MLServer's MLflow runtime: one array is `output-1` by its codec, a table is `pd`, arrays by name are `dict`.
+
+    MLServer gives all outputs whatever is asked for, and calls an only one `output-0` in metadata and `output-1` in
+    answers: asking for it by either name gives it.
+    """
+    is_array = properties.get("loader") in _ARRAYS
+    is_dict = properties.get("output_schema") == "tensors"
+
+    def shape(response: InferenceResponse, identity: str, headers: dict[str, str]) -> InferenceResponse:
+        outputs = response.outputs
+        kind: Mapping[str, Any] = _DICT if is_dict else _FRAME
+        if len(outputs) == 1 and (is_array or outputs[0].name in _UNNAMED):
+            outputs = (_column(msgspec.structs.replace(outputs[0], name="output-1"), _NUMPY),)
+            kind = {"content_type": outputs[0].parameters["content_type"]}
+        else:
+            outputs = tuple([_column(each, _NUMPY) for each in outputs]) if is_dict else _columns(outputs)
+        return InferenceResponse(
+            model_name=response.model_name,
+            outputs=outputs,
+            model_version=response.model_version,
+            id=identity,
+            parameters={**kind, **response.parameters},
+            headers=headers,
+        )
+
+    def ask(request: InferenceRequest) -> tuple[InferenceRequest, Shape]:
+        if request.outputs and all(each.name in _UNNAMED for each in request.outputs):
+            request = msgspec.structs.replace(request, outputs=())
+        return request, shape
+
+    return ask
+
+
+def _of_table(response: InferenceResponse, identity: str, headers: dict[str, str]) -> InferenceResponse:
+    """As MLServer's scikit-learn runtime shows a DataFrame."""
     return InferenceResponse(
         model_name=response.model_name,
-        outputs=outputs,
+        outputs=_columns(response.outputs),
         model_version=response.model_version,
         id=identity,
-        parameters={**kind, **response.parameters},
+        parameters=response.parameters or _NONE,
         headers=headers,
     )
 
 
-_UNNAMED: Final = frozenset({"predict", "output-0"})
-"""What our MLflow runtime calls the one output of a model that does not name it."""
+_TRANSFORM: Final = "transform"
+_ARRAYS: Final = frozenset({"mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost"})
+"""MLflow's loaders of models that answer with one array, whatever their signature calls it."""
+_UNNAMED: Final = frozenset({"predict", "output-0", "output-1"})
+"""What our MLflow runtime, MLServer's metadata and MLServer's answers call the one output of a model without a name."""
+
+
+def metadata(signature: Signature) -> dict[str, Any]:
+    """Members of metadata that MLServer's runtime would have filled in from the model: its MLflow runtime does.
+
+    Columns are `[-1, 1]` and the whole of them a table, `pd`; tensors are `np`, several by name `dict`. What has no
+    schema is left as our own runtime knows it.
+    """
+    found: dict[str, Any] = {}
+    schemas = signature.properties
+    for role, specs in (("inputs", signature.inputs), ("outputs", signature.outputs)):
+        kind = schemas.get(f"{role[:-1]}_schema") if signature.platform == "mlflow" else None
+        if kind is None:
+            continue
+        found[role] = [_described(spec, kind) for spec in specs]
+        if role == "inputs":
+            is_named = any(spec.name != "input-0" for spec in specs)
+            found["parameters"] = _FRAME if kind == "columns" else _DICT if is_named else _NUMPY
+    return found
+
+
+def _described(spec: TensorSpec, kind: str) -> dict[str, Any]:
+    content_type = spec.content_type or ("str" if spec.datatype == "BYTES" and kind == "columns" else "np")
+    return {
+        "name": "output-0" if spec.name == "predict" else spec.name,
+        "datatype": spec.datatype,
+        "shape": [-1, 1] if kind == "columns" and spec.shape == (-1,) else list(spec.shape),
+        "parameters": {"content_type": content_type},
+    }
+
+
+def _columns(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Columns of a table: only text says its codec."""
+    return tuple([_column(each, _TEXT if each.datatype == "BYTES" else EMPTY) for each in tensors])
 
 
 def _column(tensor: Tensor, content_type: Parameters) -> Tensor:

@@ -239,7 +239,9 @@ def _features(model: Any) -> Features:
     names = tuple(model.feature_names_)
     unnamed = names == tuple(map(str, range(len(names))))
     mixed = model.get_cat_feature_indices() or model.get_text_feature_indices()
-    return Features(width=len(names), names=() if unnamed and not mixed else names, datatype="FP32")
+    return Features(
+        width=len(names), names=() if unnamed and not mixed else names, datatype="FP32", ignores_others=True
+    )
 
 
 def _outputs(model: Any, threads: int) -> Mapping[str, Callable[[Any], Array]]:

@@ -6,6 +6,9 @@ input of its shape; what has no name is `input-0`. Params are request parameters
 the input example or of the model's own features are used; failing that, any columns are taken. Outputs: a DataFrame or
 dict is an output for each name, anything else is `predict` or the one name that the signature has.
 
+What the model has no name for is passed over where nothing is missing, as MLflow does. As many columns as a tensor
+without a name is wide stand for it, in the caller's order.
+
 A model behind a known library is batchable; one in Python is when `parameters: {batchable: true}` says so.
 """
 
@@ -153,7 +156,11 @@ class MlflowRuntime(Runtime):
             batchable=batchable and rows_first,
             libraries={"mlflow": mlflow.__version__},
             warnings=(*dict.fromkeys(heard), *unread, *unsaid),
-            properties={"loader": loader, "saved_by_mlflow": str(metadata.mlflow_version or "unknown")},
+            properties={
+                "loader": loader,
+                "saved_by_mlflow": str(metadata.mlflow_version or "unknown"),
+                **_kinds(input_schema=metadata.get_input_schema(), output_schema=metadata.get_output_schema()),
+            },
         )
 
     def predict(self, inputs: Values, outputs: Sequence[str] = (), parameters: Mapping[str, Any] = EMPTY) -> Values:
@@ -326,10 +333,15 @@ class MlflowRuntime(Runtime):
 
     def _tensors(self, inputs: Values) -> Any:
         if self._form == "tensor":
+            only = self._columns[0]
+            if len(inputs) > 1 and only.shape[1:] == (len(inputs),):
+                return self._tensor(only, only.name, _side_by_side(inputs))
             if len(inputs) != 1:
-                raise InvalidRequest(f"{len(inputs)} inputs came; expected one, {self._columns[0].name!r}")
+                raise InvalidRequest(f"{len(inputs)} inputs came; expected one, {only.name!r}")
             ((name, value),) = inputs.items()
-            return self._tensor(self._columns[0], name, value)
+            return self._tensor(only, name, value)
+        if len(inputs) == len(self._columns) == 1:
+            inputs = {self._columns[0].name: next(iter(inputs.values()))}
         self._check_names(inputs)
         return {
             column.name: self._tensor(column, column.name, inputs[column.name])
@@ -394,8 +406,8 @@ class MlflowRuntime(Runtime):
         known = {column.name for column in self._columns}
         missing = [column.name for column in self._columns if column.required and column.name not in inputs]
         unknown = [name for name in inputs if name not in known]
-        if missing or unknown:
-            faults = [f"missing {', '.join(map(repr, missing))}"] if missing else []
+        if missing:
+            faults = [f"missing {', '.join(map(repr, missing))}"]
             faults += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
             raise InvalidRequest(f"inputs are {'; '.join(faults)}: the model takes {self._names()}")
 
@@ -525,6 +537,24 @@ def _columns(schema: Any, unnamed: str) -> tuple[Column, ...]:
     return tuple(found)
 
 
+def _kinds(**schemas: Any) -> dict[str, str]:
+    """Whether each schema that there is speaks of columns of a table or of tensors."""
+    return {
+        role: "tensors" if schema.is_tensor_spec() else "columns"
+        for role, schema in schemas.items()
+        if schema is not None and schema.inputs
+    }
+
+
+def _side_by_side(inputs: Values) -> Array:
+    """Columns, one tensor each, as one array of rows."""
+    columns = [np.asarray(value) for value in inputs.values()]
+    for name, column in zip(inputs, columns, strict=True):
+        if column.size != len(columns[0]) or column.shape[:1] != (column.size,):
+            raise InvalidRequest(f"input {name!r} has shape {list(column.shape)}; expected [{len(columns[0])}]")
+    return np.column_stack([column.reshape(-1) for column in columns])
+
+
 def _guessed(name: str, value: Any) -> Column:
     """A column as an example of it shows."""
     carried = _carried(value)
@@ -590,7 +620,12 @@ def _document(name: str, value: Any) -> Any:
 
 
 def _carried(value: Any) -> Any:
-    """An answer as an array that a datatype carries: text as bytes, times as ISO 8601, nested values as JSON."""
+    """An answer as an array that a datatype carries: text as bytes, times as ISO 8601, nested values as JSON.
+
+    A list of texts is one already, for the codec of texts.
+    """
+    if isinstance(value, list) and value and all(type(each) is str for each in value):
+        return value
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     array = _array(value)

@@ -1,7 +1,8 @@
 """scikit-learn estimators: `.joblib .pkl .pickle .skops` files, plain or compressed, and estimators in memory.
 
 Outputs are the estimator's methods, by their names: `predict`, `predict_proba`, `decision_function`, `transform`, those
-it has. A model with several targets answers `predict_proba_<i>` for each. The default output is `predict`; an estimator
+it has. A model with several targets answers `predict_proba_<i>` for each; a transformer that gives a DataFrame answers
+each of its columns by name as well, in its own datatype. The default output is `predict`; an estimator
 that cannot predict answers `transform`.
 
 Inputs are what it was fitted on. Fitted on an array: one input `input-0` of shape [-1, features]; whatever numeric
@@ -431,7 +432,9 @@ def _describe_columns(model: Any, names: list[str]) -> _Inputs:
         for rows, filler in zip(made_up, _FILLERS, strict=True):
             value = seen[0] if len(seen) else "" if text else filler
             rows[name] = _encode(np.array([value] * 2, dtype=object if text else np.float64))
-    return tuple(specs), _Frame(pd.DataFrame, pd.Index(names), names), made_up
+    ignores_others = hasattr(_first_step(model), "transformers_")  # a ColumnTransformer takes the columns it knows
+    arrange = _Frame(pd.DataFrame, pd.Index(names), names, ignores_others=ignores_others)
+    return tuple(specs), arrange, made_up
 
 
 def _sample(inputs: Sequence[TensorSpec], row: Any) -> dict[str, Array]:
@@ -571,8 +574,9 @@ class _Vector:
 class _Frame:
     """Inputs as a DataFrame with the columns that the model was fitted on."""
 
-    def __init__(self, frame: Any, index: Any, names: list[str]) -> None:
+    def __init__(self, frame: Any, index: Any, names: list[str], *, ignores_others: bool) -> None:
         self.frame = frame
+        self.ignores_others = ignores_others
         self.index = index
         self.names = names
         self.known = frozenset(names)
@@ -600,6 +604,8 @@ class _Frame:
                 )
         missing = [name for name in self.names if name not in inputs]
         unknown = [name for name in inputs if name not in self.known]
+        if self.ignores_others and not missing:
+            return self({name: inputs[name] for name in self.names})
         told = [f"missing: {', '.join(missing)}"] if missing else []
         told += [f"unknown: {', '.join(unknown)}"] if unknown else []
         raise InvalidRequest(f"the inputs are not the columns that the model was fitted on; {'; '.join(told)}")
@@ -651,6 +657,9 @@ def _describe_outputs(model: Any, rows: Any) -> Iterator[_Output]:
                 convert = _part(index)
                 yield _spec(f"{method}_{index}", convert(answer), np.asarray(part).shape[-1], labels), method, convert
             continue
+        if method == "transform" and hasattr(answer, "columns") and hasattr(answer, "iloc"):
+            yield from _describe_table(answer)
+            continue
         array = _array(answer)
         known = (
             ()
@@ -659,6 +668,21 @@ def _describe_outputs(model: Any, rows: Any) -> Iterator[_Output]:
         )
         width = array.shape[1] if array.ndim == 2 else 0
         yield _spec(method, array, width, known), method, _array
+
+
+def _describe_table(table: Any) -> Iterator[_Output]:
+    """A transformer's DataFrame: the whole of it, and each column as an output of its own."""
+    names = tuple(map(str, table.columns))
+    array = _array(table)
+    yield _spec("transform", array, len(names), names), "transform", _array
+    for position, name in enumerate(names):
+        if name not in METHODS and names.count(name) == 1:
+            convert = _nth(position)
+            yield _spec(name, convert(table), 0, ()), "transform", convert
+
+
+def _nth(position: int) -> Callable[[Any], Array]:
+    return lambda table: _array(table.iloc[:, position])
 
 
 def _spec(name: str, array: Array, width: int, labels: tuple[str, ...]) -> TensorSpec:

@@ -34,6 +34,8 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     """By column: category to code. Such columns are taken by value, so each column is an input of its own."""
     unknown: float | None = None
     """The code of a value that is none of the categories; None: it is the caller's error."""
+    ignores_others: bool = False
+    """Columns that the model does not have are passed over, as its library does; else they are the caller's error."""
 
     def inputs(self) -> tuple[TensorSpec, ...]:
         """A matrix; or, where there are categories, columns."""
@@ -67,26 +69,29 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
                     f"input {name!r} has shape {list(shape)}; expected [rows, {self.width}], {self._described()}"
                 )
         columns = self.columns(inputs)
-        return np.column_stack([self._numbers(name, column) for name, column in zip(self.names, columns, strict=True)])
+        names = self.names or tuple(inputs)
+        return np.column_stack([self._numbers(name, column) for name, column in zip(names, columns, strict=True)])
 
     def columns(self, inputs: Values) -> list[Array]:
-        """One array of shape [rows] for each named column, in the model's order.
+        """One array of shape [rows] for each column, in the model's order; in the caller's where it names none.
 
         Raises:
-            InvalidRequest: the model names no columns, one is missing or unknown, or they differ in length.
+            InvalidRequest: a column is missing or unknown, or they differ in length.
         """
-        if not self.names:
+        if not self.names and len(inputs) != self.width:
             raise InvalidRequest(
-                f"{len(inputs)} inputs came; expected one of shape [rows, {self.width}]: the model names no columns"
+                f"{len(inputs)} inputs came; expected one of shape [rows, {self.width}], or {self.width} columns in "
+                "the order of training: the model does not name them"
             )
-        missing = [name for name in self.names if name not in inputs]
-        unknown = [name for name in inputs if name not in self.names]
+        names = self.names or tuple(inputs)
+        missing = [name for name in names if name not in inputs]
+        unknown = [] if self.ignores_others else [name for name in inputs if name not in names]
         if missing or unknown:
             faults = [f"missing {', '.join(map(repr, missing))}"] if missing else []
             faults += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
             raise InvalidRequest(f"columns are {'; '.join(faults)}: expected one input each, {self._described()}")
         columns = []
-        for name in self.names:
+        for name in names:
             column = inputs[name]
             if column.ndim == 2 and column.shape[1] == 1:
                 column = column.reshape(-1)

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 import msgspec
 
 from headrace.errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, ModelNotReady, NotSupported
-from headrace.payload import EMPTY, Infer, InferStream, Route, Signature, Visit
+from headrace.payload import EMPTY, Infer, InferStream, Parameters, Route, Signature, Visit
 from headrace.runtimes.base import Recognition
 from headrace.serving import digest, discovery
 from headrace.serving.discovery import Problem, Recognise, Survey
@@ -63,6 +63,10 @@ class Loaded(Protocol):
     @property
     def infer_stream(self) -> InferStream | None:
         """Its streaming twin; None where it does not stream."""
+
+    @property
+    def declared(self) -> Parameters:
+        """Members of metadata in the form of its dialect, under what its settings declare."""
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -535,7 +539,8 @@ class Repository:
         served.signature, served.placement = loaded.signature, loaded.placement
         served.infer, served.infer_stream = loaded.infer, loaded.infer_stream
         served.routes, served.visit = loaded.routes, loaded.visit
-        served.dialect, served.declared, served.warnings = spec.dialect, spec.declared, loaded.warnings
+        served.dialect, served.declared = spec.dialect, {**loaded.declared, **spec.declared}
+        served.warnings = loaded.warnings
         served.wanted = True
         self._models.changed(served, State.READY)
         _log.info("%s is ready", spec.describe())
