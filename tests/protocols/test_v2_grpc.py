@@ -141,6 +141,14 @@ def test_is_raw_mirrors_the_request():
     assert v2_grpc.is_raw(infer_request())
 
 
+def test_empty_contents_beside_raw_ones_are_none():
+    """MLServer's own client sets `contents` of every raw tensor, with nothing in it; the raw bytes are the tensor's."""
+    message = infer_request(inputs=[tensor(contents={}), tensor("y", contents={})], raw_input_contents=[b"\0" * 8] * 2)
+    request = v2_grpc.parse(message)
+    assert [each.data.tolist() for each in request.inputs] == [[0.0, 0.0]] * 2
+    assert v2_grpc.is_raw(message)
+
+
 BROKEN = {
     "raw and contents mixed": (
         {"inputs": [tensor(contents={"fp32_contents": [1, 2]})], "raw_input_contents": [b"\0" * 8]},

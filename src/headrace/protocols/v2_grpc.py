@@ -308,7 +308,7 @@ def _parse_tensor(tensor: Message, raw: Any, index: int, model: str, role: str) 
             f"{role} '{name}' for model '{model}' lies in shared memory, which this server does not map; "
             "send its bytes in raw_input_contents"
         )
-    if raw and tensor.HasField("contents"):
+    if raw and tensor.HasField("contents") and tensor.contents.ByteSize():  # MLServer's client sets it, and empty
         raise InvalidRequest(
             f"contents field must not be specified when using raw_{role}_contents for {role} '{name}' "
             f"for model '{model}'"
