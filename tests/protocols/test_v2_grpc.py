@@ -145,7 +145,7 @@ def test_empty_contents_beside_raw_ones_are_none():
     """MLServer's own client sets `contents` of every raw tensor, with nothing in it; the raw bytes are the tensor's."""
     message = infer_request(inputs=[tensor(contents={}), tensor("y", contents={})], raw_input_contents=[b"\0" * 8] * 2)
     request = v2_grpc.parse(message)
-    assert [each.data.tolist() for each in request.inputs] == [[0.0, 0.0]] * 2
+    assert [each.data.tolist() for each in request.inputs] == [[[0.0, 0.0]]] * 2
     assert v2_grpc.is_raw(message)
 
 
