@@ -59,6 +59,19 @@ def mixed(rows=3, rank=1, of_text=None, **rest):
     ]
 
 
+def types(shape=(1,), told=False):
+    """A column of each of MLflow's types."""
+    given = (
+        ("flag", "BOOL", True, ""), ("small", "INT32", 1, ""), ("count", "INT64", 2, ""), ("weight", "FP32", 0.5, ""),
+        ("word", "BYTES", "wörd", "str"), ("blob", "BYTES", "YmxvYg==", "base64"),
+        ("when", "BYTES", "2026-03-01T00:00:00", "datetime"), ("note", "BYTES", "n", "str"),
+    )  # fmt: skip
+    return [
+        tensor([value], shape, datatype, name, **({"parameters": {"content_type": how}} if told and how else {}))
+        for name, datatype, value, how in given
+    ]
+
+
 def outputs(model, *tensors, **rest):
     """Each output that a runtime may have, alone and together."""
     for name in (*OUTPUTS, "output-0", "output-1"):
@@ -193,6 +206,18 @@ def one_by_one():
     yield ask("mlflow-dict", "output total", matrix(IRIS, name="x"), outputs=[{"name": "total"}])
     for value in ({"factor": 3.0}, {"factor": 3}, {"word": "longer"}, {"factor": "x"}, {"other": 1}, {"factor": 3.0, "content_type": "np"}):  # fmt: skip
         yield ask("mlflow-params", f"params {value}", matrix(IRIS), parameters=value)
+    for content_type in ("pd", ""):
+        table = {"content_type": "pd"} if content_type else {}
+        yield ask("mlflow-types", f"a row {content_type}", *types(), parameters=table)
+        yield ask(
+            "mlflow-types", f"a row, each by its content type, {content_type}", *types(told=True), parameters=table
+        )
+        yield ask("mlflow-types", f"a row [1,1] {content_type}", *types((1, 1)), parameters=table)
+        wide = [{**each, "datatype": "INT64"} if each["name"] == "small" else each for each in types(told=True)]
+        yield ask("mlflow-types", f"INT64 for INT32 {content_type}", *wide, parameters=table)
+        part = [each for each in types(told=True) if each["name"] != "note"]
+        yield ask("mlflow-types", f"without what is optional {content_type}", *part, parameters=table)
+        yield ask("mlflow-types", f"a column too few {content_type}", *types(told=True)[1:], parameters=table)
     moments = ["2026-03-01T00:00:00", "2026-03-02T10:00:00"]
     for shape in ((2,), (2, 1)):
         for how in ({}, {"parameters": {"content_type": "datetime"}}):
@@ -203,7 +228,18 @@ def one_by_one():
 
 def questions():
     """Every question: loading, metadata, inference."""
-    models = {*MATRIX, *FRAMED, *MIXED, "texts", "mlflow-words", "one-hot", "wrong-fn", "mlflow-dict", "mlflow-times"}
+    models = {
+        *MATRIX,
+        *FRAMED,
+        *MIXED,
+        "texts",
+        "mlflow-words",
+        "one-hot",
+        "wrong-fn",
+        "mlflow-dict",
+        "mlflow-times",
+        "mlflow-types",
+    }
     for model in sorted(models):
         yield post(f"{model}: load", f"/v2/repository/models/{model}/load", b"{}")
         yield get(f"{model}: ready", f"/v2/models/{model}/ready")
@@ -220,24 +256,161 @@ def questions():
 QUESTIONS = list(questions())
 
 
+def meant(questions, differences, reason):
+    return Meant("MLServer", differences, reason, questions)
+
+
+MORE = r"status: 200 / (400|404|500)"
+"""Ours answers where MLServer does not."""
+LESS = r"status: 400 / 200"
+"""Ours refuses what MLServer answers."""
+ANY = r"[^:]+: .*"
+
 MEANT = [
-    Meant(
-        "MLServer",
-        "body: absent / none",
-        "The protocol's small body; MLServer answers by the status.",
-        ".*: (load|ready)",
+    meant(
+        ".*: (load|ready)", "body: absent / none", "The protocol's small body; MLServer answers by the status alone."
     ),
-    Meant(
-        "MLServer",
+    meant(
+        "(?!mlflow).*: metadata",
         r"\.(platform|versions|inputs|outputs|properties).*",
         "Read from the model itself; MLServer knows what somebody wrote down.",
-        "(?!mlflow).*: metadata",
     ),
-    Meant("MLServer", r"\.(platform|versions|properties).*", "As above.", "mlflow.*: metadata"),
-    Meant(
-        "MLServer",
-        r"status: 400 / 500|body: \{error\} / a text|type: .*",
-        "What the model cannot take is the caller's mistake, and is told what it is: 400; MLServer: 500.",
+    meant(
+        "mlflow.*: metadata",
+        r"\.(platform|versions|properties).*",
+        "The platform, and what is known of the engine, are told; MLServer leaves them empty.",
+    ),
+    meant(
+        "mlflow-bare(-frame)?: metadata",
+        r"\.inputs.*",
+        "Without a signature, the inputs are those that the model itself knows.",
+    ),
+    meant(
+        ".*",
+        r"status: 400 / 500|body: \{error\} / a text|type: application/json / text/plain",
+        "What the model cannot take is the caller's mistake, and the answer says which: 400; MLServer answers 500.",
+    ),
+    # What MLServer's runtimes cannot serve.
+    meant(
+        "mlflow-inputs-alone: .*",
+        r"status: (200|400) / (404|500)",
+        "A signature without outputs is served; MLServer's runtime fails to load the model.",
+    ),
+    meant(
+        "(scaler|scaler-frame|columns-frame|pca|one-hot): .*",
+        MORE,
+        "What cannot predict, transforms when nothing is asked for; MLServer asks it for predict, and answers 500. Sparse "
+        "results are answered as arrays.",
+    ),
+    meant(
+        "cat-regressor: .*", MORE, "Regressors of CatBoost are served; MLServer takes every file for a classifier's."
+    ),
+    meant(
+        "mlflow-bare(-frame)?: .*",
+        MORE,
+        "A model without a signature takes an array, or a table by its own columns; MLServer needs a content type, or "
+        "hands the request itself to the model.",
+    ),
+    meant(
+        "mlflow-(series|frame-text): .*",
+        MORE,
+        "A Series, and text in a table of pandas 3, are answered; MLServer finds no codec for them.",
+    ),
+    meant(
+        "wrong-fn: .*",
+        ANY,
+        "A `predict_fn` that the model does not have fails the load, with the known ones; MLServer fails each request.",
+    ),
+    # Inputs.
+    meant(
+        ".*: (columns.*|matrix( of FP32| as np)?)",
+        MORE,
+        "Columns need no content type, whichever way they come: one tensor each, or all as one. They go by their names, in "
+        "any order.",
+    ),
+    meant("mlflow-dict: input-0.*", MORE, "The only input there is may have any name, as in every other runtime."),
+    meant(".*: matrix as pd", MORE, "One matrix is a table of as many columns; MLServer makes one column of it."),
+    meant(
+        "xgb-linear: matrix as pd",
+        ANY,
+        "MLServer makes one column of a matrix, and `gblinear` answers rows of any width.",
+    ),
+    meant(
+        "xgb-linear: too narrow.*",
+        LESS,
+        "The width is checked; `gblinear` itself answers too few features with numbers.",
+    ),
+    meant(
+        "(clusters|mlflow-.*): (.*(FP32|INT32|INT64).*|truth)",
+        MORE,
+        "Numbers of another width are turned into the model's, where that loses nothing but precision.",
+    ),
+    meant(
+        "mlflow-.*: request as an unknown content type",
+        MORE,
+        "A content type that nobody knows is as none.",
+    ),
+    meant(
+        "(texts|mlflow-words): text.*",
+        MORE,
+        "Text is taken as [rows] and as [rows, 1], by whatever content type; MLServer hands over an array of two "
+        "dimensions, or a bare list where the signature wants a table.",
+    ),
+    meant(
+        "texts: text as pd.*",
+        ANY,
+        "Each row of the one column is a text; MLServer's table is walked by its columns, one answer for all rows.",
+    ),
+    meant(".*: text as base64, as pd", MORE, "Base64 of a text column is decoded; MLServer hands the model bytes."),
+    meant(
+        "lgb-framed: (columns in another order as pd|other names as pd)",
+        r"\.outputs\[0\]\.data: .*|" + LESS,
+        "Columns go by their names; LightGBM goes by their order, so MLServer's answer is that of other numbers.",
+    ),
+    meant(
+        ".*: columns of two lengths as pd",
+        LESS,
+        "Columns of a table are equally long; MLServer fills the shorter ones with missing values.",
+    ),
+    meant(
+        ".*: numbers as text",
+        LESS,
+        "Text is no number: the datatype says so, and a model of numbers refuses it; numpy would convert it.",
+    ),
+    meant(
+        "cat-.*: (too wide|rank 1|matrix too wide)",
+        LESS,
+        "A matrix has as many columns as the model; CatBoost takes what it needs of a wider one, and one row for a table.",
+    ),
+    meant(
+        "mlflow-params: params .*other.*",
+        LESS,
+        "A param that the model does not have is refused with those that it has; MLflow drops it with a line in a log.",
+    ),
+    # Outputs.
+    meant(".*: output decision_function", MORE, "Each method of the estimator is an output."),
+    meant(
+        ".*: an output twice", LESS, "An output is asked for once; MLServer gives it twice, or ignores what is asked."
+    ),
+    meant(
+        "(lgb|cat)-.*: (output|two outputs).*",
+        LESS + "|" + r"\.outputs.*",
+        "Outputs asked for are those given, probabilities among them; MLServer's runtime gives `predict` whatever is asked.",
+    ),
+    meant(
+        "mlflow-.*: (output|two outputs|an output with).*",
+        LESS + "|" + r"\.outputs.*",
+        "Outputs asked for are those given, and an unknown one is an error; MLServer's runtime gives all, whatever is asked.",
+    ),
+    meant(
+        "mlflow-named: .*",
+        r"\.parameters\.content_type: dict / np|\.outputs\[0\]\.name: x / output-1",
+        "The one output has the name that the signature gives it; MLServer drops it where code answers with an array.",
+    ),
+    meant(
+        ".*: no rows",
+        r"\.outputs\[0\]\.shape: \[0, \d\] / \[0, 1\]|" + MORE,
+        "No rows of three probabilities are [0,3].",
     ),
 ]
 """Every kind of difference. The first one that fits a line is its reason."""

@@ -92,6 +92,13 @@ class Arrays(mlflow.pyfunc.PythonModel):
         return np.asarray(model_input)[:, :2] * 2
 
 
+class Types(mlflow.pyfunc.PythonModel):
+    """What a row of columns of each type was read as."""
+
+    def predict(self, context, model_input, params=None):
+        return [str(value) for value in model_input.drop(columns=["note"], errors="ignore").iloc[0]]
+
+
 class Times(mlflow.pyfunc.PythonModel):
     """The day of a time."""
 
@@ -155,6 +162,9 @@ def mlflow_models(folder):
     two_columns = [ColSpec("double", "total"), ColSpec("boolean", "many")]
     named_target = Schema([ColSpec("long", "species")])
     mixed = infer_signature(MIXED, SPECIES)
+    every = {"flag": "boolean", "small": "integer", "count": "long", "weight": "float", "word": "string",
+             "blob": "binary", "when": "datetime"}  # fmt: skip
+    types = Schema([*(ColSpec(kind, name) for name, kind in every.items()), ColSpec("string", "note", required=False)])
     saved = {
         "mlflow-columns": (mlflow.sklearn, iris, infer_signature(FRAME, SPECIES)),
         "mlflow-tensor": (mlflow.sklearn, of_array, ModelSignature(inputs=tensor, outputs=integer)),
@@ -163,7 +173,11 @@ def mlflow_models(folder):
         "mlflow-inputs-alone": (mlflow.sklearn, iris, infer_signature(FRAME)),
         "mlflow-mixed": (mlflow.sklearn, columns_transformed(), mixed),
         "mlflow-dict": (mlflow.pyfunc, Dicts(), ModelSignature(inputs=named, outputs=two)),
-        "mlflow-target": (mlflow.sklearn, iris, ModelSignature(inputs=infer_signature(FRAME).inputs, outputs=named_target)),
+        "mlflow-target": (
+            mlflow.sklearn,
+            iris,
+            ModelSignature(inputs=infer_signature(FRAME).inputs, outputs=named_target),
+        ),
         "mlflow-named": (mlflow.pyfunc, Arrays(), ModelSignature(inputs=tensor, outputs=named)),
         "mlflow-frame": (mlflow.pyfunc, Frames(), ModelSignature(inputs=mixed.inputs, outputs=Schema(two_columns))),
         "mlflow-frame-text": (
@@ -173,6 +187,7 @@ def mlflow_models(folder):
         ),
         "mlflow-params": (mlflow.pyfunc, Params(), ModelSignature(inputs=tensor, outputs=number, params=params)),
         "mlflow-words": (mlflow.pyfunc, Words(), ModelSignature(inputs=words, outputs=Schema([ColSpec("string")]))),
+        "mlflow-types": (mlflow.pyfunc, Types(), ModelSignature(inputs=types, outputs=words)),
         "mlflow-series": (
             mlflow.pyfunc,
             Series(),

@@ -217,6 +217,33 @@ async def test_a_library_of_mlflow_answers_output_one_whatever_the_signature_say
     assert (response.outputs[0].name, response.parameters) == ("output-1", {"content_type": "np"})
 
 
+@pytest.mark.parametrize(
+    ("datatype", "values", "told", "content_type"),
+    [
+        ("BYTES", [b"YmxvYg=="], {}, "base64"),
+        ("BYTES", [b"YmxvYg==", b"\xff\xd8"], {}, None),
+        ("BYTES", [b"YmxvYg=="], {"content_type": "str"}, "str"),
+        ("INT64", [1], {}, None),
+    ],
+    ids=["base64", "bytes", "told", "numbers"],
+)
+async def test_bytes_of_mlflow_are_taken_for_base64_where_they_can_be(datatype, values, told, content_type):
+    """A column that the signature has as binary comes in base64 unless it says something else, as for MLServer."""
+    data = texts(*values) if datatype == "BYTES" else np.array(values)
+    given = InferenceRequest(model_name="skl", inputs=(Tensor("blob", datatype, data, told),), protocol="v2_rest")
+    signature = Signature(platform="mlflow", properties={"binary_columns": "blob,other"})
+    seen = []
+    await wrapped(model(seen=seen), signature=signature)(given)
+    assert seen[0].inputs[0].parameters.get("content_type") == content_type
+
+
+async def test_a_list_of_texts_is_output_one_whatever_the_signature_says():
+    """Texts that come as a list have no name in MLServer's answer, though the signature has one for them."""
+    output = Tensor("word", "BYTES", texts(b"a"), {"content_type": "str"})
+    response = await wrapped(model(output), signature=Signature(platform="mlflow"))(request())
+    assert (response.outputs[0].name, response.parameters) == ("output-1", {"content_type": "str"})
+
+
 @pytest.mark.parametrize(("name", "asked"), [("output-1", ()), ("output-0", ()), ("predict", ()), ("u", ("u",))])
 async def test_the_one_output_of_mlflow_may_be_asked_for_by_each_of_its_names(name, asked):
     """The names in MLServer's metadata and answers ask for the model's default; any other name is the model's own."""
@@ -253,18 +280,20 @@ def test_metadata_of_mlflow_columns_are_those_of_mlserver():
         TensorSpec(name="a", datatype="FP64", shape=(-1,)),
         TensorSpec(name="t", datatype="BYTES", shape=(-1,)),
         TensorSpec(name="when", datatype="BYTES", shape=(-1,), content_type="datetime"),
+        TensorSpec(name="blob", datatype="BYTES", shape=(-1,)),
     )
     signature = Signature(
         platform="mlflow",
         inputs=columns,
         outputs=(TensorSpec(name="predict", datatype="INT64", shape=(-1,)),),
-        properties={"input_schema": "columns", "output_schema": "tensors"},
+        properties={"input_schema": "columns", "output_schema": "tensors", "binary_columns": "blob"},
     )
     found = metadata(signature)
     assert [(each["name"], each["shape"], each["parameters"]["content_type"]) for each in found["inputs"]] == [
         ("a", [-1, 1], "np"),
         ("t", [-1, 1], "str"),
         ("when", [-1, 1], "datetime"),
+        ("blob", [-1, 1], "base64"),
     ]
     assert found["outputs"] == [
         {"name": "output-0", "datatype": "INT64", "shape": [-1], "parameters": {"content_type": "np"}}

@@ -175,13 +175,14 @@ def test_a_list_of_texts_stays_one(tmp_path):
 
 
 def test_columns_stand_for_a_tensor_without_a_name(tmp_path):
-    """As many columns as a tensor is wide, whatever their names, answer as the tensor does; of two lengths, they do not."""
-    rows = WINE.data.to_numpy()
-    tensor = schema.TensorSpec(np.dtype(np.float64), (-1, rows.shape[1]))
-    runtime, _ = loaded(save_wine(tmp_path / "m", signature=ModelSignature(schema.Schema([tensor]))))
-    columns = {f"f{at}": rows[:, at : at + 1] for at in range(rows.shape[1])}
+    """As many columns as a tensor is wide, whatever their names, answer as the tensor does; of two lengths they do not."""
+    rows = np.arange(12.0).reshape(3, 4)
+    tensor = schema.TensorSpec(np.dtype(np.float64), (-1, 4))
+    signature = ModelSignature(schema.Schema([tensor]))
+    runtime, _ = loaded(save_code(tmp_path / "m", lambda x, _: x.sum(axis=1), signature=signature))
+    columns = {f"f{at}": rows[:, at : at + 1] for at in range(4)}
     assert np.array_equal(runtime.predict(columns)["predict"], runtime.predict({"x": rows})["predict"])
-    with pytest.raises(InvalidRequest, match=r"input 'f3' has shape \[2\]; expected \[178\]"):
+    with pytest.raises(InvalidRequest, match=r"input 'f3' has shape \[2\]; expected \[3\]"):
         runtime.predict(columns | {"f3": np.zeros(2)})
 
 

@@ -7,6 +7,7 @@ answer, `parameters` in every answer, results of rank 1 as `[rows, 1]`, and the 
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -249,12 +250,14 @@ def _asking_mlflow(properties: Mapping[str, str]) -> Ask:
     answers: asking for it by either name gives it.
     """
     is_array = properties.get("loader") in _ARRAYS
+    binary = frozenset(filter(None, properties.get("binary_columns", "").split(",")))
     is_dict = properties.get("output_schema") == "tensors"
 
     def shape(response: InferenceResponse, identity: str, headers: dict[str, str]) -> InferenceResponse:
         outputs = response.outputs
         kind: Mapping[str, Any] = _DICT if is_dict else _FRAME
-        if len(outputs) == 1 and (is_array or outputs[0].name in _UNNAMED):
+        is_list = not is_dict and "content_type" in outputs[0].parameters if outputs else False
+        if len(outputs) == 1 and (is_array or is_list or outputs[0].name in _UNNAMED):
             outputs = (_column(msgspec.structs.replace(outputs[0], name="output-1"), _NUMPY),)
             kind = {"content_type": outputs[0].parameters["content_type"]}
         else:
@@ -271,9 +274,24 @@ def _asking_mlflow(properties: Mapping[str, str]) -> Ask:
     def ask(request: InferenceRequest) -> tuple[InferenceRequest, Shape]:
         if request.outputs and all(each.name in _UNNAMED for each in request.outputs):
             request = msgspec.structs.replace(request, outputs=())
+        if binary:
+            inputs = tuple([_in_base64(each) if each.name in binary else each for each in request.inputs])
+            request = msgspec.structs.replace(request, inputs=inputs)
         return request, shape
 
     return ask
+
+
+def _in_base64(tensor: Tensor) -> Tensor:
+    """A column of bytes, marked as the base64 that MLServer takes it for where it says nothing and can be that."""
+    if tensor.datatype != "BYTES" or "content_type" in tensor.parameters:
+        return tensor
+    try:
+        for each in tensor.data.reshape(-1).tolist():
+            base64.b64decode(each, validate=True)
+    except ValueError:
+        return tensor
+    return Tensor(tensor.name, tensor.datatype, tensor.data, {**tensor.parameters, "content_type": "base64"})
 
 
 def _of_table(response: InferenceResponse, identity: str, headers: dict[str, str]) -> InferenceResponse:
@@ -307,15 +325,20 @@ def metadata(signature: Signature) -> dict[str, Any]:
         kind = schemas.get(f"{role[:-1]}_schema") if signature.platform == "mlflow" else None
         if kind is None:
             continue
-        found[role] = [_described(spec, kind) for spec in specs]
+        binary = schemas.get("binary_columns", "").split(",") if role == "inputs" else ()
+        found[role] = [_described(spec, kind, in_base64=spec.name in binary) for spec in specs]
         if role == "inputs":
             is_named = any(spec.name != "input-0" for spec in specs)
             found["parameters"] = _FRAME if kind == "columns" else _DICT if is_named else _NUMPY
     return found
 
 
-def _described(spec: TensorSpec, kind: str) -> dict[str, Any]:
-    content_type = spec.content_type or ("str" if spec.datatype == "BYTES" and kind == "columns" else "np")
+def _described(spec: TensorSpec, kind: str, *, in_base64: bool) -> dict[str, Any]:
+    content_type = (
+        "base64"
+        if in_base64
+        else spec.content_type or ("str" if spec.datatype == "BYTES" and kind == "columns" else "np")
+    )
     return {
         "name": "output-0" if spec.name == "predict" else spec.name,
         "datatype": spec.datatype,

@@ -147,6 +147,7 @@ class MlflowRuntime(Runtime):
         self._outputs, unsaid = self._read_outputs(metadata)
         if batchable is None:
             batchable = not self._in_code
+        binary = ",".join(each.name for each in self._columns if each.kind == "binary")
         rows_first = all(each.shape[:1] == (-1,) for each in (*self._columns, *self._outputs))
         return Signature(
             platform="mlflow",
@@ -159,6 +160,7 @@ class MlflowRuntime(Runtime):
             properties={
                 "loader": loader,
                 "saved_by_mlflow": str(metadata.mlflow_version or "unknown"),
+                **({"binary_columns": binary} if binary else {}),
                 **_kinds(input_schema=metadata.get_input_schema(), output_schema=metadata.get_output_schema()),
             },
         )
