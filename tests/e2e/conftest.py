@@ -72,9 +72,10 @@ def serve(tmp_path_factory):
     started = []
     cache = tmp_path_factory.mktemp("cache")
 
-    def start(*arguments, environment=None):
-        command = [sys.executable, "-m", "headrace", "serve", "--port", "0", "--grpc-port", "0", "--metrics-port", "0",
-                   "--cache-dir", str(cache), *map(str, arguments)]  # fmt: skip
+    own = ("serve", "--port", "0", "--grpc-port", "0", "--metrics-port", "0", "--cache-dir", str(cache))
+
+    def start(*arguments, environment=None, command=own):
+        command = [sys.executable, "-m", "headrace", *command, *map(str, arguments)]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
