@@ -73,6 +73,8 @@ class Tensor(msgspec.Struct, frozen=True, gc=False):
     datatype: str
     data: Array
     parameters: Parameters = EMPTY
+    nested: bool = False
+    """It came as lists in lists, as JSON allows: code written for MLServer sees it so. Nothing else depends on it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -211,3 +213,5 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     """What a person should know: shown in metadata, `headrace models` and `headrace doctor`."""
     properties: Mapping[str, str] = EMPTY
     """Shown in metadata as they are: engine by number of rows, parity figures, reasons of a refusal."""
+    declared: Mapping[str, Any] = EMPTY
+    """Members of V2 metadata in the words of the model's own code, which hold over what its settings declare."""

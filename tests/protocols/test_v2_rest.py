@@ -229,7 +229,7 @@ class TestData:
             ("BOOL", ["true"], "true or false"),
             ("BYTES", [1], "strings"),
             ("BYTES", [None], "strings"),
-            ("FP16", [1.0], "receiving FP16 data via JSON is not supported"),
+            ("FP16", [65520.0], "too large"),
             ("BF16", [1.0], "receiving BF16 data via JSON is not supported"),
             ("FP8", [1.0], "expected one of BOOL"),
         ],
@@ -553,12 +553,47 @@ class TestRender:
             {"name": "p", "shape": [1, 2], "datatype": "BYTES", "data": ["0.500000:1:dog", "0.250000:0:cat"]}
         ]
 
-    @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-    def test_half_floats_are_refused_in_json(self, datatype):
+    def test_brain_floats_are_refused_in_json(self):
         """An output without a JSON form is refused with the advice to ask for bytes."""
-        answer = response(Tensor("y", datatype, np.zeros(1, DTYPES[datatype])))
-        with pytest.raises(InvalidRequest, match=f"sending {datatype} data via JSON is not supported"):
+        answer = response(Tensor("y", "BF16", np.zeros(1, DTYPES["BF16"])))
+        with pytest.raises(InvalidRequest, match="sending BF16 data via JSON is not supported"):
             v2_rest.render(InferenceRequest(model_name="m", inputs=()), answer)
+
+    def test_half_floats_cross_in_json(self):
+        """FP16 goes in and out as numbers, as with MLServer, and null is NaN both ways."""
+        body = {"inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP16", "data": [[0.1, 2], [None, -4.5]]}]}
+        request = v2_rest.parse(json.dumps(body).encode(), model_name="m")
+        (tensor,) = request.inputs
+        assert tensor.data.dtype == np.float16
+        assert json.loads(v2_rest.render(request, response(tensor)).body)["outputs"] == [
+            {"name": "x", "shape": [2, 2], "datatype": "FP16", "data": [float(np.float16(0.1)), 2.0, None, -4.5]}
+        ]
+
+    @pytest.mark.parametrize("padding", [0, 5000], ids=["short", "long"])
+    @pytest.mark.parametrize(
+        ("datatype", "data", "nested"),
+        [
+            ("FP32", [[1, 2], [3, 4]], True),
+            ("FP32", [1, 2, 3, 4], False),
+            ("INT64", [[1, 2], [3, 4]], True),
+            ("BYTES", [["a", "b"], ["c", "d"]], True),
+            ("BYTES", ["a", "b", "c", "d"], False),
+            ("BOOL", [[True, False], [True, True]], True),
+        ],
+    )
+    def test_tensors_know_whether_they_came_in_rows(self, datatype, data, nested, padding):
+        """On each road from JSON to tensors, lists in lists are told from a flat list."""
+        document = {"inputs": [{"name": "x", "shape": [2, 2], "datatype": datatype, "data": data}]}
+        body = json.dumps(document, indent=1).encode() + b" " * padding
+        (tensor,) = v2_rest.parse(body, model_name="m").inputs
+        assert tensor.nested is nested
+        assert tensor.data.shape == (2, 2)
+
+    def test_one_element_needs_no_list(self):
+        """A tensor of one element may have it bare, whatever its shape."""
+        body = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"INT32","data":5}]}'
+        (tensor,) = v2_rest.parse(body, model_name="m").inputs
+        assert tensor.data.tolist() == [[5]]
 
     def test_bytes_that_are_not_text_are_refused_in_json(self):
         """Nothing is replaced in silence."""
@@ -603,9 +638,7 @@ def test_one_text_may_have_its_length_as_its_shape(data, shape, padding):
     assert tensor.data[0].decode() == (data if isinstance(data, str) else data[0])
 
 
-@pytest.mark.parametrize(
-    ("data", "shape"), [(["hello"], [4]), (["a", "b"], [3]), ("ab", [3]), ("a", [1]), (["hello"], [5, 1])]
-)
+@pytest.mark.parametrize(("data", "shape"), [(["hello"], [4]), (["a", "b"], [3]), ("ab", [3]), (["hello"], [5, 1])])
 def test_any_other_shape_of_texts_is_held_to(data, shape):
     """A shape that is not the text's length counts elements, and so do shapes of other ranks."""
     sent = {"inputs": [{"name": "x", "shape": shape, "datatype": "BYTES", "data": data}]}

@@ -144,17 +144,54 @@ async def test_metadata_of_the_models_own_is_the_signature(tmp_path):
     """A model that overrides metadata is described by what it answers."""
     code = """
 from mlserver import MLModel
-from mlserver.types import MetadataModelResponse, MetadataTensor
+from mlserver.types import MetadataModelResponse, MetadataTensor, Parameters
 
 class M(MLModel):
     async def metadata(self):
         tensor = MetadataTensor(name="x", datatype="INT8", shape=[2])
-        return MetadataModelResponse(name=self.name, platform="mine", inputs=[tensor])
+        parameters = Parameters(k="v")
+        return MetadataModelResponse(
+            name=self.name, platform="mine", versions=["9"], inputs=[tensor], parameters=parameters
+        )
 """
     async with served(write(tmp_path / "m", code)) as runtime:
         assert runtime.signature.platform == "mine"
         assert runtime.signature.inputs == (TensorSpec(name="x", datatype="INT8", shape=(2,)),)
         assert runtime.signature.outputs == ()
+        assert runtime.signature.declared == {
+            "platform": "mine",
+            "versions": ["9"],
+            "inputs": [{"name": "x", "datatype": "INT8", "shape": [2]}],
+            "outputs": None,
+            "parameters": {"k": "v"},
+        }
+
+
+async def test_what_load_says_of_its_tensors_is_told_whole(tmp_path):
+    """Tensors that the code sets are declared with their parameters, those of the settings alone are not."""
+    code = """
+from mlserver import MLModel
+from mlserver.types import Datatype, MetadataTensor, Parameters
+
+class M(MLModel):
+    async def load(self):
+        parameters = Parameters(content_type="np", unit="cm")
+        self.inputs = [MetadataTensor(name="new", datatype=Datatype.FP32, shape=[-1, 4], parameters=parameters)]
+        return True
+"""
+    settings = {"inputs": [{"name": "old", "datatype": "BYTES", "shape": [1]}]}
+    settings["outputs"] = settings["inputs"]
+    async with served(write(tmp_path / "m", code, **settings)) as runtime:
+        assert runtime.signature.declared == {
+            "inputs": [
+                {
+                    "name": "new",
+                    "datatype": "FP32",
+                    "shape": [-1, 4],
+                    "parameters": {"content_type": "np", "unit": "cm"},
+                }
+            ]
+        }
 
 
 async def test_the_request_codec_of_the_settings_is_in_the_signature():

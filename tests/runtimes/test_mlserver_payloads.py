@@ -5,6 +5,7 @@ here: the answers of ordinary runtimes (test_mlserver).
 """
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -185,6 +186,28 @@ def test_a_null_in_a_request_is_none_in_json_and_nan_in_grpc(payloads):
     grpc = payloads.request(InferenceRequest(model_name="m", inputs=(x,), protocol="v2_grpc"))
     assert list(rest.inputs[0].data) == [None, 1.0]
     assert str(list(grpc.inputs[0].data)) == "[nan, 1.0]"
+
+
+@pytest.mark.parametrize(
+    ("array", "datatype", "expected"),
+    [
+        (np.array([[1, 2], [3, 4]], np.int64), "INT64", [[1, 2], [3, 4]]),
+        (np.arange(8, dtype=np.float32).reshape(2, 2, 2), "FP32", [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]),
+        (np.array([[1.5], [np.nan]]), "FP64", [[1.5], [None]]),
+        (np.array([[b"a", b"\xc3\xb6"]], object), "BYTES", [["a", "\u00f6"]]),
+    ],
+    ids=str,
+)
+def test_rows_that_came_as_lists_are_lists(array, datatype, expected, payloads):
+    """Code that takes a tensor's data as they are sees them nested as the caller sent them, else flat."""
+    for nested in (True, False):
+        sent = InferenceRequest(model_name="m", inputs=(Tensor("x", datatype, array, {}, nested),), protocol="v2_rest")
+        data = payloads.request(sent).inputs[0].data
+        flat = [None if isinstance(each, float) and math.isnan(each) else each for each in array.ravel().tolist()]
+        flat = [each.decode() if isinstance(each, bytes) else each for each in flat]
+        assert len(data) == len(expected if nested else flat)
+        assert data.root == (expected if nested else flat)
+        assert data[0] == (expected if nested else flat)[0]
 
 
 def test_a_request_can_be_validated_and_dumped(payloads):

@@ -50,15 +50,16 @@ def tensors(draw, parameters=st.sampled_from([{}, {"content_type": "str", "n": 1
     data = draw(arrays.arrays(DTYPES[datatype], draw(SHAPES), elements=elements))
     if draw(st.booleans()) and data.ndim > 1:
         data = data.T  # not in C order
-    return Tensor(draw(st.text(max_size=5)), datatype, data, draw(parameters))
+    return Tensor(draw(st.text(max_size=5)), datatype, data, draw(parameters), draw(st.booleans()))
 
 
 def equal(one, two):
-    assert (one.name, one.datatype, one.shape, dict(one.parameters)) == (
+    assert (one.name, one.datatype, one.shape, dict(one.parameters), one.nested) == (
         two.name,
         two.datatype,
         two.shape,
         dict(two.parameters),
+        two.nested,
     )
     assert one.data.dtype == two.data.dtype
     assert one.data.tobytes() == two.data.tobytes() or one.data.tolist() == two.data.tolist()

@@ -33,6 +33,8 @@ MAX_DIMENSIONS: Final = 32
 MAX_ELEMENTS: Final = 1 << 40
 """No body holds as many; products beyond it come from shapes made up to overflow."""
 
+_SPACE: Final = frozenset(b" \t\n\r")
+_OPEN: Final = ord("[")
 _ONE: Final = (1,)
 _EXACT: Final = 1 << 53  # integers beyond it are not told apart as JSON floats
 
@@ -87,6 +89,15 @@ def small(text: msgspec.Raw, datatype: str, shape: tuple[int, ...]) -> Array:
     if array.size != len(values) or shape == (-1,) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(shape)
     return array
+
+
+def is_nested(text: msgspec.Raw) -> bool:
+    """Whether the text of a list, not empty, begins with a list in it."""
+    view = memoryview(text)
+    position = 1
+    while view[position] in _SPACE:
+        position += 1
+    return view[position] == _OPEN
 
 
 def _rows(values: Any, shape: tuple[int, ...]) -> list[Any]:
@@ -197,7 +208,7 @@ def careful(values: Any, datatype: str, shape: tuple[int, ...], what: str) -> Ar
 
     Args:
         values: As decoded from JSON.
-        datatype: Any but FP16 and BF16, which JSON does not carry.
+        datatype: Any but BF16, which JSON does not carry.
         shape: What the values must fill.
         what: The tensor as a message names it.
 
@@ -208,7 +219,7 @@ def careful(values: Any, datatype: str, shape: tuple[int, ...], what: str) -> Ar
     if type(values) is not list:
         if datatype == "BYTES" and type(values) is str and bytes_tensor.is_length(shape, values.encode()):
             return bytes_tensor.single(values.encode())
-        if shape:
+        if elements != 1:
             raise InvalidRequest(f"{what}: data must be a list, got {_described(values)}")
         values = [values]
     dimensions, flat = flatten(values, what)

@@ -9,7 +9,7 @@ What the documents leave open is decided so:
 - Data may be flat or nested as its shape is; dimensions of 1 may be left out or added. Answers are flat.
 - `null` is NaN in FP32 and FP64 and refused elsewhere; the tokens `NaN` and `Infinity` are not JSON and refused. NaN
   and infinities are answered as `null`. The binary form carries all of them.
-- FP16 and BF16 travel in the binary form only. BYTES are UTF-8 strings in JSON; an output that is not UTF-8 is refused
+- BF16 travels in the binary form only. BYTES are UTF-8 strings in JSON; an output that is not UTF-8 is refused
   with the advice to ask for `binary_data`.
 - 1.0 is an integer, 1.5 is not; numbers that a datatype cannot hold are refused, also those that would be infinite.
 - Unknown members are ignored, as other servers do. Of a member given twice, the last counts.
@@ -54,8 +54,8 @@ _KEPT_BYTES: Final = 4 << 20
 """A parser that read more is dropped: it would keep buffers of several times that size."""
 _SIZE: Final = "binary_data_size"
 _REGION: Final = "shared_memory_region"
-_NO_JSON: Final = frozenset({"FP16", "BF16"})
-_NUMERIC: Final = frozenset(DTYPES) - _NO_JSON - {"BYTES"}
+_NUMERIC: Final = frozenset(DTYPES) - {"FP16", "BF16", "BYTES"}
+"""What orjson writes from its buffer."""
 _BRACKET: Final = ord("[")
 _NOTHING: Final = msgspec.Raw(b"")
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
@@ -187,7 +187,9 @@ def _quick(head: bytes | memoryview, body: bytes | memoryview, position: int) ->
             datatype = each.datatype
             parameters = each.parameters
             if parameters is None:  # without data, the empty text declines
-                tensors.append(Tensor(each.name, datatype, numbers.small(each.data, datatype, each.shape)))
+                data = numbers.small(each.data, datatype, each.shape)
+                nested = data.ndim > 1 and numbers.is_nested(each.data)
+                tensors.append(Tensor(each.name, datatype, data, EMPTY, nested))
                 continue
             if _REGION in parameters or (_SIZE in parameters) is not (each.data is _NOTHING):
                 return None
@@ -197,7 +199,8 @@ def _quick(head: bytes | memoryview, body: bytes | memoryview, position: int) ->
                 position += size
             else:
                 data = numbers.small(each.data, datatype, each.shape)
-                tensors.append(Tensor(each.name, datatype, data, parameters or EMPTY))
+                nested = data.ndim > 1 and numbers.is_nested(each.data)
+                tensors.append(Tensor(each.name, datatype, data, parameters or EMPTY, nested))
     except numbers.DECLINED:
         return None
     if position != len(body):
@@ -259,7 +262,7 @@ def _read_document(parser: simdjson.Parser, text: bytes) -> _Parsed:
             raise ValueError(name)
         array, count = numbers.wide(each["data"], datatype, shape)
         lists += count + 1  # and the shape
-        tensors.append(Tensor(name, datatype, array, parameters))
+        tensors.append(Tensor(name, datatype, array, parameters, count > 1))
     identity = (document["id"] or "") if "id" in members else ""
     if type(identity) is not str:
         raise TypeError(identity)
@@ -329,13 +332,16 @@ def _careful(head: bytes | memoryview, body: bytes | memoryview, position: int, 
             )
         if sources == [_REGION]:
             raise NotSupported(f"{what} lies in shared memory, which this server does not map; send its data")
+        nested = False
         if sources == ["data"]:
-            if datatype in _NO_JSON:
+            if datatype == "BF16":
                 raise InvalidRequest(
                     f"receiving {datatype} data via JSON is not supported. "
                     f"Please use the binary data format for {role} '{name}'"
                 )
-            data = numbers.careful(each["data"], datatype, shape, what)
+            values = each["data"]
+            data = numbers.careful(values, datatype, shape, what)
+            nested = data.ndim > 1 and data.size > 0 and type(values) is list and type(values[0]) is list
         else:
             size = parameters.pop(_SIZE)
             if type(size) is not int or size < 0:
@@ -347,7 +353,7 @@ def _careful(head: bytes | memoryview, body: bytes | memoryview, position: int, 
                 )
             data = _tensor_bytes(body, position, size, (datatype, shape), what)
             position += size
-        tensors.append(Tensor(name, datatype, data, parameters or EMPTY))
+        tensors.append(Tensor(name, datatype, data, parameters or EMPTY, nested))
     if position != len(body):
         raise InvalidRequest(
             f"unexpected additional input data for model '{model}': {len(body) - position} bytes after the last tensor"
@@ -580,7 +586,9 @@ def _entry(tensor: Tensor) -> dict[str, Any]:
     datatype = tensor.datatype
     if datatype == "BYTES":
         entry["data"] = _texts(tensor)
-    elif datatype in _NO_JSON:
+    elif datatype == "FP16":  # which orjson does not know; the same numbers
+        entry["data"] = tensor.data.ravel().astype(np.float64)
+    elif datatype == "BF16":
         raise InvalidRequest(
             f"sending {datatype} data via JSON is not supported. "
             f"Please use the binary data format for output '{tensor.name}'"

@@ -74,6 +74,7 @@ class MlserverRuntime(Runtime):
         self._code: OwnCode | None = None
         self._package: _Package | None = None
         self._settings: Any = None
+        self._given: dict[str, list[Any]] = {}
         self._model: Any = None
         self._payloads: Any = None
         self._predict: Callable[[Any], Any] | None = None
@@ -114,6 +115,7 @@ class MlserverRuntime(Runtime):
         with self._code.importable():
             settings = {"implementation": reference, **parameters.get("settings", {})}
             self._settings = self._package.settings(settings, source)
+            self._given = self._tensors(self._settings)
             kind = self._package.find(reference, self._code)
             if self._package.ours:
                 self._settings.implementation = kind  # whoever asks the settings for it gets this very class
@@ -301,7 +303,23 @@ class MlserverRuntime(Runtime):
             content_type=tagged or "",
             warnings=self._visitors.warnings if self._visitors is not None else (),
             properties={"class": self.source.reference},
+            declared=self._stated(metadata),
         )
+
+    def _stated(self, metadata: Any) -> dict[str, Any]:
+        """What the model's code says of itself and its settings do not."""
+        if metadata is not None:
+            said = _plain(metadata)
+            return {name: said.get(name) for name in ("platform", "versions", "inputs", "outputs", "parameters")}
+        return {role: now for role, now in self._tensors(self._model).items() if now != self._given[role]}
+
+    @staticmethod
+    def _tensors(source: Any) -> dict[str, list[Any]]:
+        """The inputs and outputs that a model, or its settings, tell of."""
+        return {
+            "inputs": [_plain(each) for each in source.inputs or ()],
+            "outputs": [_plain(each) for each in source.outputs or ()],
+        }
 
 
 class _Package:
@@ -353,6 +371,12 @@ class _Package:
             for name, each in vars(module).items()
             if isinstance(each, type) and issubclass(each, self.model_class) and each is not self.model_class
         ]
+
+
+def _plain(said: Any) -> dict[str, Any]:
+    """One of MLServer's values as JSON has it."""
+    plain: dict[str, Any] = said.model_dump(mode="json", exclude_none=True)
+    return plain
 
 
 def _imported(name: str) -> Any:

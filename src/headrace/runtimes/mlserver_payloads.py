@@ -66,7 +66,11 @@ class Payloads:
             if datatype == "BF16":  # which MLServer does not have: the same numbers in FP32
                 datatype, array = "FP32", (array.astype(np.uint32) << 16).view(np.float32)
             parameters = build.parameters(each.parameters) if each.parameters else None
-            inputs.append(build.request_input(each.name, datatype, array, parameters=parameters, nulls=text, text=text))
+            inputs.append(
+                build.request_input(
+                    each.name, datatype, array, parameters=parameters, nulls=text, text=text, nested=each.nested
+                )
+            )
         return build.request(
             inputs,
             id=request.id or None,
@@ -310,14 +314,24 @@ class Original:
         return self._types.Parameters.model_construct(**given)
 
     def request_input(
-        self, name: str, datatype: str, array: Array, *, parameters: Any = None, nulls: bool = True, text: bool = False
+        self,
+        name: str,
+        datatype: str,
+        array: Array,
+        *,
+        parameters: Any = None,
+        nulls: bool = True,
+        text: bool = False,
+        nested: bool = False,
     ) -> Any:
-        """An input; `nulls` lists NaN as None, `text` lists bytes as text."""
+        """An input; `nulls` lists NaN as None, `text` lists bytes as text, `nested` has lists in lists."""
         data = array.ravel().tolist()
         if datatype == "BYTES":
             data = [_text(each) for each in data] if text else data
         elif array.dtype.kind == "f" and nulls and np.isnan(array).any():
             data = [None if math.isnan(each) else each for each in data]
+        if nested:
+            data = _folded(data, array.shape)
         optional = {"parameters": parameters} if parameters is not None else {}
         return self._types.RequestInput.model_construct(
             name=name,
@@ -339,6 +353,13 @@ class Original:
     def held(self, data: Any) -> Array | None:
         """The array behind an output's data: the original holds lists."""
         return None
+
+
+def _folded(flat: list[Any], shape: Sequence[int]) -> list[Any]:
+    """The elements as lists in lists."""
+    for size in shape[:0:-1]:
+        flat = [flat[start : start + size] for start in range(0, len(flat), size)]
+    return flat
 
 
 def _text(item: Any) -> Any:

@@ -60,6 +60,7 @@ class Laid(msgspec.Struct, frozen=True, array_like=True, gc=False):
     size: int
     """Bytes, without padding."""
     parameters: dict[str, Any] | None = None
+    nested: bool = False
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -290,7 +291,8 @@ def lay(tensors: Sequence[Tensor]) -> tuple[list[Laid], list[Buffer]]:
             buffer = data.tobytes()
         else:
             buffer = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-        laid.append(Laid(tensor.name, tensor.datatype, data.shape, len(buffer), dict(tensor.parameters) or None))
+        parameters = dict(tensor.parameters) or None
+        laid.append(Laid(tensor.name, tensor.datatype, data.shape, len(buffer), parameters, tensor.nested))
         buffers.append(buffer)
     return laid, buffers
 
@@ -310,7 +312,7 @@ def lift(laid: Sequence[Laid], memory: Buffer | mmap.mmap, offset: int = 0) -> l
             dtype = DTYPES[each.datatype]
             array = np.frombuffer(memory, dtype, each.size // dtype.itemsize, offset).reshape(each.shape)
             array.flags.writeable = False
-        tensors.append(Tensor(each.name, each.datatype, array, each.parameters or EMPTY))
+        tensors.append(Tensor(each.name, each.datatype, array, each.parameters or EMPTY, each.nested))
         offset += padded(each.size)
     return tensors
 

@@ -539,7 +539,8 @@ class Repository:
         served.signature, served.placement = loaded.signature, loaded.placement
         served.infer, served.infer_stream = loaded.infer, loaded.infer_stream
         served.routes, served.visit = loaded.routes, loaded.visit
-        served.dialect, served.declared = spec.dialect, {**loaded.declared, **spec.declared}
+        declared = {**loaded.declared, **spec.declared, **loaded.signature.declared}
+        served.dialect, served.declared = spec.dialect, declared
         served.warnings = loaded.warnings
         served.wanted = True
         self._models.changed(served, State.READY)

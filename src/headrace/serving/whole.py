@@ -69,7 +69,7 @@ def key(call: Call) -> Hashable:
     request = _request(call)
     try:
         return (
-            tuple([(t.name, t.datatype, t.data.shape[1:], _packed(t.parameters)) for t in request.inputs]),
+            tuple([(t.name, t.datatype, t.data.shape[1:], _packed(t.parameters), t.nested) for t in request.inputs]),
             tuple([(output.name, _packed(output.parameters)) for output in request.outputs]),
             _packed(request.parameters),
         )
@@ -89,6 +89,7 @@ def merge(calls: Sequence[Call]) -> Call:
             tensor.datatype,
             np.concatenate([request.inputs[position].data for request in requests]),
             tensor.parameters,
+            tensor.nested,
         )
         for position, tensor in enumerate(first.inputs)
     ]

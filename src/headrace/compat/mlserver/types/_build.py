@@ -59,8 +59,9 @@ def request_input(
     parameters: Optional[Parameters] = None,
     nulls: bool = True,
     text: bool = False,
+    nested: bool = False,
 ) -> RequestInput:
-    """An input tensor of the array's shape; `nulls` and `text` are those of `TensorData.of_array`."""
+    """An input tensor of the array's shape; `nulls`, `text` and `nested` are those of `TensorData.of_array`."""
     given = {"name", "shape", "datatype", "data"}
     if parameters is not None:
         given.add("parameters")
@@ -71,7 +72,7 @@ def request_input(
             "shape": list(array.shape),
             "datatype": datatype,
             "parameters": parameters,
-            "data": TensorData.of_array(array, nulls=nulls, text=text),
+            "data": TensorData.of_array(array, nulls=nulls, text=text, nested=nested),
         },
         given,
     )

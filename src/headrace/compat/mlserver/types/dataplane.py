@@ -98,13 +98,16 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
         return values["__root__"] if type(values) is dict and values.keys() == {"__root__"} else values
 
     @classmethod
-    def of_array(cls, array: npt.NDArray[Any], *, nulls: bool = True, text: bool = False) -> TensorData:
+    def of_array(
+        cls, array: npt.NDArray[Any], *, nulls: bool = True, text: bool = False, nested: bool = False
+    ) -> TensorData:
         """The data of a tensor, as an array that nobody changes from now on.
 
         Args:
             array: In the tensor's shape and datatype; BYTES as objects (`bytes` or `str`).
             nulls: List NaN as None, as JSON has it. False: as NaN, as gRPC has it.
             text: List `bytes` elements as `str`, as JSON has them.
+            nested: List rows as lists, as the caller did.
         """
         data = cls.__new__(cls)
         _set(data, "__dict__", {})
@@ -112,7 +115,7 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
         _set(data, "__pydantic_extra__", None)
         _set(data, "__pydantic_private__", None)
         _set(data, "_array", array)
-        _set(data, "_style", (nulls, text))
+        _set(data, "_style", (nulls, text, nested))
         return data
 
     @property
@@ -140,7 +143,9 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
 
     def __len__(self) -> int:
         held = self._held
-        return len(self.root) if held is None else held.size
+        if held is None or self._style[2]:
+            return len(self.root)
+        return held.size
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TensorData):
@@ -165,14 +170,17 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
 _set = object.__setattr__
 
 
-def _listed(array: npt.NDArray[Any], nulls: bool, text: bool) -> list[Any]:
-    """The elements in row-major order, as plain values."""
+def _listed(array: npt.NDArray[Any], nulls: bool, text: bool, nested: bool) -> list[Any]:
+    """The elements in row-major order, as plain values; `nested`: rows in lists, as the shape is."""
     kind = array.dtype.kind
     listed: list[Any] = array.ravel().tolist()
     if kind == "f" and nulls and np.isnan(array).any():
-        return [None if element != element else element for element in listed]  # noqa: PLR0124 - NaN is not itself
-    if kind == "O" and text:
-        return [_text(element) for element in listed]
+        listed = [None if element != element else element for element in listed]  # noqa: PLR0124 - NaN is not itself
+    elif kind == "O" and text:
+        listed = [_text(element) for element in listed]
+    if nested:
+        for size in array.shape[:0:-1]:
+            listed = [listed[start : start + size] for start in range(0, len(listed), size)]
     return listed
 
 
