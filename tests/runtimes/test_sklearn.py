@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import sklearn
 import skops.io
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.compose import ColumnTransformer
@@ -330,7 +331,9 @@ def test_columns_beside_those_of_a_column_transformer_are_passed_over():
 def test_a_transformer_of_tables_answers_its_columns():
     """Each column of the DataFrame is an output, in its own datatype, beside the whole table of which it is a label."""
     frame = pd.DataFrame({"age": [1.0, 3.0], "city": ["Bern", "Basel"]})
-    prepare = ColumnTransformer([("scale", StandardScaler(), ["age"]), ("code", OrdinalEncoder(dtype=np.int64), ["city"])])
+    prepare = ColumnTransformer(
+        [("scale", StandardScaler(), ["age"]), ("code", OrdinalEncoder(dtype=np.int64), ["city"])]
+    )
     runtime, signature = serve(prepare.set_output(transform="pandas").fit(frame))
     columns = ("scale__age", "code__city")
     assert signature.default_outputs == ("transform",)
@@ -385,6 +388,61 @@ def test_input_of_another_kind_is_refused(inputs):
     runtime, _ = serve(LogisticRegression(max_iter=500).fit(X, Y))
     with pytest.raises(InvalidRequest):
         runtime.predict(inputs)
+
+
+class Doubler(BaseEstimator, TransformerMixin):
+    """A transformer as people write them: it does not keep how many columns it was fitted on."""
+
+    def fit(self, rows, labels=None):
+        return self
+
+    def transform(self, rows):
+        return np.column_stack([rows * 2, rows[:, 2]])
+
+
+def test_a_pipeline_that_begins_with_a_persons_own_transformer_answers():
+    """Nothing says how many columns it takes: it is tried, and any input is the pipeline's own to judge."""
+    rows, labels = load_iris(return_X_y=True)
+    model = make_pipeline(Doubler(), LogisticRegression(max_iter=500)).fit(rows, labels)
+    assert not hasattr(model, "n_features_in_")
+    runtime, signature = serve(model)
+    assert [(each.name, each.shape) for each in signature.inputs] == [("input-0", (-1, -1))]
+    assert [(each.name, each.shape) for each in signature.outputs][:2] == [
+        ("predict", (-1,)),
+        ("predict_proba", (-1, 3)),
+    ]
+    np.testing.assert_array_equal(runtime.predict({"any": rows})["predict"], model.predict(rows))
+    with pytest.raises(InvalidRequest, match="the model refuses the input"):
+        runtime.predict({"any": rows[:, :3]})
+
+
+class Ratio(Doubler):
+    """One that looks for columns by name."""
+
+    def transform(self, rows):
+        return np.column_stack([rows["length"] / rows["width"], rows["length"]])
+
+
+def test_a_pipeline_whose_first_step_looks_for_columns_takes_tables():
+    """No made-up rows will do: it is served on what its methods usually answer, says so, and takes columns by name."""
+    frame = pd.DataFrame({"length": [1.0, 2.0, 9.0, 8.0], "width": [1.0, 1.0, 2.0, 2.0]})
+    model = make_pipeline(Ratio(), LogisticRegression()).fit(frame, ["low", "low", "high", "high"])
+    runtime, signature = serve(model)
+    assert [(each.name, each.datatype, each.shape, each.labels) for each in signature.outputs][:2] == [
+        ("predict", "BYTES", (-1,), ()),
+        ("predict_proba", "FP64", (-1, 2), ("high", "low")),
+    ]
+    assert "takes no made-up rows" in signature.warnings[-1]
+    columns = {name: frame[name].to_numpy() for name in frame}
+    answer = runtime.predict(columns, ["predict", "predict_proba"])
+    assert answer["predict"].tolist() == [b"low", b"low", b"high", b"high"]
+    np.testing.assert_allclose(answer["predict_proba"], model.predict_proba(frame))
+
+
+def test_a_pipeline_that_is_not_fitted_is_still_refused():
+    """That nothing is known of its inputs is no reason to serve it."""
+    with pytest.raises(LoadFailed, match="is not fitted"):
+        serve(make_pipeline(Doubler(), LogisticRegression()))
 
 
 def test_a_wrong_width_says_expected_and_came():

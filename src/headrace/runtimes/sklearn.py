@@ -121,7 +121,8 @@ class SklearnRuntime(Runtime):
             self._arrange = arrange if floats is None else lambda values: arrange(_cast(values, floats))
             sample = self.source.parameters.get("sample")
             candidates = made_up if sample is None else [_sample(inputs, sample)]
-            self._outputs = self._learn_outputs(candidates)
+            told_nothing = isinstance(arrange, _Anything) and sample is None and not (verdict.wrong or verdict.warning)
+            self._outputs, unlearned = self._learn_outputs(candidates, presume=told_nothing)
         except HeadraceError:
             raise
         except Exception as error:
@@ -135,7 +136,7 @@ class SklearnRuntime(Runtime):
             default_outputs=self._defaults,
             strict=False,
             libraries=_installed(self.model),
-            warnings=notes,
+            warnings=(*notes, *unlearned),
             properties=properties,
         )
 
@@ -203,15 +204,36 @@ class SklearnRuntime(Runtime):
             "`parameters: {sample: [...]}`"
         )
 
-    def _learn_outputs(self, candidates: Sequence[Values]) -> dict[str, _Output]:
-        """What the outputs look like, from the first rows that the model takes."""
-        for index, rows in enumerate(candidates):
+    def _learn_outputs(
+        self, candidates: Sequence[Values], *, presume: bool
+    ) -> tuple[dict[str, _Output], tuple[str, ...]]:
+        """What the outputs look like, from the first rows that the model takes, and warnings.
+
+        Args:
+            candidates: Made-up rows.
+            presume: Where it takes none, go by what its methods usually answer: a person's own transformer may look
+                for columns by name, and nobody but its callers knows which.
+        """
+        from sklearn.exceptions import NotFittedError
+
+        refused: list[Exception] = []
+        for rows in candidates:
             try:
-                return {output[0].name: output for output in _describe_outputs(self.model, self._arrange(rows))}
-            except ValueError:  # a model may want positive numbers, say
-                if index == len(candidates) - 1:
+                found = _describe_outputs(self.model, self._arrange(rows))
+                return {output[0].name: output for output in found}, ()
+            except (ValueError, IndexError) as error:  # a model may want positive numbers, say, or more columns
+                refused.append(error)
+            except Exception as error:
+                if not presume:
                     raise
-        return {}
+                refused.append(error)
+                break
+        first = refused[0]
+        if not presume or isinstance(first, NotFittedError):
+            raise first
+        said = f"{type(first).__name__}: {str(first).partition(chr(10))[0][:200]}"
+        outputs = {output[0].name: output for output in _presumed_outputs(self.model)}
+        return outputs, (f"what it takes is not known before it is asked: it takes no made-up rows ({said})",)
 
     def _choose_defaults(self) -> tuple[str, ...]:
         wanted = self.source.parameters.get("default_outputs")
@@ -377,6 +399,8 @@ def _installed(model: Any) -> Mapping[str, str]:
 
 
 _FILLERS: Final = (0.0, 1.0, 0.5)
+_MOST_COLUMNS_TRIED: Final = 64
+"""Of a model that does not say how many it takes."""
 _Inputs = tuple[tuple[TensorSpec, ...], Callable[[Values], Any], list[dict[str, Array]]]
 """The inputs, what arranges them for the estimator, and made-up rows to try it with, two at a time."""
 
@@ -394,15 +418,26 @@ def _describe_inputs(model: Any) -> _Inputs:
         )
     if count is not None:
         return _describe_matrix(model, int(count))
-    if hasattr(model, "classes_"):  # LabelEncoder and LabelBinarizer transform labels
+    if hasattr(model, "classes_") and not hasattr(model, "predict"):  # LabelEncoder and LabelBinarizer transform labels
         labels = _encode(np.resize(np.asarray(model.classes_), 2))
         return (
             (TensorSpec(name=INPUT, datatype=datatype_of(labels), shape=(-1,)),),
             _Vector(texts=False),
             [{INPUT: labels}],
         )
+    # A person's own transformer need not say how many columns it takes; what comes after it often takes as many.
     specs = (TensorSpec(name=INPUT, datatype="FP64", shape=(-1, -1)),)
-    return specs, _Matrix(None, texts=False), [{INPUT: np.full((2, 1), filler)} for filler in _FILLERS]
+    widths = dict.fromkeys([*_widths(model), *range(1, _MOST_COLUMNS_TRIED + 1)])
+    made_up = [{INPUT: np.full((2, width), filler)} for width in widths for filler in _FILLERS]
+    return specs, _Anything(), made_up
+
+
+def _widths(model: Any) -> Iterator[int]:
+    """How many columns the parts of a model take, those that say so."""
+    for part in _parts(model):
+        width = getattr(part, "n_features_in_", None)
+        if width is not None:
+            yield int(width)
 
 
 def _describe_matrix(model: Any, count: int) -> _Inputs:
@@ -555,6 +590,21 @@ class _Matrix:
         return -1 if self.width is None else self.width
 
 
+class _Anything:
+    """Inputs of a model that says nothing of them: one is the rows, several are columns of a DataFrame."""
+
+    def __call__(self, inputs: Values) -> Any:
+        if len(inputs) == 1:
+            (value,) = inputs.values()
+            return value if hasattr(value, "iloc") else _Matrix(None, texts=True)(inputs)
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise missing_extra("pandas", "pandas", needed_by="a model that is asked with columns") from error
+        columns = zip(inputs, _columns(inputs, inputs), strict=True)
+        return pd.DataFrame({name: _decode(name, column) for name, column in columns})
+
+
 class _Vector:
     """One input of one dimension: texts, or the labels that an encoder was fitted on."""
 
@@ -668,6 +718,23 @@ def _describe_outputs(model: Any, rows: Any) -> Iterator[_Output]:
         )
         width = array.shape[1] if array.ndim == 2 else 0
         yield _spec(method, array, width, known), method, _array
+
+
+def _presumed_outputs(model: Any) -> Iterator[_Output]:
+    """Each output of a model that cannot be tried, as its method usually answers."""
+    classes = getattr(model, "classes_", None)
+    known = _encode(np.asarray(classes)) if classes is not None and not isinstance(classes, list) else None
+    for method in METHODS:
+        if not hasattr(model, method):
+            continue
+        if method == "predict":
+            datatype = "FP64" if known is None else datatype_of(known)
+            yield TensorSpec(name=method, datatype=datatype, shape=(-1,)), method, _array
+        elif method == "predict_proba" and known is not None:
+            labels = _labels(classes)
+            yield TensorSpec(name=method, datatype="FP64", shape=(-1, len(labels)), labels=labels), method, _array
+        else:
+            yield TensorSpec(name=method, datatype="FP64", shape=(-1, -1)), method, _array
 
 
 def _describe_table(table: Any) -> Iterator[_Output]:
