@@ -72,9 +72,10 @@ def models(placement="process"):
 
 
 def add_broken(table):
-    broken = Served(name="broken", wanted=False)
-    table.put(broken)
-    table.changed(broken, State.UNAVAILABLE, "no")
+    for name, wanted in (("broken", True), ("gone", False)):
+        served = Served(name=name, wanted=wanted)
+        table.put(served)
+        table.changed(served, State.UNAVAILABLE, "no")
     return table
 
 
@@ -240,6 +241,8 @@ async def test_errors_of_a_model_in_the_server_are_told_by_mlservers_only():
         ("POST", "/v2/models/nope/infer", 404, {"error": "Model nope not found"}),
         ("POST", "/v2/models/echo/versions/v9/infer", 404, {"error": "Model echo with version v9 not found"}),
         ("POST", "/v2/models/broken/infer", 400, {"error": "Model broken is not ready yet."}),
+        ("POST", "/v2/models/gone/infer", 404, {"error": "Model gone not found"}),
+        ("GET", "/v2/models/gone/ready", 404, {"error": "Model gone not found"}),
         ("POST", "/v2/repository/models/nope/load", 404, {"error": "Model nope not found"}),
         ("GET", "/v2/models/nope/ready", 404, {"error": "Model nope not found"}),
         ("GET", "/nope", 404, {"detail": "Not Found"}),
@@ -261,6 +264,15 @@ async def test_every_other_answer_is_mlservers(method, path, status, body):
         reply = await ask(method, path, asked() if method == "POST" and path.endswith("infer") else b"")
         assert (reply.status, json.loads(reply.body) if reply.body else None) == (status, body)
         assert bool(reply.body) is bool(reply.content_type)
+
+
+async def test_what_was_unloaded_does_not_count_as_not_ready():
+    """A server whose other models are ready is, whatever was unloaded."""
+    table = models()
+    gone = Served(name="gone", wanted=False)
+    table.put(gone)
+    table.changed(gone, State.UNAVAILABLE, "unloaded")
+    assert (await Asked(table)("GET", "/v2/health/ready")).status == 200
 
 
 async def test_a_server_without_models_is_ready():
@@ -355,6 +367,7 @@ def infer_message(model="echo", shape=(2,), tensor="x", **fields):
             "NOT_FOUND",
             "Model echo with version 9 not found",
         ),
+        ("ModelInfer", {"message": infer_message("gone")}, "NOT_FOUND", "Model gone with version  not found"),
         ("ModelInfer", {"message": infer_message("broken")}, "INVALID_ARGUMENT", "Model broken is not ready yet."),
         (
             "ModelInfer",

@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -201,6 +202,20 @@ async def test_a_stream_is_events_and_an_error_in_it_is_the_last(surface):
     assert reply.content_type.startswith(b"text/event-stream")
     events = [json.loads(event.removeprefix(b"data: ")) async for event in reply.stream]
     assert [list(event) for event in events] == [["model_name", "model_version", "outputs"], ["error"]]
+
+
+@pytest.mark.parametrize("dialect", ["mlserver", ""])
+async def test_a_stream_of_one_answer_has_its_headers_inside_for_mlservers_clients(surface, dialect):
+    """A model that does not stream answers one event, and MLServer's clients find the headers in it."""
+
+    async def infer(request):
+        answer = await double(request)
+        return msgspec.structs.replace(answer, headers={"Ce-Id": "7"}, parameters={"a": 1})
+
+    surface.add("once", dialect=dialect, infer=infer)
+    reply = await surface.ask("POST", "/v2/models/once/infer_stream", body())
+    (event,) = [json.loads(event.removeprefix(b"data: ")) async for event in reply.stream]
+    assert event["parameters"] == ({"headers": {"Ce-Id": "7"}, "a": 1} if dialect else {"a": 1})
 
 
 async def test_an_error_before_the_first_event_has_its_status(surface):

@@ -68,6 +68,12 @@ SWITCHES: Final[tuple[Switch, ...]] = (
         "400 says that the caller is wrong, and load balancers do not retry it.",
     ),
     Switch(
+        "REST and gRPC: a model that was unloaded",
+        "404, NOT_FOUND: `Model m not found`; the index lists it",
+        "503, UNAVAILABLE, as any model that is not ready",
+        "It is known, and a load brings it back.",
+    ),
+    Switch(
         "REST: ready without any model",
         "200 as long as every model that is there is ready",
         "503 until every wanted model is",
@@ -230,11 +236,14 @@ class MlserverRest(Rest):
         return HttpReply(content_type=_EMPTY)
 
     async def _ready(self, request: HttpRequest, target: Target) -> HttpReply:
-        ready = all(served.state is State.READY for served in self._models)
+        ready = all(served.state is State.READY for served in self._models if not _is_gone(served))
         return HttpReply(status=200 if ready else 400, content_type=_EMPTY)
 
     async def _model_ready(self, request: HttpRequest, target: Target) -> HttpReply:
-        ready = self._models.find(target.name, target.version).state is State.READY
+        served = self._models.find(target.name, target.version)
+        if _is_gone(served):
+            raise ModelNotFound(target.name)
+        ready = served.state is State.READY
         return HttpReply(status=200 if ready else 400, content_type=_EMPTY)
 
     async def _index(self, request: HttpRequest, target: Target) -> HttpReply:
@@ -276,6 +285,10 @@ class MlserverRest(Rest):
                 return HttpReply(status.error_body(f"builtins.ValueError: {error}"), 500)
             case ModelNotFound():
                 text = _not_found(target.name, target.version)
+            case ModelNotReady() if target.claim is not None and _is_forgotten(self._models, target.name):
+                return _detail(404, "Not Found")
+            case ModelNotReady() if _is_forgotten(self._models, target.name, target.version):
+                reply.status, text = 404, _not_found(target.name, target.version)
             case ModelNotReady():
                 reply.status, text = 400, _not_ready(target.name)
             case RuntimeFailed():
@@ -317,6 +330,17 @@ def _said(error: RuntimeFailed, name: str, *, in_process: bool) -> str:
             known = f"builtins.{kind}" if isinstance(raised, type) and issubclass(raised, BaseException) else kind
             text, path = rest, path or known
     return f"{path}: {text}" if in_process and path else text
+
+
+def _is_gone(served: Served) -> bool:
+    """Whether MLServer would have forgotten it: nobody has loaded it, or somebody has unloaded it."""
+    return served.state is State.UNAVAILABLE and not served.wanted
+
+
+def _is_forgotten(models: Models, name: str, version: str = "") -> bool:
+    """Whether all of a model that was asked for is gone."""
+    asked = [served for served in models.versions(name) if version in {"", served.version}]
+    return bool(asked) and all(map(_is_gone, asked))
 
 
 def _in_process(models: Models, name: str, version: str) -> bool:
@@ -369,6 +393,8 @@ class MlserverService(InferenceService):
     def _theirs(self, error: HeadraceError, message: Message) -> HeadraceError:
         match error:
             case ModelNotFound():
+                return NotFound(_told(message))
+            case ModelNotReady() if _is_forgotten(self._models, _name(message), _version(message)):
                 return NotFound(_told(message))
             case ModelNotReady():
                 return InvalidRequest(_not_ready(_name(message)))

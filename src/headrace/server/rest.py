@@ -28,7 +28,7 @@ from headrace.errors import (
 )
 from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
-from headrace.payload import Infer, InferenceRequest, InferenceResponse, InferStream
+from headrace.payload import InferenceRequest, InferenceResponse, InferStream
 from headrace.protocols import mlflow_scoring, openapi, status, v1, v2_control, v2_rest
 from headrace.server import compression, model_routes
 from headrace.server.http import HttpReply, HttpRequest
@@ -201,7 +201,7 @@ class Rest:
         """Server-sent events, one response each; a model that does not stream answers with one."""
         served = self._models.route(target.name, target.version)
         inference = self._parse_v2(request, served)
-        stream = served.infer_stream or _once(served.infer)
+        stream = served.infer_stream or _once(served)
         responses = stream(inference)
         first = await anext(aiter(responses), None)  # an error before the first answer still has a status of its own
         return HttpReply(content_type=EVENTS, stream=_events(served, inference, first, responses))
@@ -661,9 +661,16 @@ def _v2_reply(served: Served, inference: InferenceRequest, response: InferenceRe
     return HttpReply(rendered.body, 200, rendered.content_type, headers)
 
 
-def _once(infer: Infer | None) -> InferStream:
+def _once(served: Served) -> InferStream:
+    """A stream of the one answer, with its headers inside where MLServer's clients look for them."""
+    infer = served.infer
+
     async def stream(inference: InferenceRequest) -> AsyncIterator[InferenceResponse]:
-        yield await infer(inference)  # type: ignore[misc]  # set while READY
+        response = await infer(inference)  # type: ignore[misc]  # set while READY
+        if served.dialect == "mlserver" and response.headers:
+            parameters = {"headers": dict(response.headers), **response.parameters}
+            response = msgspec.structs.replace(response, parameters=parameters)
+        yield response
 
     return stream
 
