@@ -181,6 +181,18 @@ class Model(MLModel):
         )
 """
 
+SCALING = """
+from sklearn.base import BaseEstimator, TransformerMixin
+
+
+class Halver(BaseEstimator, TransformerMixin):
+    def fit(self, rows, labels=None):
+        return self
+
+    def transform(self, rows):
+        return rows / 2
+"""
+
 SKLEARN = "mlserver_sklearn.SKLearnModel"
 
 
@@ -192,6 +204,11 @@ def write(folder, name, code=None, *, implementation="models.Model", **settings)
         (place / "models.py").write_text(HEAD + code)
     (place / "model-settings.json").write_text(json.dumps({"name": name, "implementation": implementation, **settings}))
     return place
+
+
+def run_python(code, cwd):
+    """In a process of its own, so that no module of the model's is known here."""
+    subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, timeout=50)
 
 
 def fit(iris):
@@ -215,6 +232,15 @@ def folder(tmp_path_factory, iris):
             root, name, implementation=SKLEARN, parameters={"uri": "./model.joblib", "version": "v0.1.0"}, **more
         )
         joblib.dump(fit(iris), place / "model.joblib")
+    (root / "team_transformers.py").write_text(SCALING)
+    place = write(root, "scaled", implementation=SKLEARN, parameters={"uri": "./model.joblib"})
+    run_python(
+        "import joblib; from sklearn.datasets import load_iris; from sklearn.linear_model import LogisticRegression;"
+        "from sklearn.pipeline import make_pipeline; from team_transformers import Halver;"
+        "model = make_pipeline(Halver(), LogisticRegression(max_iter=500)).fit(*load_iris(return_X_y=True));"
+        f"joblib.dump(model, {str(place / 'model.joblib')!r})",
+        cwd=root,
+    )
     for name, more in [("derived", {}), ("derived-batched", {"max_batch_size": 4, "max_batch_time": 0.25})]:
         place = write(root, name, DERIVED, parameters={"uri": "."}, parallel_workers=0, **more)
         joblib.dump(fit(iris), place / "model.joblib")
@@ -308,6 +334,14 @@ def test_an_official_runtime_answers_in_mlservers_form(shop):
         "ce-id": "r1",
         "ce-requestid": "r1",
     }
+
+
+def test_an_official_runtime_finds_the_teams_own_modules(shop):
+    """A pickle that names a module at the top of the folder loads, as MLServer has that folder on its import path; that
+    its transformer does not say how many columns it takes is no hindrance.
+    """
+    status, _, reply = ask(shop, "scaled", tensor(TWO))
+    assert (status, reply["outputs"][0]["data"]) == (200, [0, 2])
 
 
 def test_an_output_that_is_asked_for_comes_alone(shop):

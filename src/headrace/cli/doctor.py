@@ -97,7 +97,9 @@ def command(paths: tuple[str, ...], config: str | None, load: bool, as_json: boo
       headrace doctor model.joblib --no-load
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     findings = [*machine(), *extras(), *server(config, paths)]
-    with output.working("looking at the models"):
+    from headrace.cli.serve import modules_importable
+
+    with output.working("looking at the models"), modules_importable(paths):
         findings += [finding for path in paths for finding in model(path, load=load)]
     wrong = any(finding.state == "wrong" for finding in findings)
     if as_json:

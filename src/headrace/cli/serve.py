@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -175,15 +177,43 @@ def run(
     if output.on_terminal():
         several = f"{len(specs)} models" if len(specs) != 1 else "1 model"
         click.echo(f"loading {several}; engines that were checked before are taken from the cache", err=True)
-    return app.run(
-        loaded,
-        specs,
-        paths=paths,
-        defaults=for_models,
-        overrides=overrides,
-        problems=found.problems,
-        started=lambda running: announce(running, loaded),
-    )
+    with modules_importable(paths):
+        return app.run(
+            loaded,
+            specs,
+            paths=paths,
+            defaults=for_models,
+            overrides=overrides,
+            problems=found.problems,
+            started=lambda running: announce(running, loaded),
+        )
+
+
+@contextlib.contextmanager
+def modules_importable(paths: Sequence[str]) -> Iterator[None]:
+    """While it holds, pickles find the modules that lie at the top of a folder made for another server, and beside it
+    those of the working directory: MLServer puts both on the import path. Here they come last, so they hide nothing.
+
+    Args:
+        paths: As for `run`. Folders of our own kind are passed over, and so is one that holds no module: its models'
+            folders must not pass for packages.
+    """
+    from headrace.serving import dialects
+
+    added: list[str] = []
+    for path in paths:
+        folder = Path(path).expanduser().absolute()
+        if folder.is_dir() and dialects.of(folder, os.environ) is not None:
+            added += [
+                str(each) for each in (folder, Path.cwd()) if any(each.glob("*.py")) or any(each.glob("*/__init__.py"))
+            ]
+    sys.path.extend(added)
+    try:
+        yield
+    finally:
+        for entry in added:
+            if entry in sys.path:
+                del sys.path[len(sys.path) - 1 - sys.path[::-1].index(entry)]
 
 
 def foreign_settings(paths: Sequence[str]) -> tuple[dict[str, tuple[Any, str]], list[str]]:

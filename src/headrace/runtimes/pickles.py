@@ -807,7 +807,7 @@ def missing_module(path: Path, error: ModuleNotFoundError) -> LoadFailed:
     if module == top:
         return MissingExtra(
             f"{path} needs the module {module!r}, which is not installed; install the package that has it, or put the "
-            "module where Python finds it (PYTHONPATH, or beside the model's headrace.yaml with `python_path`)"
+            "module where Python finds it (PYTHONPATH)"
         )
     return LoadFailed(
         f"{path} needs the module {module!r}, which the installed {top} does not have: the file was written by another "
