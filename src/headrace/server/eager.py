@@ -65,6 +65,11 @@ class _Rest:
                     waited_for = coroutine.throw(cancelled)
                 except StopIteration as done:
                     return done.value
+        if waited_for is None:  # it waited for a turn of the loop or for a task: both are here
+            try:
+                waited_for = coroutine.send(None)
+            except StopIteration as done:
+                return done.value
         # A future that was handed out keeps its "being awaited" mark until a task takes it, so handing it on is enough.
         while True:
             step: Callable[[Any], Any] = coroutine.send

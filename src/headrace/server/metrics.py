@@ -17,6 +17,7 @@ from headrace.server.grpc_connection import Kind, Method
 from headrace.server.http import TEXT, Handler, HttpReply, HttpRequest, error_body
 
 EXPOSITION: Final = b"text/plain; version=0.0.4; charset=utf-8"
+_TARGETS_KEPT: Final = 4096
 
 
 def handler(render: Callable[[], bytes], *, path: str = "/metrics") -> Handler:
@@ -49,6 +50,17 @@ def timed(
     """
     clock = time.perf_counter_ns
     root = root_path.rstrip("/")
+    known: dict[bytes, str] = {}  # targets that are not models' own, which come and go with them
+
+    def path_to(target: bytes) -> str:
+        text = target.partition(b"?")[0].decode("latin-1").removeprefix(root)
+        path = path_of(text)
+        if not path:
+            return path_of(text, own())
+        if len(known) >= _TARGETS_KEPT:
+            known.clear()  # a caller that makes up paths costs a look, not memory
+        known[target] = path
+        return path
 
     async def answer_timed(request: HttpRequest) -> HttpReply:
         method = request.method.decode("latin-1")
@@ -59,8 +71,7 @@ def timed(
             reply = await answer(request)
             code = reply.status
             if code != 405:
-                target = request.target.partition(b"?")[0].decode("latin-1").removeprefix(root)
-                path = path_of(target, own())
+                path = known.get(request.target) or path_to(request.target)
         except BaseException:  # the caller left: nothing was answered
             times.end(method, "", 0, 0)
             raise

@@ -622,18 +622,32 @@ def _model_headers(response: InferenceResponse) -> tuple[tuple[bytes, bytes], ..
     Raises:
         RuntimeFailed: HTTP cannot carry one.
     """
+    identity = response.id
     fields = []
     for given, value in response.headers.items():
-        name = _field_name(given)
-        if not name:
-            continue
-        if not value.isprintable() and model_routes.splits(value):
+        # A value that is the answer's id is another one each time: not to be remembered.
+        field = _field(given, value) if value is identity else _known_field(given, value)
+        if field is None:
             raise RuntimeFailed(f"model '{response.model_name}' answered with a line break in header {given!r}")
-        try:
-            fields.append((name, value.encode("latin-1")))
-        except UnicodeEncodeError:
-            fields.append((name, value.encode()))  # as many servers send it, and clients that expect UTF-8 read it
+        if field:
+            fields.append(field)
     return tuple(fields)
+
+
+def _field(given: str, value: str) -> tuple[bytes, bytes] | tuple[()] | None:
+    """A header as HTTP has it; nothing where it is not the model's to set, None where it holds a line break."""
+    name = _field_name(given)
+    if not name:
+        return ()
+    if not value.isprintable() and model_routes.splits(value):
+        return None
+    try:
+        return name, value.encode("latin-1")
+    except UnicodeEncodeError:
+        return name, value.encode()  # as many servers send it, and clients that expect UTF-8 read it
+
+
+_known_field = functools.lru_cache(1024)(_field)
 
 
 _FIELD_NAME: Final = re.compile(r"[0-9a-z!#$%&'*+.^_`|~-]+").fullmatch  # RFC 9110, section 5.1

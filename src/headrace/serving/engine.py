@@ -32,6 +32,7 @@ from headrace.payload import (
 )
 from headrace.runtimes.base import Runtime
 from headrace.serving import placement as placing
+from headrace.serving.alone import Alone
 from headrace.serving.batching import ARRAYS, Batcher, Batching, Lane, record
 from headrace.serving.build import RuntimeSpec, begin, build
 from headrace.serving.decoding import Call, Decoder
@@ -90,6 +91,7 @@ class Engine:
         self._decoder: Decoder | WholeDecoder = Decoder(self.name, self.signature)
         self._batcher: Batcher | None = None
         self._execution: Execution | None = None
+        self._alone: Alone | None = None
         self._crowded = False
         self._turn: asyncio.Handle | None = None  # set from the first request of a turn of the loop to its end
         self.routes: tuple[Route, ...] = ()
@@ -266,7 +268,12 @@ class Engine:
                 await self._start_threads(execution)
             elif runtime.is_async:
                 lane = AsyncLane(execution, depth=self._batching.max_queue_size)
-                self._gather([lane], merges=signature.batchable and self._declared is not None, whole=runtime.whole)
+                merges = signature.batchable and self._declared is not None
+                self._gather([lane], merges=merges, whole=runtime.whole)
+                if runtime.whole and not merges:
+                    depth = self._batching.max_queue_size
+                    self._alone = Alone(self.name, self.version, execution, self._observer, depth=depth)
+                    self.infer = self._alone.infer
             elif signature.batchable and (self.choice.merges or self._batching.max_wait_seconds > 0):
                 self._gather([InlineLane(execution)], merges=True)
             elif signature.batchable and self._batching.max_batch_size > 1:
@@ -363,13 +370,14 @@ class Engine:
         Args:
             drain_seconds: How long to wait; whoever waits longer is answered ModelNotReady.
         """
-        if self._batcher is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(drain_seconds):
-                    await self._batcher.drained()
+        kept = [each for each in (self._batcher, self._alone) if each is not None]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                for each in kept:
+                    await each.drained()
         self._refuses = "it was unloaded"
-        if self._batcher is not None:
-            self._batcher.close(self._refuses)
+        for each in kept:
+            each.close(self._refuses)
         await self._release(_CLOSE_SECONDS)
 
     async def _release(self, seconds: float) -> None:

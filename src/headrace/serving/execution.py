@@ -118,7 +118,7 @@ class Execution:
     async def _answer(self, request: InferenceRequest) -> Outcome:
         began = time.perf_counter_ns()
         try:
-            response = self._checked(await self.runtime.answer(request))
+            response = self.checked(await self.runtime.answer(request))
             took = time.perf_counter_ns() - began
             return Outcome(response.outputs, took, response=response, logged=tuple(self.runtime.logged()))
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - as above
@@ -162,7 +162,12 @@ class Execution:
             raise RuntimeFailed(f"model '{self.model}': expected a RouteResponse, got {type(answer).__name__}")
         return Outcome((), took, response=answer, logged=tuple(self.runtime.logged()))
 
-    def _checked(self, answer: Any) -> InferenceResponse:
+    def checked(self, answer: Any) -> InferenceResponse:
+        """What a runtime answered to a whole request, if it is an answer.
+
+        Raises:
+            RuntimeFailed: it is none, or an output's datatype is not that of its array.
+        """
         if not isinstance(answer, InferenceResponse):
             raise RuntimeFailed(f"model '{self.model}': expected an InferenceResponse, got {type(answer).__name__}")
         for tensor in answer.outputs:
@@ -202,7 +207,7 @@ class Execution:
 
     def piece(self, call: Call, answer: Any) -> Piece:
         """What the model's iterator gave, as a part of the stream. Raises as `encode` does."""
-        return self.encode(answer, call.outputs, UNCOUNTED) if call.request is None else self._checked(answer)
+        return self.encode(answer, call.outputs, UNCOUNTED) if call.request is None else self.checked(answer)
 
     def values(self, arrays: dict[str, Array]) -> Values:
         """What the model takes: the arrays, or what its signature's content types make of them.

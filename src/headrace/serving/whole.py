@@ -34,7 +34,7 @@ class WholeDecoder:
 
     def decode(self, request: InferenceRequest) -> Call:
         """The call that answers the request. Never raises."""
-        rows = _rows(request.inputs) if self._batchable else UNCOUNTED
+        rows = rows_of(request.inputs) if self._batchable else UNCOUNTED
         return Call({}, (), EMPTY, rows, request)
 
 
@@ -50,7 +50,7 @@ def completed(response: InferenceResponse, request: InferenceRequest, name: str,
     )
 
 
-def _rows(inputs: Sequence[Tensor]) -> int:
+def rows_of(inputs: Sequence[Tensor]) -> int:
     """How many rows all inputs have; UNCOUNTED where they differ, or have none to count."""
     rows = UNCOUNTED
     for tensor in inputs:
