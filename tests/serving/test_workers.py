@@ -408,3 +408,47 @@ def test_the_same_on_uvloop():
         await engine.close()
 
     uvloop.run(asyncio.wait_for(walk(), 30))
+
+
+SPAWNING = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+
+def square(x):
+    return x * x
+
+
+class Spawning(MLModel):
+    async def load(self):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            self.found = list(pool.map(square, [1, 2, 3]))
+        return True
+
+    async def predict(self, payload):
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", np.array(self.found))])
+"""
+
+
+async def test_processes_that_a_models_code_spawns_can_import_it(tmp_path):
+    """Code written for MLServer finds `mlserver` in the processes that it spawns itself, too."""
+    (tmp_path / "spawning.py").write_text(SPAWNING)
+    source = tmp_path / "model-settings.json"
+    settings = {"name": "m", "implementation": "spawning.Spawning"}
+    spawning = RuntimeSpec(
+        name="m",
+        runtime="mlserver",
+        reference="spawning.Spawning",
+        parameters={"settings": settings, "source": str(source)},
+    )
+    engine = await load_engine(spawning, placement="process")
+    try:
+        answer = await engine.infer(InferenceRequest(model_name="m", inputs=()))
+        assert answer.outputs[0].data.ravel().tolist() == [1, 4, 9]
+    finally:
+        await engine.close(1)

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, cast
 
+from headrace import compat
 from headrace.errors import HeadraceError, LoadFailed, RuntimeFailed
 from headrace.payload import InferenceResponse, RouteResponse, Tensor
 from headrace.serving import frames, placement
@@ -434,3 +435,5 @@ class _Asynchronous(asyncio.Protocol):
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+elif __name__ == "__mp_main__":  # a process that a model's own code spawned: it imports that code anew
+    compat.provide(always=False)
