@@ -6,8 +6,9 @@ import logging
 
 import numpy as np
 import pytest
-from mlserver.codecs import NumpyCodec, NumpyRequestCodec
+from mlserver.codecs import NumpyCodec, NumpyRequestCodec, decode_inference_request
 from mlserver.codecs.errors import CodecNotFound
+from mlserver.codecs.utils import get_decoded
 from mlserver.context import model_context
 from mlserver.errors import InvalidModelURI, MLServerError
 from mlserver.handlers import custom_handler, get_custom_handlers
@@ -104,6 +105,15 @@ def test_decode_request():
     assert model().decode_request(named).tolist() == [1, 2]
     request = InferenceRequest(inputs=[tensor()])
     assert model(parameters={"content_type": "np"}).decode_request(request).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("content_type", [None, "nobodys"])
+def test_a_request_that_names_no_codec_is_itself(content_type):
+    """decode_inference_request gives such a request back, and its inputs are decoded all the same."""
+    x = tensor(content_type="np")
+    request = InferenceRequest(inputs=[x], parameters={"content_type": content_type} if content_type else None)
+    assert decode_inference_request(request) is request
+    assert get_decoded(request.inputs[0]).tolist() == [1, 2]
 
 
 def test_decode_request_of_arrays():

@@ -105,9 +105,9 @@ class MLModel:
     ) -> Any:
         """A request as a value, by its content type, else by the default codec, else as it is."""
         decoded = decode_inference_request(inference_request, self._settings, self._inputs_index)
-        if decoded is not None:
-            return decoded
-        return default_codec.decode_request(inference_request) if default_codec else inference_request
+        if decoded is inference_request and default_codec:
+            return default_codec.decode_request(inference_request)
+        return decoded
 
     def encode_response(self, payload: Any, default_codec: Optional[RequestCodecLike] = None) -> InferenceResponse:
         """A value as a response, by what it is, else by the default codec.

@@ -115,13 +115,13 @@ def decode_inference_request(
     model_settings: Optional[ModelSettings] = None,
     metadata_inputs: Mapping[str, MetadataTensor] = _NONE,
 ) -> Optional[Any]:
-    """Request to value: each input by its content type, then all of it by its own. None: it names no codec."""
+    """Request to value: each input by its content type, then all of it by its own; itself where it names no codec."""
     for request_input in inference_request.inputs:
         decode_request_input(request_input, metadata_inputs)
     content_type = _get_content_type(inference_request, model_settings)
     codec = find_request_codec(content_type) if content_type else None
     if codec is None:
-        return None
+        return inference_request
     decoded = codec.decode_request(inference_request)
     _save_decoded(inference_request, decoded)
     return decoded
