@@ -503,7 +503,7 @@ def render(
     if identity:
         document["id"] = identity
     if response.parameters is not EMPTY:
-        document["parameters"] = dict(response.parameters)
+        document["parameters"] = _shown(response.parameters)
     outputs = response.outputs
     if not request.outputs and not request.parameters:  # the common case, without the bookkeeping
         document["outputs"] = [
@@ -578,11 +578,16 @@ def _classified(tensor: Tensor, wanted: Mapping[str, Parameters], labels: Mappin
     return classification.classify(tensor, parameters["classification"], labels.get(tensor.name, ()))
 
 
+def _shown(parameters: Parameters) -> dict[str, Any]:
+    """As the encoder takes them."""
+    return parameters if type(parameters) is dict else dict(parameters)
+
+
 def _entry(tensor: Tensor) -> dict[str, Any]:
     """A tensor in JSON; numbers stay in their buffer for orjson to write, FP32 in its short form."""
     entry: dict[str, Any] = {"name": tensor.name, "shape": tensor.data.shape, "datatype": tensor.datatype}
     if tensor.parameters:
-        entry["parameters"] = dict(tensor.parameters)
+        entry["parameters"] = _shown(tensor.parameters)
     datatype = tensor.datatype
     if datatype == "BYTES":
         entry["data"] = _texts(tensor)

@@ -412,8 +412,10 @@ def _status_line(status: int) -> bytes:
 
 
 def _head(reply: HttpReply, length: int | None, keep_alive: bool, *, chunked: bool = False) -> bytes:
-    if reply.status == 200 and reply.content_type == JSON and length is not None and not reply.headers and keep_alive:
-        return b"%b%d\r\n\r\n" % (_OK_JSON, length)
+    if reply.status == 200 and reply.content_type == JSON and length is not None and keep_alive:
+        if not reply.headers:
+            return b"%b%d\r\n\r\n" % (_OK_JSON, length)
+        return b"%b%d%b\r\n\r\n" % (_OK_JSON, length, b"".join([b"\r\n%b: %b" % header for header in reply.headers]))
     parts = [_STATUS_LINES.get(reply.status) or _status_line(reply.status), reply.content_type]
     if not reply.content_type:
         parts = [parts[0].removesuffix(_BEFORE_TYPE)]

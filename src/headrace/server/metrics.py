@@ -50,31 +50,31 @@ def timed(
     """
     clock = time.perf_counter_ns
     root = root_path.rstrip("/")
-    known: dict[bytes, str] = {}  # targets that are not models' own, which come and go with them
+    known: dict[tuple[bytes, bytes], tuple[str, str]] = {}  # of paths that are not models' own, which come and go
 
-    def path_to(target: bytes) -> str:
-        text = target.partition(b"?")[0].decode("latin-1").removeprefix(root)
-        path = path_of(text)
+    def look(key: tuple[bytes, bytes]) -> tuple[str, str]:
+        method, target = key[0].decode("latin-1"), key[1].partition(b"?")[0].decode("latin-1").removeprefix(root)
+        path = path_of(target)
         if not path:
-            return path_of(text, own())
+            return method, path_of(target, own())
         if len(known) >= _TARGETS_KEPT:
             known.clear()  # a caller that makes up paths costs a look, not memory
-        known[target] = path
-        return path
+        known[key] = method, path
+        return method, path
 
     async def answer_timed(request: HttpRequest) -> HttpReply:
-        method = request.method.decode("latin-1")
         began = clock()
+        key = (request.method, request.target)
+        method, path = known.get(key) or look(key)
         times.begin(method)
-        path, code = "", 0
         try:
             reply = await answer(request)
-            code = reply.status
-            if code != 405:
-                path = known.get(request.target) or path_to(request.target)
         except BaseException:  # the caller left: nothing was answered
             times.end(method, "", 0, 0)
             raise
+        code = reply.status
+        if code == 405:
+            path = ""
         if reply.stream is None or method == "HEAD":
             times.end(method, path, code, clock() - began)
         else:
