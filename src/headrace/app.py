@@ -44,6 +44,7 @@ from headrace.server.metrics import handler as metrics_handler
 from headrace.server.metrics import timed
 from headrace.server.mlserver import CORS_METHODS, MlserverRest, MlserverService
 from headrace.server.rest import Rest, RestSettings
+from headrace.serving import build
 from headrace.serving.ahead import Lookout
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.digest import digest
@@ -179,6 +180,7 @@ class App:
             )
         self.models.complete = False
         await self._listen(settings)
+        await asyncio.to_thread(build.prepare, [spec.runtime for spec in self._specs if spec.placement != "process"])
         await self._repository.start(self._specs, self._problems)
         if settings.metrics.enabled:
             self._opening = asyncio.create_task(asyncio.to_thread(self.metrics.open))  # before the first scrape asks

@@ -7,6 +7,7 @@ Left out: estimators of other packages (each in its own runtime's tests).
 
 import copyreg
 import pickle
+import subprocess
 import warnings
 
 import joblib
@@ -729,3 +730,21 @@ def test_regression_of_several_targets_keeps_its_shape():
     runtime, signature = serve(LinearRegression().fit(rows, targets))
     assert signature.outputs[0].shape == (-1, 3)
     assert runtime.predict({"x": rows})["predict"].shape == (20, 3)
+
+
+def test_preparing_imports_the_library_and_leaves_pandas_for_later():
+    """A process that prepares for scikit-learn has it without pandas, can load pandas, and serves a model that needs it."""
+    program = """
+import sys
+from headrace.runtimes.sklearn import SklearnRuntime
+SklearnRuntime.prepare()
+assert "sklearn" in sys.modules and "pandas" not in sys.modules
+import pandas
+from sklearn.linear_model import LinearRegression
+model = LinearRegression().fit(pandas.DataFrame({"a": [1.0, 2.0, 3.0]}), [1.0, 2.0, 3.0])
+assert list(model.feature_names_in_) == ["a"]
+SklearnRuntime.prepare()
+print("fine")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "fine\n", ran.stderr

@@ -78,6 +78,13 @@ class Runtime(abc.ABC):
         self.source = source
 
     @classmethod
+    def prepare(cls) -> None:
+        """Import what every model of this kind needs, in a way that takes a process in which nothing else runs yet.
+
+        Called at the start of a server or worker that will load such a model, before any load; most need nothing.
+        """
+
+    @classmethod
     @abc.abstractmethod
     def recognise(cls, path: Path) -> Recognition | None:
         """Whether the file or folder at `path` holds a model of this kind, judged by its content.

@@ -17,10 +17,12 @@ installation answers wrongly.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import importlib.metadata
 import json
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,6 +67,20 @@ class SklearnRuntime(Runtime):
         self._arrange: Callable[[Values], Any] = _not_loaded
         self._outputs: dict[str, _Output] = {}
         self._defaults: tuple[str, ...] = ()
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Import scikit-learn without pandas, which it imports wherever it finds it and needs only for DataFrames: a
+        third of the import's time and a fifth of its memory. Whoever asks for pandas afterwards gets it.
+        """
+        if "sklearn" in sys.modules or "pandas" in sys.modules:
+            return
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # what the import system takes for "not installed"
+        try:
+            with contextlib.suppress(ImportError):  # not installed, or a release that cannot do without
+                import sklearn.utils.fixes  # noqa: F401 - where it looks for pandas
+        finally:
+            del sys.modules["pandas"]
 
     @classmethod
     def recognise(cls, path: Path) -> Recognition | None:

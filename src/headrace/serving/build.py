@@ -5,7 +5,7 @@ The engine calls it in a thread, a worker process in its main thread; both block
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -60,6 +60,12 @@ def plain(value: Any) -> Any:
         return value.tolist()
     msg = f"{type(value).__name__} cannot cross to a worker process"
     raise TypeError(msg)
+
+
+def prepare(runtimes_wanted: Iterable[str]) -> None:
+    """Let the runtimes that will be needed import their libraries, before anything else runs. Blocks."""
+    for name in sorted(set(runtimes_wanted) & set(runtimes.RUNTIMES)):
+        runtimes.find(name).prepare()
 
 
 def build(spec: RuntimeSpec, *, model: Any = None) -> tuple[Runtime, Signature]:

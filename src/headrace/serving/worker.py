@@ -28,7 +28,7 @@ from headrace import compat
 from headrace.errors import HeadraceError, LoadFailed, RuntimeFailed
 from headrace.payload import InferenceResponse, RouteResponse, Tensor
 from headrace.serving import frames, placement
-from headrace.serving.build import begin, build
+from headrace.serving.build import begin, build, prepare
 from headrace.serving.decoding import Call
 from headrace.serving.execution import Execution, Logged, Outcome, Piece, failed
 from headrace.serving.frames import UNPACKABLE, Answer, Ask, Buffer, Load, Loaded, Part, Room, Shared, Stop
@@ -98,6 +98,7 @@ def _load(header: Load, channel: _Channel) -> Execution | None:
     else:
         form = f"%(asctime)s %(levelname)s worker {os.getpid()} of model '{header.spec.name}': %(message)s"
         logging.basicConfig(level=header.log_level, format=form)
+    prepare([header.spec.runtime])
     try:
         runtime, signature = build(header.spec)
     except HeadraceError as exc:
