@@ -8,6 +8,7 @@ Left out: estimators of other packages (each in its own runtime's tests).
 import copyreg
 import pickle
 import subprocess
+import sys
 import warnings
 
 import joblib
