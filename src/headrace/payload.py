@@ -213,5 +213,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     """What a person should know: shown in metadata, `headrace models` and `headrace doctor`."""
     properties: Mapping[str, str] = EMPTY
     """Shown in metadata as they are: engine by number of rows, parity figures, reasons of a refusal."""
+    objects: bool = False
+    """Over JSON, elements of BYTES may be any JSON value but a list: the model's own code looks at them."""
     declared: Mapping[str, Any] = EMPTY
     """Members of V2 metadata in the words of the model's own code, which hold over what its settings declare."""

@@ -644,3 +644,15 @@ def test_any_other_shape_of_texts_is_held_to(data, shape):
     sent = {"inputs": [{"name": "x", "shape": shape, "datatype": "BYTES", "data": data}]}
     with pytest.raises(InvalidRequest):
         v2_rest.parse(json.dumps(sent).encode(), model_name="m")
+
+
+@pytest.mark.parametrize("count", [1, 3000])
+def test_elements_of_bytes_may_be_objects_where_the_model_looks_at_them_itself(count):
+    """JSON objects in a BYTES tensor reach a model whose signature allows it, as they are; others refuse them with 400."""
+    data = [{"role": "user", "content": "é"}, "text", 3] * count
+    body = json.dumps({"inputs": [{"name": "m", "shape": [len(data)], "datatype": "BYTES", "data": data}]}).encode()
+    request = v2_rest.parse(body, model_name="chat", signature=Signature(platform="mlserver", objects=True))
+    assert request.inputs[0].data.tolist() == [{"role": "user", "content": "é"}, b"text", 3] * count
+    for signature in (None, Signature(platform="python")):
+        with pytest.raises(InvalidRequest, match="BYTES data must be strings"):
+            v2_rest.parse(body, model_name="chat", signature=signature)

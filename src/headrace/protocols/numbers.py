@@ -203,7 +203,7 @@ def check_shape(shape: tuple[int, ...], what: str) -> int:
     return math.prod(shape)
 
 
-def careful(values: Any, datatype: str, shape: tuple[int, ...], what: str) -> Array:
+def careful(values: Any, datatype: str, shape: tuple[int, ...], what: str, *, objects: bool = False) -> Array:
     """The tensor in JSON values: a flat list, or one nested as its shape is; dimensions of 1 may be left out or added.
 
     Args:
@@ -211,6 +211,7 @@ def careful(values: Any, datatype: str, shape: tuple[int, ...], what: str) -> Ar
         datatype: Any but BF16, which JSON does not carry.
         shape: What the values must fill.
         what: The tensor as a message names it.
+        objects: An element of BYTES may be any JSON value but a list, and stays one.
 
     Raises:
         InvalidRequest: the values are ragged, too few or many, or not of the datatype.
@@ -231,6 +232,8 @@ def careful(values: Any, datatype: str, shape: tuple[int, ...], what: str) -> Ar
         raise InvalidRequest(f"{what} has {len(flat)} elements, but its shape {list(shape)} takes {elements}")
     if len(dimensions) > 1 and [d for d in dimensions if d != 1] != [d for d in shape if d != 1]:
         raise InvalidRequest(f"{what}: data is nested as {dimensions}, but its shape is {list(shape)}")
+    if objects and datatype == "BYTES":
+        return _object_array([each.encode() if type(each) is str else each for each in flat], shape)
     return typed(flat, datatype, what).reshape(shape)
 
 

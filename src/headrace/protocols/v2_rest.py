@@ -119,7 +119,7 @@ def parse(
         model_name: From the path.
         model_version: From the path; empty: the default version.
         header_length: `Inference-Header-Content-Length`; None: all is JSON; 0: all is the one tensor of the model.
-        signature: The model's, needed for `header_length` 0 only.
+        signature: The model's: needed for `header_length` 0, and says whether elements of BYTES may be any JSON value.
         headers: The transport's, lower-cased.
         deadline: On the clock of `time.monotonic`, seconds.
 
@@ -150,7 +150,8 @@ def parse(
         position = header_length
 
     quick = _quick if len(head) < _WIDE_BYTES else _wide
-    parsed = quick(head, body, position) or _careful(head, body, position, model_name, "input")
+    objects = signature is not None and signature.objects
+    parsed = quick(head, body, position) or _careful(head, body, position, model_name, "input", objects=objects)
     identity, inputs, outputs, parameters = parsed
     if len(inputs) > 1:
         _check_names((tensor.name for tensor in inputs), "input")
@@ -297,7 +298,15 @@ def _plain(parameters: Any) -> Parameters:
     return plain or EMPTY
 
 
-def _careful(head: bytes | memoryview, body: bytes | memoryview, position: int, model: str, role: str) -> _Parsed:
+def _careful(
+    head: bytes | memoryview,
+    body: bytes | memoryview,
+    position: int,
+    model: str,
+    role: str,
+    *,
+    objects: bool = False,
+) -> _Parsed:
     document = documents.read_object(head)
     tensors = []
     for index, each in enumerate(_member(document, f"{role}s", list, "request body", required=True)):
@@ -340,7 +349,7 @@ def _careful(head: bytes | memoryview, body: bytes | memoryview, position: int, 
                     f"Please use the binary data format for {role} '{name}'"
                 )
             values = each["data"]
-            data = numbers.careful(values, datatype, shape, what)
+            data = numbers.careful(values, datatype, shape, what, objects=objects)
             nested = data.ndim > 1 and data.size > 0 and type(values) is list and type(values[0]) is list
         else:
             size = parameters.pop(_SIZE)

@@ -295,6 +295,7 @@ class MlserverRuntime(Runtime):
         model, settings = self._model, self._settings
         tagged = settings.parameters.content_type if settings.parameters is not None else None
         return Signature(
+            objects=True,
             platform=(metadata or settings).platform or "mlserver",
             inputs=_specs((metadata or model).inputs),
             outputs=_specs((metadata or model).outputs),
