@@ -55,7 +55,7 @@ def _same(served, rows):
     ("model", "target", "engine"),
     [
         (naive_bayes.GaussianNB(), "names", "onnx float64"),
-        (pipeline.make_pipeline(preprocessing.StandardScaler(), svm.SVC()), "three", "onnx float32"),
+        (pipeline.make_pipeline(preprocessing.StandardScaler(), svm.SVC(kernel="poly")), "three", "onnx float32"),
     ],
     ids=["double, text labels", "single, behind a scaler"],
 )
@@ -92,7 +92,7 @@ CONVERTED = {
         "target",
         "onnx float64",
     ),
-    "support vectors": (svm.SVC(), "two", "onnx float32"),
+    "support vectors": (svm.SVC(kernel="poly"), "two", "onnx float32"),
     "columns": (
         pipeline.make_pipeline(
             compose.make_column_transformer(

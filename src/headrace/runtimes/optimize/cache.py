@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-EXPORTER: Final = 2
+EXPORTER: Final = 3
 """Counted up whenever a change to this room may change a verdict."""
 _VERDICT: Final = "verdict.json"
 _LIBRARIES: Final = (

@@ -17,12 +17,13 @@ from headrace.runtimes.optimize import (
     sklearn_trees,
     steps,
     survey,
+    svm,
     xgboost_trees,
 )
 from headrace.runtimes.optimize.candidate import Candidate, Subject
 from headrace.runtimes.optimize.converted import Converted
 from headrace.runtimes.optimize.engine import Refused
-from headrace.runtimes.optimize.numpy_forms import LinearBooster, NumpyLinear, NumpyTransform
+from headrace.runtimes.optimize.numpy_forms import KernelVotes, LinearBooster, NumpyLinear, NumpyTransform
 from headrace.runtimes.optimize.steps import NumpyStep
 from headrace.runtimes.optimize.table import Table
 from headrace.runtimes.optimize.tree_forms import NativeTrees, OnnxTrees, SingleRow
@@ -40,6 +41,9 @@ def candidates(subject: Subject) -> list[Candidate]:
         found.append(NumpyTransform(subject, front))
     elif linear.is_linear(last):
         found.append(NumpyLinear(subject, front, last))
+    elif svm.is_svm(last):
+        found.append(KernelVotes(subject, front, last))
+        found.append(Converted(subject, front, last, double=False, unless=KernelVotes.name))  # other kernels
     else:
         found.extend(_tree_candidates(subject, front, last))
     if not found:

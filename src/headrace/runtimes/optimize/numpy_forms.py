@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from headrace.runtimes.optimize import linear, xgboost_trees
+from headrace.runtimes.optimize import linear, svm, xgboost_trees
 from headrace.runtimes.optimize.candidate import (
     Candidate,
     Prepared,
     Subject,
+    back,
     chain,
     front_missing,
     inner_terrain,
@@ -20,6 +21,7 @@ from headrace.runtimes.optimize.candidate import (
 )
 from headrace.runtimes.optimize.engine import Engine, Transform
 from headrace.runtimes.optimize.gate import EXACT, SINGLE
+from headrace.runtimes.optimize.rows import Terrain
 from headrace.runtimes.optimize.steps import NumpyStep
 
 
@@ -77,6 +79,35 @@ class NumpyLinear(Candidate):
         else:
             ended = linear.LinearRegressor(last)
         return chain(self._front, takes, ended)
+
+
+class KernelVotes(Candidate):
+    """A support vector classifier behind numpy steps."""
+
+    name = svm.KernelVotes.name
+
+    def __init__(self, subject: Subject, front: Sequence[NumpyStep], last: Any) -> None:
+        self._subject = subject
+        self._front = front
+        self._last = last
+
+    def prepare(self) -> Prepared:
+        """As the role says."""
+        vectors = np.asarray(self._last.support_vectors_, np.float64)
+        low, high = vectors.min(axis=0), vectors.max(axis=0)
+        margin = np.where(high > low, 0.1 * (high - low), 1.0)
+        terrain = Terrain(
+            low=low - margin,
+            high=high + margin,
+            samples=vectors,
+            border=svm.between(self._last),
+            back=back(self._front),
+        )
+        return Prepared(terrain=terrain, tolerance=EXACT, rows=8000)
+
+    def engine(self, artefact: bytes, takes: str) -> Engine:
+        """As the role says."""
+        return chain(self._front, takes, svm.KernelVotes(self._last, self._subject.labels(self._last.classes_)))
 
 
 class LinearBooster(Candidate):
