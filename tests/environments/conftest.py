@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace.environments.prepare import Prepared, prepare
+from headrace.environments.prepare import Environments, Prepared
 
 
 def wheel(folder: Path, name: str, version: str, *, requires: tuple[str, ...] = (), tag: str = "py3-none-any") -> Path:
@@ -60,7 +60,9 @@ class Yard:
         return model(self.top / folder, *lines, name=name)
 
     def prepare(self, place: Path | None, wanted: str = "auto", **options: Any) -> Prepared:
-        return prepare(place, wanted, cache=self.cache, describe="model 'churn'", **{"trusted": True, **options})
+        return Environments().prepare(
+            place, wanted, cache=self.cache, describe="model 'churn'", **{"trusted": True, **options}
+        )
 
     def says(self, prepared: Prepared, code: str) -> str:
         """What an environment's interpreter prints."""

@@ -259,9 +259,10 @@ ANOTHER = """
 import faulthandler, logging, sys
 faulthandler.dump_traceback_later(40, exit=True)  # says where, should it hang
 from pathlib import Path
-from headrace.environments.prepare import prepare
+from headrace.environments.prepare import Environments
 logging.basicConfig(level="INFO")
-print(prepare(Path(sys.argv[1]), "auto", cache=Path(sys.argv[2]), trusted=True, describe="model 'm'").folder)
+found = Environments().prepare(Path(sys.argv[1]), "auto", cache=Path(sys.argv[2]), trusted=True, describe="model 'm'")
+print(found.folder)
 """
 
 

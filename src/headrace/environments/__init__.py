@@ -2,8 +2,8 @@
 
     read (requirements) -> compare with what runs here (unmet) -> decide (plan) -> make (build, packed) -> Prepared
 
-`prepare` is that walk; `Environments` is the walk with a memory for files that have not changed; `describe` says what
-it would do. Reading takes its files through a function and deciding is pure; only `build` and `packed` run a process or
-write. `files` says whether there is anything to do, and is quick to import. What runs inside an environment is the
-worker's business (`serving.workers`).
+`Environments.prepare` is that walk, with a memory for files that have not changed; `describe` says what it would do.
+Reading takes its files through a function and deciding is pure; only `build` and `packed` run a process or write.
+`files` says whether there is anything to do, and is quick to import. What runs inside an environment is the worker's
+business (`serving.workers`).
 """

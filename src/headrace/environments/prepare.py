@@ -80,7 +80,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environments:
-    """`prepare` with a memory: a model whose files have not changed since is answered by a few calls of `stat`.
+    """Environments by model, with a memory: one whose files have not changed since costs a few calls of `stat`.
 
     One for a server; its methods may be called from several threads.
     """
@@ -100,7 +100,25 @@ class Environments:
         timeout_seconds: float = building.TIMEOUT_SECONDS,
         cancel: threading.Event | None = None,
     ) -> Prepared:
-        """As the function of this name. What failed is tried again."""
+        """The environment for a model, built or unpacked now if need be. Blocks, for minutes the first time.
+
+        A model whose files have not changed since is answered from memory; what failed is tried again.
+
+        Args:
+            place: The model's folder, or its file; None: it has none (a reference).
+            wanted: `auto`, `build`, `off`, or the path of an environment, relative to the model's folder: a folder with
+                `bin/python`, or a packed one (`plan.ARCHIVES`).
+            cache: Folder of all that is kept.
+            trusted: Whether the load policy trusts the model: nothing is built and no other interpreter runs otherwise.
+            describe: Whose it is, for messages: `model 'churn'`.
+            progress: Told of each phase; default: the log.
+            timeout_seconds: Longest that building or unpacking may take.
+            cancel: Set by another thread to have this end soon, with LoadFailed.
+
+        Raises:
+            LoadFailed: what it needs is not here, and cannot be had; says why.
+            SettingsError: the file of requirements cannot be understood; names file and line.
+        """
         asked = (str(place), wanted, str(cache), trusted)
         known = self._known.get(asked)
         if known is not None and _stamp(tuple(path for path, _, _ in known[0])) == known[0]:
@@ -122,46 +140,6 @@ class Environments:
         seen = {path for path, _, _ in before}
         self._known[asked] = ((*before, *_stamp(tuple(each for each in files if each not in seen))), prepared)
         return prepared
-
-
-def prepare(
-    place: Path | None,
-    wanted: str,
-    *,
-    cache: Path,
-    trusted: bool,
-    describe: str,
-    progress: Progress | None = None,
-    timeout_seconds: float = building.TIMEOUT_SECONDS,
-    cancel: threading.Event | None = None,
-) -> Prepared:
-    """The environment for a model, built or unpacked now if need be. Blocks, for minutes the first time.
-
-    Args:
-        place: The model's folder, or its file; None: it has none (a reference).
-        wanted: `auto`, `build`, `off`, or the path of an environment, relative to the model's folder: a folder with
-            `bin/python`, or a packed one (`plan.ARCHIVES`).
-        cache: Folder of all that is kept.
-        trusted: Whether the load policy trusts the model: nothing is built and no other interpreter runs otherwise.
-        describe: Whose it is, for messages: `model 'churn'`.
-        progress: Told of each phase; default: the log.
-        timeout_seconds: Longest that building or unpacking may take.
-        cancel: Set by another thread to have this end soon, with LoadFailed.
-
-    Raises:
-        LoadFailed: what it needs is not here, and cannot be had; says why.
-        SettingsError: the file of requirements cannot be understood; names file and line.
-    """
-    return _prepare(
-        place,
-        wanted,
-        cache=cache,
-        trusted=trusted,
-        describe=describe,
-        progress=progress or _log.info,
-        timeout_seconds=timeout_seconds,
-        cancel=cancel,
-    )[0]
 
 
 def describe(place: Path | None, wanted: str = "auto", *, cache: Path, trusted: bool = True) -> Description:

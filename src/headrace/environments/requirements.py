@@ -40,7 +40,6 @@ _DEPTH: Final = 16
 
 _OPTIONS: Final = {
     "-i": "--index-url",
-    "--pypi-url": "--index-url",
     "--index-url": "--index-url",
     "--extra-index-url": "--extra-index-url",
     "-f": "--find-links",

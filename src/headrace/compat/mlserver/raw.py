@@ -20,7 +20,7 @@ def extract_raw(elems: List[_T]) -> Tuple[List[_T], List[bytes]]:
     """The contents of each tensor as bytes; the tensors are emptied."""
     raw = [pack(elem) for elem in elems]
     for elem in elems:
-        elem.data = []  # type: ignore[assignment]
+        elem.data = []  # type: ignore[assignment]  # the original has it so
     return elems, raw
 
 

@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     environments_dir: str = DEFAULT_ENVIRONMENTS_DIR
     model_repository_implementation: Optional[ImportString[Any]] = None
     model_repository_root: str = "."
-    model_repository_implementation_args: dict = {}  # type: ignore[type-arg]
+    model_repository_implementation_args: dict = {}  # type: ignore[type-arg]  # the original has it so
     load_models_at_startup: bool = True
     server_name: str = "mlserver"
     server_version: str = __version__
@@ -185,7 +185,7 @@ class ModelParameters(BaseSettings):
     autogenerate_inference_pool_gid: bool = False
     format: Optional[str] = None
     content_type: Optional[str] = None
-    extra: Optional[dict] = {}  # type: ignore[type-arg]
+    extra: Optional[dict] = {}  # type: ignore[type-arg]  # the original has it so
 
     @model_validator(mode="after")
     def set_inference_pool_gid(self) -> Self:
@@ -235,7 +235,7 @@ class ModelSettings(BaseSettings):
             self._class = named
 
     @classmethod
-    def parse_file(cls, path: str) -> ModelSettings:  # type: ignore[override]
+    def parse_file(cls, path: str) -> ModelSettings:  # type: ignore[override]  # the original has it so
         """Read a model-settings.json."""
         with open(path, encoding="utf-8") as file:
             values = json.load(file)

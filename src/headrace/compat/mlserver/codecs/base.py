@@ -149,7 +149,7 @@ def _plain(hint: Any) -> Any:
     """`list[str]` as `List[str]`, and `X | Y` as `Union[X, Y]`, at any depth."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is list and arguments:
-        return List[_plain(arguments[0])]  # type: ignore[misc]
+        return List[_plain(arguments[0])]  # type: ignore[misc]  # the original has it so
     if origin in {Union, types.UnionType}:
         return Union[tuple(_plain(argument) for argument in arguments)]
     return hint
@@ -174,7 +174,7 @@ def _first(matching: List[_C], what: str) -> Optional[_C]:
             "Multiple codecs (%d) were found for a %s. The first one found will be used (%s).",
             len(matching),
             what,
-            matching[0].ContentType,  # type: ignore[attr-defined]
+            matching[0].ContentType,  # type: ignore[attr-defined]  # the original has it so
         )
     return matching[0]
 

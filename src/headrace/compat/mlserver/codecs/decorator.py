@@ -120,7 +120,7 @@ class SignatureCodec(RequestCodec):
             raise _InputMissing(missing, [request_input.name for request_input in request.inputs])
         return values
 
-    def encode_response(  # type: ignore[override]
+    def encode_response(  # type: ignore[override]  # the original has it so
         self, model_name: str, payload: Any, model_version: Optional[str] = None
     ) -> InferenceResponse:
         """Outputs of what the function gave, named by position.

@@ -26,7 +26,7 @@ def decode_str(encoded: ListElement, str_codec: str = _DefaultStrCodec) -> str:
     """Bytes to text; text stays, anything else is empty."""
     if isinstance(encoded, bytes):
         return encoded.decode(str_codec)
-    return encoded if isinstance(encoded, str) else ""  # type: ignore[redundant-expr]
+    return encoded if isinstance(encoded, str) else ""  # type: ignore[redundant-expr]  # the original has it so
 
 
 def elements(data: Any) -> List[Any]:
@@ -49,7 +49,7 @@ def bytes_input(name: str, payload: List[Any], content_type: str) -> RequestInpu
     """An input of one row per element."""
     return RequestInput(
         name=name,
-        datatype="BYTES",  # type: ignore[arg-type]
+        datatype="BYTES",  # type: ignore[arg-type]  # the original has it so
         shape=[len(payload), 1],
         data=TensorData(payload),
         parameters=Parameters(content_type=content_type),

@@ -80,7 +80,7 @@ class MetadataModelResponse(BaseModel):
     parameters: Optional[Parameters] = None
 
 
-class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
+class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]  # the original has it so
     """The elements of a tensor: a list, flat or nested, or whatever the caller put there.
 
     Made by `of_array`, it holds an array instead, until somebody asks for `root`: from then on it is the list alone,
@@ -89,7 +89,7 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
 
     __slots__ = ("_array", "_style")
 
-    root: Union[List, Any]  # type: ignore[type-arg]
+    root: Union[List, Any]  # type: ignore[type-arg]  # the original has it so
 
     @model_validator(mode="before")
     @classmethod
@@ -128,14 +128,14 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
             try:
                 array, style = self._array, self._style
             except AttributeError:
-                return super().__getattr__(name)  # type: ignore[misc]
+                return super().__getattr__(name)  # type: ignore[misc]  # the original has it so
             listed = self.__dict__["root"] = _listed(array, *style)
             return listed
         if name == "__root__":  # what pydantic 1 called it
             return self.root
-        return super().__getattr__(name)  # type: ignore[misc]
+        return super().__getattr__(name)  # type: ignore[misc]  # the original has it so
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the original has it so
         return iter(self.root)
 
     def __getitem__(self, idx: Any) -> Any:
@@ -152,7 +152,7 @@ class TensorData(RootModel[Union[List, Any]]):  # type: ignore[type-arg]
             return bool(self.root == other.root)
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # the original has it so
 
     def __copy__(self) -> TensorData:
         _ = self.root

@@ -41,7 +41,7 @@ class RepositoryIndexResponse(RootModel[List[RepositoryIndexResponseItem]]):
 
     root: List[RepositoryIndexResponseItem]
 
-    def __iter__(self) -> Iterator[RepositoryIndexResponseItem]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[RepositoryIndexResponseItem]:  # type: ignore[override]  # the original has it so
         return iter(self.root)
 
     def __getitem__(self, idx: Any) -> Any:
