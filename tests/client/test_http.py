@@ -271,6 +271,9 @@ def test_another_protocol_is_told():
             with connection:
                 connection.recv(4096)
                 connection.sendall(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00")
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(4096):  # a socket closed with bytes unread resets, and what it sent is lost
+                    pass
 
         thread = threading.Thread(target=answer)
         thread.start()
