@@ -2,7 +2,9 @@
 
     HeadraceError
     ├── InvalidRequest          parse, decode: the caller's input is wrong; the message says where
-    │   └── UnsupportedEncoding receive: a content encoding we do not speak
+    │   ├── UnsupportedEncoding receive: a content encoding we do not speak
+    │   └── InvalidResources    apply: resources that cannot be; carries every fault found
+    ├── Conflict                apply: it is right, but not with what is there
     ├── TooLarge                receive, parse: a limit on body, nesting or tensor size
     ├── NotFound                route: a path, method or resource that is not there
     │   └── ModelNotFound       route: no such model, or no such version of it
@@ -26,11 +28,14 @@ Each protocol owns a table from these classes to its own codes, looked up along 
 
 from __future__ import annotations
 
+import copy
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+_E = TypeVar("_E", bound="HeadraceError")
 
 
 class HeadraceError(Exception):
@@ -43,6 +48,21 @@ class InvalidRequest(HeadraceError):
 
 class UnsupportedEncoding(InvalidRequest):
     """The body's content encoding is none of those the server speaks."""
+
+
+class InvalidResources(InvalidRequest):
+    """Resources that cannot be, as they are written. Nothing of what came with them was applied.
+
+    `faults` has one sentence for each: the file, the resource, the field or step, what was expected, what was found.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class Conflict(HeadraceError):
+    """What was asked for is right in itself, but not together with what is there now."""
 
 
 class TooLarge(HeadraceError):
@@ -138,3 +158,11 @@ def unknown_key(key: str, known: Iterable[str], *, where: str) -> SettingsError:
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known keys are {', '.join(names)}"
     return SettingsError(f"{where}: unknown key {key!r}{hint}")
+
+
+def located(error: _E, place: str) -> _E:
+    """The same error with its place before its text: the step of a pipeline that failed, a candidate that did."""
+    moved = copy.copy(error)
+    moved.args = (f"{place}: {error}",)
+    moved.__cause__ = error
+    return moved

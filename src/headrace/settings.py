@@ -171,6 +171,12 @@ class ModelDefaults:
     environment: Literal["auto", "build", "off"] = "auto"
     """The packages a model runs with. `auto`: the server's own where they satisfy the requirements file beside the
     model, else an environment built from that file, once; `build`: always one built; `off`: the server's own."""
+    memory_bytes: int = field(default=0, metadata=_NOT_NEGATIVE)
+    """What all models together may take of memory, by what they are measured to take. When a load passes it, the least
+    recently used ones leave, and come back with the next request for them. 0: no bound."""
+    uri_mirrors: tuple[str, ...] = ()
+    """`PREFIX=FOLDER`: a model's uri that begins with the prefix is looked for below the folder, so that a manifest
+    that names a bucket works from a copy of it: `gs://seldon-models=mirror/seldon-models`."""
     cache_dir: str = "~/.cache/headrace"
     """Where faster engines with the verdicts on them, and environments built for models, are kept. In a container,
     mount a volume here to start faster."""
@@ -191,6 +197,25 @@ class ServerSettings:
     """In server metadata. Empty: Headrace's own."""
     extensions: tuple[str, ...] = ()
     """Protocol extensions that server metadata names beside those that are built in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """Resources: models, pipelines, experiments and rollouts that are declared, and the API that takes declarations."""
+
+    enabled: bool = False
+    """Whether resources are served. `headrace serve -f` and `headrace serve` without any path turn it on."""
+    host: str = "127.0.0.1"
+    """The address that the control API listens on, whatever `http.host` is: who reaches it decides what this server
+    runs. Beyond this machine it needs a `token`."""
+    port: int = field(default=8083, metadata=_PORT)
+    """The port of the control API; 0: a free one."""
+    token: str = ""
+    """What callers of the control API must send as `Authorization: Bearer TOKEN`. Empty: nothing, on this machine
+    only."""
+    state: str = ".headrace/state.db"
+    """The file that holds the resources and their history (SQLite), below the current folder. It survives the server,
+    and is for one server at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +241,7 @@ class Settings:
     tracing: TracingSettings = TracingSettings()
     models: ModelDefaults = ModelDefaults()
     server: ServerSettings = ServerSettings()
+    control: ControlSettings = ControlSettings()
     compat: CompatSettings = CompatSettings()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Origin of each key that is not at its default: `file server.yaml`, `environment HEADRACE_HTTP_PORT`, `flag`."""
@@ -239,6 +265,7 @@ SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
         "tracing": TracingSettings,
         "models": ModelDefaults,
         "server": ServerSettings,
+        "control": ControlSettings,
         "compat": CompatSettings,
     }
 )
@@ -517,6 +544,7 @@ def _check(settings: Settings) -> None:
     listeners = [("http.port", http.port)]
     listeners += [("grpc.port", settings.grpc.port)] if settings.grpc.enabled else []
     listeners += [("metrics.port", settings.metrics.port)] if settings.metrics.enabled else []
+    listeners += [("control.port", settings.control.port)] if settings.control.enabled else []
     taken: dict[int, str] = {}
     for key, port in listeners:
         if port and port in taken:

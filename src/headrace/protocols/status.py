@@ -13,6 +13,7 @@ from typing import Final
 import orjson
 
 from headrace.errors import (
+    Conflict,
     DeadlineExceeded,
     HeadraceError,
     InvalidRequest,
@@ -38,6 +39,7 @@ HTTP_STATUS: Final[Mapping[type[Exception], int]] = MappingProxyType(
         # Triton says 501, which caches and gateways read as "no method of this server".
         UnsupportedEncoding: 415,
         TooLarge: 413,
+        Conflict: 409,
         NotFound: 404,
         ModelNotFound: 404,
         NotSupported: 501,

@@ -9,12 +9,17 @@ import difflib
 import enum
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
 from headrace.errors import ModelNotFound, ModelNotReady
 from headrace.payload import EMPTY, Infer, InferStream, Route, Signature, Visit
+
+
+Kind = Literal["model", "pipeline", "experiment"]
+KINDS: Final[tuple[Kind, ...]] = ("model", "pipeline", "experiment")
+"""What an endpoint may be. A bare name means the first of these that there is; `NAME.KIND` means that one."""
 
 
 class State(enum.StrEnum):
@@ -28,10 +33,13 @@ class State(enum.StrEnum):
 
 
 class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
-    """One version of one model as the table holds it. The repository writes its fields; everybody else reads them."""
+    """One version of one model, or a pipeline or an experiment, as the table holds it. Who put it there writes its
+    fields (the repository those of models); everybody else reads them.
+    """
 
     name: str
     version: str = ""
+    kind: Kind = "model"
     state: State = State.UNKNOWN
     reason: str = ""
     """Why it is not READY; `unloaded` when somebody asked for that."""
@@ -58,9 +66,14 @@ class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     loaded_at: float = 0.0
     """Seconds since the epoch."""
 
+    @property
+    def key(self) -> str:
+        """What it is called when nothing else can be meant: a model by its name, others by `NAME.KIND`."""
+        return self.name if self.kind == "model" else f"{self.name}.{self.kind}"
+
     def describe(self) -> str:
         """The model as a message names it."""
-        return f"model '{self.name}'" + (f" version '{self.version}'" if self.version else "")
+        return f"{self.kind} '{self.name}'" + (f" version '{self.version}'" if self.version else "")
 
 
 def newest(versions: list[str]) -> str:
@@ -92,23 +105,28 @@ def readable(version: str) -> list[tuple[int, int, str]]:
 
 
 class Models:
-    """Every model version the server knows, by name and version."""
+    """Everything the server answers for, by name and version: models, and what is made of them.
+
+    A name is looked up as it is, then as that of a pipeline, then of an experiment. `NAME.model`, `NAME.pipeline` and
+    `NAME.experiment` say which is meant.
+    """
 
     def __init__(self) -> None:
         self.complete = True
         """False until every wanted model stands here: a server that listens already is not ready before."""
-        self._by_name: dict[str, dict[str, Served]] = {}
+        self._by_key: dict[str, dict[str, Served]] = {}
         self._ready: dict[tuple[str, str], Served] = {}  # what route answers at once; (name, "") is the default version
         self._routed: dict[
             str, set[tuple[str, str]]
         ] = {}  # a model's keys in _ready: a change costs its own versions only
+        self._diverted: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Served]:
-        for versions in self._by_name.values():
+        for versions in self._by_key.values():
             yield from versions.values()
 
     def route(self, name: str, version: str = "") -> Served:
-        """The READY version to ask; with no version, the newest READY one.
+        """The READY version to ask; with no version, the newest READY one, or what it is diverted to.
 
         Raises:
             ModelNotFound: nobody ever heard of this name or version.
@@ -117,11 +135,18 @@ class Models:
         served = self._ready.get((name, version))
         if served is not None:
             return served
-        served = self.find(name, version)
-        raise ModelNotReady(
-            f"{served.describe()} is not ready: {served.state.lower()}"
-            + (f", {served.reason}" if served.reason else "")
-        )
+        return _ready(self.find(name, version))
+
+    def direct(self, name: str, version: str = "") -> Served:
+        """As `route`, whatever the name is diverted to: what a split asks for its candidates.
+
+        Raises:
+            ModelNotFound, ModelNotReady: as `route`.
+        """
+        if name not in self._diverted or version:
+            return self.route(name, version)
+        ready = {each.version: each for each in self._by_key.get(name, {}).values() if _answers(each)}
+        return ready[newest(list(ready))] if ready else _ready(self.find(name))
 
     def find(self, name: str, version: str = "") -> Served:
         """The version in whatever state it is.
@@ -132,9 +157,9 @@ class Models:
         ready = self._ready.get((name, version))
         if ready is not None:
             return ready
-        versions = self._by_name.get(name)
+        versions = self._versions(name)
         if not versions:
-            near = difflib.get_close_matches(name, self._by_name, n=1)
+            near = difflib.get_close_matches(name, self._by_key, n=1)
             raise ModelNotFound(f"model '{name}' is not found" + (f"; did you mean '{near[0]}'?" if near else ""))
         if version:
             if version not in versions:
@@ -148,39 +173,82 @@ class Models:
 
     def versions(self, name: str) -> list[Served]:
         """All versions of a model, oldest first; empty when nobody heard of it."""
-        return [served for _, served in sorted(self._by_name.get(name, {}).items(), key=lambda item: readable(item[0]))]
+        return [served for _, served in sorted(self._versions(name).items(), key=lambda item: readable(item[0]))]
 
     def put(self, served: Served) -> None:
         """Add a version, or put it in the place of the one that had its name and version, and route accordingly."""
-        self._by_name.setdefault(served.name, {})[served.version] = served
-        self._route(served.name)
+        self._by_key.setdefault(served.key, {})[served.version] = served
+        self._route(served.key)
 
     def changed(self, served: Served, state: State, reason: str = "") -> None:
         """Write a version's state and reason, and route accordingly."""
         served.state, served.reason = state, reason
         if state is State.READY:
             served.loaded_at = time.time()
-        self._route(served.name)
+        self._route(served.key)
 
     def forget(self, served: Served) -> None:
         """Take a version out of the table, if it is the one that stands there."""
-        versions = self._by_name.get(served.name, {})
+        versions = self._by_key.get(served.key, {})
         if versions.get(served.version) is served:
             del versions[served.version]
             if not versions:
-                del self._by_name[served.name]
-        self._route(served.name)
+                del self._by_key[served.key]
+        self._route(served.key)
+
+    def divert(self, key: str, to: str) -> None:
+        """Let the default version of what is at one key (`Served.key`) be answered by what is at another, while that
+        is READY. Empty: by itself again.
+        """
+        if to:
+            self._diverted[key] = to
+        else:
+            self._diverted.pop(key, None)
+        self._route(key)
 
     def is_ready(self) -> bool:
         """Whether every wanted model is READY."""
         return self.complete and all(served.state is State.READY for served in self if served.wanted)
 
-    def _route(self, name: str) -> None:
-        for key in self._routed.pop(name, ()):
-            del self._ready[key]
-        ready = {v: s for v, s in self._by_name.get(name, {}).items() if s.state is State.READY and s.infer is not None}
-        for version, served in ready.items():
-            self._ready[name, version] = served
+    def _versions(self, name: str) -> dict[str, Served]:
+        for key in (name, *(f"{name}.{kind}" for kind in KINDS[1:])):
+            if key in self._by_key:
+                return self._by_key[key]
+        return self._by_key.get(name.removesuffix(".model"), {})
+
+    def _route(self, key: str) -> None:
+        """Write what `route` answers for a key, for the bare name that may mean it, and for what is diverted to it."""
+        name, _, kind = key.rpartition(".")
+        names = {key, name} if kind in KINDS and name else {key}
+        names |= {each for each, to in self._diverted.items() if to in names}
+        for each in names:
+            self._write(each)
+
+    def _write(self, name: str) -> None:
+        for row in self._routed.pop(name, ()):
+            del self._ready[row]
+        versions = self._versions(name)
+        ready = {version: served for version, served in versions.items() if _answers(served)}
+        rows = {(name, version): served for version, served in ready.items()}
         if ready:
-            self._ready[name, ""] = ready[newest(list(ready))]
-            self._routed[name] = {(name, ""), *((name, version) for version in ready)}
+            rows[name, ""] = ready[newest(list(ready))]
+        if versions and name in self._by_key:
+            rows |= {(f"{name}.model", version): served for (_, version), served in rows.items() if "." not in name}
+        to = self._by_key.get(self._diverted.get(name, ""), {}).get("")
+        if to is not None and _answers(to):
+            rows[name, ""] = to
+        self._ready |= rows
+        if rows:
+            self._routed[name] = set(rows)
+
+
+def _answers(served: Served) -> bool:
+    return served.state is State.READY and served.infer is not None
+
+
+def _ready(served: Served) -> Served:
+    if _answers(served):
+        return served
+    raise ModelNotReady(
+        f"{served.describe()} is not ready: {served.state.lower()}" + (f", {served.reason}" if served.reason else "")
+    )

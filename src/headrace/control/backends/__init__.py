@@ -1,0 +1,1 @@
+"""What can carry out a plan. `base` is the role."""

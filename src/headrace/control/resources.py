@@ -1,0 +1,285 @@
+"""The resources: what a person declares, and what became of it. Pure; everything else in the room works on these.
+
+In YAML and JSON, names are in camelCase, as in Kubernetes, where the same documents are custom resources.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from headrace.graph.spec import Pipeline
+from headrace.payload import EMPTY
+
+API_VERSION: Final = "headrace.io/v1"
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+# -- Model --
+
+
+class TensorSpec(_Part, frozen=True, kw_only=True):
+    """One input or output of a model."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content_type: str = ""
+    optional: bool = False
+    labels: tuple[str, ...] = ()
+
+
+class Batching(_Part, frozen=True, kw_only=True):
+    """As `batching` of headrace.yaml."""
+
+    max_batch_size: int = 64
+    max_wait_seconds: float = 0.0
+    max_queue_size: int = 1000
+
+
+class Cache(_Part, frozen=True, kw_only=True):
+    """As `cache` of headrace.yaml."""
+
+    max_entries: int = 1000
+    max_bytes: int = 64 << 20
+    ttl_seconds: float = 0.0
+
+
+class Model(_Part, frozen=True, kw_only=True):
+    """A model to serve. Each change of what is loaded makes a revision, which is the version that is served."""
+
+    uri: str = ""
+    """A file or folder, relative to the manifest; `file://` too. Empty with `reference`: a model in code."""
+    artifact_version: str = ""
+    """Which version folder below `uri`; empty: the highest, if there are any."""
+    runtime: str = ""
+    """As in headrace.yaml; empty: recognised."""
+    reference: str = ""
+    """`module:Class` or `file.py:Class`, relative to the manifest."""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    batching: Batching | None = None
+    placement: Literal["auto", "inline", "thread", "process"] = "auto"
+    replicas: int = 1
+    min_replicas: int | None = None
+    """0: it may leave memory when idle (`idleSeconds`). More: without effect in one process."""
+    max_replicas: int | None = None
+    predict_timeout_seconds: float = 60.0
+    timeout_seconds: float = 0.0
+    """For one request; 0: the server's own."""
+    warm_up: tuple[Any, ...] = ()
+    optimize: Literal["auto", "require", "off"] = "auto"
+    load_policy: Literal["auto", "restricted"] = "auto"
+    """`trusted` is for who starts the server, not for a manifest."""
+    parameters: Mapping[str, Any] = EMPTY
+    cache: Cache | None = None
+    environment: str = "auto"
+    requirements: tuple[str, ...] = ()
+    """What a server must be capable of to hold it: `sklearn`, `xgboost`, ..., or tags of your own."""
+    server: str = ""
+    """The Server resource to be on; empty: any that is capable."""
+    memory_bytes: int = 0
+    """Planned with until it is measured; 0: not known."""
+    load: Literal["always", "onDemand"] = "always"
+    """`onDemand`: loaded by the first request, or by hand."""
+    idle_seconds: float = 0.0
+    """Leaves memory after so long without a request, and comes back with the next; 0: stays."""
+    canary_traffic_percent: int | None = None
+    """What the newest revision gets of the requests; the rest goes to the revision that last had all. None or 100:
+    all; 0: it is loaded and gets none."""
+
+
+# -- Experiment --
+
+
+class Candidate(_Part, frozen=True, kw_only=True):
+    """One of the things between which requests are split."""
+
+    name: str
+    """A model or pipeline; `NAME@REVISION` for one revision of a model."""
+    weight: float = 1.0
+    """Its share, relative to the sum of all."""
+
+
+class Mirror(_Part, frozen=True, kw_only=True):
+    """Where copies of requests go whose answers nobody waits for."""
+
+    name: str
+    percent: float = 100.0
+
+
+class Experiment(_Part, frozen=True, kw_only=True):
+    """Requests split by weight, and copied to a mirror."""
+
+    default: str = ""
+    """The candidate whose own name this answers for, while it is active; empty: the experiment has a name of its own
+    only."""
+    candidates: tuple[Candidate, ...] = ()
+    mirror: Mirror | None = None
+    resource_type: Literal["model", "pipeline"] = "model"
+
+
+# -- Server --
+
+
+class Server(_Part, frozen=True, kw_only=True):
+    """What holds models: this process (no `url`), or another server of the Open Inference Protocol."""
+
+    url: str = ""
+    """`http://host:port` or `grpc://host:port`; empty: this process."""
+    capabilities: tuple[str, ...] = ()
+    """In place of the runtimes that are installed here."""
+    extra_capabilities: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    """What its models may take together; 0: the setting `models.memory_bytes`."""
+    overcommit_percent: int = 0
+    """Models may be asked for that much beyond it; the least recently used leave memory, and come back when asked."""
+    replicas: int = 1
+
+
+# -- Rollout --
+
+
+class RolloutStep(_Part, frozen=True, kw_only=True):
+    """A share of the requests for the candidate, and how long it is watched there at least."""
+
+    weight: float
+    """Percent."""
+    pause_seconds: float = 0.0
+
+
+class MetricCheck(_Part, frozen=True, kw_only=True):
+    """A metric of the server's own `/metrics` that must hold for the candidate."""
+
+    name: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+
+class Judge(_Part, frozen=True, kw_only=True):
+    """What decides between candidate and stable version: sequential tests whose rate of false alarms is stated."""
+
+    error_rate: float = 0.05
+    """The chance, over the whole rollout, that a candidate as good as the stable version is rolled back."""
+    min_requests: int = 100
+    """Of the candidate, in each step, before it is judged well."""
+    max_error_rate_increase: float = 0.01
+    """How much higher the candidate's share of failed requests may be."""
+    latency_percentile: float = 95.0
+    max_latency_ratio: float = 1.25
+    """How many times the stable version's percentile the candidate's may be; 0: not judged."""
+    min_agreement: float = 0.0
+    """The share of mirrored requests that both must answer alike; 0: not judged."""
+    metrics: tuple[MetricCheck, ...] = ()
+    timeout_seconds: float = 0.0
+    """After so long in one step without a decision it is rolled back; 0: it waits, and says so."""
+
+
+class Rollout(_Part, frozen=True, kw_only=True):
+    """A change of a name from one model or pipeline to another, step by step, judged."""
+
+    stable: str
+    candidate: str
+    endpoint: str = ""
+    """The name that callers ask; empty: that of `stable`."""
+    resource_type: Literal["model", "pipeline"] = "model"
+    steps: tuple[RolloutStep, ...] = (
+        RolloutStep(weight=5, pause_seconds=60),
+        RolloutStep(weight=25, pause_seconds=60),
+        RolloutStep(weight=50, pause_seconds=60),
+    )
+    mirror_percent: float = 0.0
+    """Of the stable version's requests, copied to the candidate to see whether they agree."""
+    judge: Judge = Judge()
+    paused: bool = False
+    """Stays where it is."""
+
+
+Spec = Model | Pipeline | Experiment | Server | Rollout
+KINDS: Final[Mapping[str, type]] = {
+    "Model": Model,
+    "Pipeline": Pipeline,
+    "Experiment": Experiment,
+    "Server": Server,
+    "Rollout": Rollout,
+}
+"""Kind to the type of its spec, in the order in which they are applied and shown."""
+
+
+# -- what is around a spec --
+
+
+class Metadata(_Part, frozen=True, kw_only=True):
+    """Whose spec it is."""
+
+    name: str
+    namespace: str = "default"
+    labels: Mapping[str, str] = EMPTY
+    annotations: Mapping[str, str] = EMPTY
+    # Written by the server:
+    uid: str = ""
+    generation: int = 0
+    """Counts the changes of the spec, from 1."""
+    resource_version: int = 0
+    """Counts the changes of anything, over all resources."""
+    creation_timestamp: datetime.datetime | None = None
+
+
+class Condition(_Part, frozen=True, kw_only=True):
+    """One thing that is so, or not, or not known."""
+
+    type: str
+    """`Ready`, `ModelsReady`, `CandidatesReady`, `Judged`, ..."""
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    """One word in CamelCase, for programs."""
+    message: str = ""
+    """For people."""
+    last_transition_time: datetime.datetime | None = None
+
+
+class Status(_Part, frozen=True, kw_only=True):
+    """What became of a spec."""
+
+    observed_generation: int = 0
+    """The generation that this speaks of."""
+    conditions: tuple[Condition, ...] = ()
+    revision: int = 0
+    """Models: the newest revision."""
+    ready_revision: int = 0
+    """Models: the revision that has the traffic, or had it all last."""
+    notes: tuple[str, ...] = ()
+    """Fields that are refused or without effect here, each with the reason."""
+    details: Mapping[str, Any] = EMPTY
+    """By kind: measured memory, traffic by candidate, the step of a rollout and what its judge says, ..."""
+
+
+class Resource(_Part, frozen=True, kw_only=True):
+    """A declaration and what became of it."""
+
+    kind: str
+    metadata: Metadata
+    spec: Spec
+    api_version: str = API_VERSION
+    status: Status = Status()
+    origin: str = ""
+    """The manifest that it was made of, as `FILE: apiVersion kind`; empty: ours."""
+    base: str = ""
+    """The folder that relative paths of the spec start from, absolute."""
+    notes: tuple[str, ...] = ()
+    """What the manifest says that is refused or without effect here; `status.notes` shows it."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Kind and name."""
+        return self.kind, self.metadata.name
+
+    def describe(self) -> str:
+        """As a message names it."""
+        return f"{self.kind} '{self.metadata.name}'"
