@@ -17,6 +17,7 @@ import numpy as np
 from google.protobuf import descriptor_pool, message_factory
 
 from headrace.errors import (
+    Conflict,
     DeadlineExceeded,
     HeadraceError,
     InvalidRequest,
@@ -107,6 +108,7 @@ GRPC_STATUS: Final[Mapping[type[HeadraceError], int]] = {
     InvalidRequest: INVALID_ARGUMENT,
     UnsupportedEncoding: UNIMPLEMENTED,  # what gRPC's compression document asks for
     TooLarge: RESOURCE_EXHAUSTED,  # what every gRPC library answers to a message over its limit
+    Conflict: FAILED_PRECONDITION,
     NotFound: NOT_FOUND,
     NotSupported: UNIMPLEMENTED,
     RuntimeFailed: INTERNAL,

@@ -8,14 +8,13 @@ from __future__ import annotations
 import difflib
 import enum
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
 from headrace.errors import ModelNotFound, ModelNotReady
-from headrace.payload import EMPTY, Infer, InferStream, Route, Signature, Visit
-
+from headrace.payload import EMPTY, Infer, InferenceRequest, InferStream, Route, Signature, Visit
 
 Kind = Literal["model", "pipeline", "experiment"]
 KINDS: Final[tuple[Kind, ...]] = ("model", "pipeline", "experiment")
@@ -30,6 +29,10 @@ class State(enum.StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
     LOADING = "LOADING"
     UNLOADING = "UNLOADING"
+
+
+Feedback = Callable[[Mapping[str, str], float, InferenceRequest | None], None]
+"""Router to the branch it chose, the reward, and the request where the caller gave it back."""
 
 
 class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
@@ -54,6 +57,10 @@ class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     """Paths of the model's own, while READY."""
     visit: Visit | None = None
     """Set while READY, for models with routes of their own."""
+    feedback: Feedback | None = None
+    """Set for pipelines whose routers learn."""
+    graph: bool = False
+    """It answers as a graph of Seldon Core v1 or KServe's InferenceGraph does, for their clients."""
     dialect: str = ""
     """The server whose answers the model's clients expect: `mlserver`; empty: ours."""
     declared: Mapping[str, Any] = EMPTY
