@@ -121,6 +121,9 @@ class Models:
     def __init__(self) -> None:
         self.complete = True
         """False until every wanted model stands here: a server that listens already is not ready before."""
+        self.starting = False
+        """While it is true, the server is not ready: what is declared has not been carried out for the first time."""
+        self._listeners: list[Callable[[str], None]] = []
         self._by_key: dict[str, dict[str, Served]] = {}
         self._ready: dict[tuple[str, str], Served] = {}  # what route answers at once; (name, "") is the default version
         self._routed: dict[
@@ -213,9 +216,15 @@ class Models:
             self._diverted.pop(key, None)
         self._route(key)
 
+    def listen(self, changed: Callable[[str], None]) -> None:
+        """Call with the key (`Served.key`) of whatever changes from now on, once it is routed."""
+        self._listeners.append(changed)
+
     def is_ready(self) -> bool:
         """Whether every wanted model is READY."""
-        return self.complete and all(served.state is State.READY for served in self if served.wanted)
+        return (
+            self.complete and not self.starting and all(served.state is State.READY for served in self if served.wanted)
+        )
 
     def _versions(self, name: str) -> dict[str, Served]:
         for key in (name, *(f"{name}.{kind}" for kind in KINDS[1:])):
@@ -230,6 +239,8 @@ class Models:
         names |= {each for each, to in self._diverted.items() if to in names}
         for each in names:
             self._write(each)
+        for changed in self._listeners:
+            changed(key)
 
     def _write(self, name: str) -> None:
         for row in self._routed.pop(name, ()):
