@@ -15,7 +15,7 @@ import numpy as np
 from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -56,6 +56,9 @@ def models(folder: Path) -> None:
     rows, labels = load_iris(return_X_y=True)
     save_joblib(LogisticRegression(max_iter=500).fit(rows, labels), folder / "flowers" / "model.joblib")
     random = np.random.default_rng(0)
+    for name in ("first", "second", "third"):  # four numbers in, four out: they can be chained
+        mixed = rows @ random.normal(size=(4, 4))
+        save_joblib(LinearRegression().fit(rows, mixed), folder / "chain" / name / "model.joblib")
     rows = random.random((600, 784)).astype(np.float32)
     save_onnx(MLPClassifier((64,), max_iter=5).fit(rows, np.arange(600) % 10), rows, folder / "pixels" / "model.onnx")
 

@@ -57,6 +57,42 @@ def folder(model: str, body: str, *, ours: bool, workers: int = 0, batch: int = 
     )
 
 
+GRAPH = """\
+apiVersion: headrace.io/v1
+kind: Pipeline
+metadata: {name: chain}
+spec:
+  steps:
+  - {name: first}
+  - {name: second, inputs: [first]}
+  - {name: third, inputs: [second]}
+  output: {steps: [third]}
+---
+apiVersion: headrace.io/v1
+kind: Experiment
+metadata: {name: split}
+spec:
+  candidates: [{name: first, weight: 50}, {name: second, weight: 50}]
+---
+apiVersion: headrace.io/v1
+kind: Experiment
+metadata: {name: mirrored}
+spec:
+  candidates: [{name: first, weight: 100}]
+  mirror: {name: second, percent: 100}
+"""
+
+
+def graph(name: str, endpoint: str) -> Server:
+    """Three small models, a chain of them, a split and a mirror, all in one server; one of them is asked."""
+    return Server(
+        name, "headrace",
+        "headrace serve {models}/chain -f {folder}/graph.yaml --port {port} --grpc-port {grpc} "
+        "--metrics-port {metrics} --control-port 0 --log-level warning",
+        Question(INFER.format(name=endpoint), "flowers.json", b'"outputs"'), files={"graph.yaml": GRAPH},
+    )  # fmt: skip
+
+
 def kserve(model: str, body: str) -> Server:
     file, _ = MODELS[model]
     command = f"python {{here}}/peers/kserve_app.py {{port}} {{grpc}} {model} {{models}}/{file}"
@@ -123,6 +159,7 @@ HUNDRED = replace(
     question=Question(INFER.format(name="iris-42"), "iris.json"),
 )
 
+ALONE = graph("Headrace, one of the models", "first")
 BATCHED = mlserver("plain", "iris.json", batch=16, name="MLServer, batch 16")
 PIXELS_GRPC = mlserver("pixels", "pixels.typed.grpc", name="MLServer gRPC")
 
@@ -166,5 +203,10 @@ WORKS = [
          folder("constant", "flowers.json", ours=False), 4),
     Work("constant-worker", "the same, in a worker process", folder("constant", "flowers.json", ours=True, workers=1),
          folder("constant", "flowers.json", ours=False, workers=1), 4),
+    Work("chain", "a pipeline of three small models", graph("Headrace, chain", "chain"), ALONE, 0.7),
+    Work("split", "a split between two models", graph("Headrace, split", "split"), ALONE, 0.95),
+    Work("mirror", "all requests mirrored", graph("Headrace, mirror", "mirrored"), ALONE, 0.95),
+    Work("mirror-one", "the same, one connection, p50", graph("Headrace, mirror", "mirrored"), ALONE, 1.05,
+         "p50_ms", 1),
     Work("hundred", "100 models, one of them asked", HUNDRED, IRIS, 0.9),
 ]  # fmt: skip
