@@ -229,6 +229,7 @@ class App:
                 service=MlserverService if faithful else InferenceService,
                 counts=self.metrics.grpc,
                 traces=self._tracing,
+                times=self.metrics.grpc_times,
             )
             with _taken(host, settings.grpc.port, "grpc.port"):
                 self.grpc_port = await self._grpc.start(host, settings.grpc.port, ssl=_tls(settings))

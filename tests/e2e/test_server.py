@@ -96,6 +96,23 @@ def test_metrics_count_what_was_asked(server):
     assert 'headrace_model_ready{model="linear",version=""} 1.0' in text
 
 
+def test_calls_of_grpc_show_under_the_names_of_mlserver(serve, tmp_path, iris):
+    """With the aliases on, a gRPC call is counted and timed in the metrics that MLServer's dashboards read."""
+    import urllib.request
+
+    import tritonclient.grpc
+
+    joblib.dump(fit(*iris), tmp_path / "m.joblib")
+    server = serve(tmp_path / "m.joblib", "--optimize", "off", environment={"HEADRACE_METRICS_ALIASES": "mlserver"})
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        assert client.is_server_live()
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10) as reply:
+        text = reply.read().decode()
+    for name in ("grpc_server_started_total", "grpc_server_handling_seconds_count"):
+        (row,) = [row for row in text.splitlines() if row.startswith(name) and 'grpc_method="ServerLive"' in row]
+        assert float(row.split()[-1]) == 1, row
+
+
 def test_metadata_says_which_engine_answers(server):
     """The forest answers while an engine is looked for; then its metadata names the engines and the proof."""
     deadline = time.monotonic() + 90

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from headrace.monitoring.mlserver_metrics import GrpcTimes
 from headrace.monitoring.tracing import Tracing
 from headrace.protocols.v2_control import Statistics
 from headrace.server import grpc_health, grpc_reflection, grpc_services
 from headrace.server.grpc_connection import GrpcConnection, GrpcLimits, Listener
+from headrace.server.metrics import timed_calls
 from headrace.serving.models import Models, Served
 
 
@@ -30,6 +32,7 @@ class GrpcServer:
         statistics: What the statistics extension says of a version.
         counts: Calls by method and status name, written to.
         traces: Set to trace inference.
+        times: What MLServer's metrics of gRPC need, written to; None: nobody asked for them.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class GrpcServer:
         statistics: Callable[[Served], Statistics] | None = None,
         counts: dict[tuple[str, str], int] | None = None,
         traces: Tracing | None = None,
+        times: GrpcTimes | None = None,
     ) -> None:
         self._health = grpc_health.Health(models, services=(grpc_services.SERVICE,))
         methods = {
@@ -62,6 +66,8 @@ class GrpcServer:
             **self._health.methods(),
             **grpc_reflection.methods((grpc_services.SERVICE, grpc_services.REPOSITORY_SERVICE, grpc_health.SERVICE)),
         }
+        if times is not None:
+            methods = timed_calls(methods, times)
         limits = msgspec.structs.replace(
             limits or GrpcLimits(),
             max_message_bytes=max_message_bytes,
