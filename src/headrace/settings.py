@@ -272,7 +272,7 @@ SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
 """Section name to its dataclass, in the order of the reference."""
 
 PREFIX: Final = "HEADRACE_"
-_OTHER_VARIABLES: Final = frozenset({"HEADRACE_CONFIG", "HEADRACE_URL"})  # read by the command line itself
+_OTHER_VARIABLES: Final = frozenset({"HEADRACE_CONFIG", "HEADRACE_URL", "HEADRACE_CONTROL_URL"})  # of the command line
 _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_URL: Final = re.compile(r"^(tcp|udp|sctp)://")
 
