@@ -111,6 +111,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     stage: int = 0
     reason: str = ""
     """For a person: why."""
+    after: tuple[UnitKey, ...] = ()
+    """Units with an action in the same plan that must have succeeded before."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
