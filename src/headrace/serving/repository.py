@@ -20,17 +20,25 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from headrace.errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, ModelNotReady, NotSupported
-from headrace.payload import EMPTY, Infer, InferStream, Parameters, Route, Signature, Visit
+from headrace.errors import (
+    Conflict,
+    HeadraceError,
+    LoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+)
+from headrace.payload import EMPTY
 from headrace.runtimes.base import Recognition
-from headrace.serving import digest, discovery
+from headrace.serving import discovery
 from headrace.serving.discovery import Problem, Recognise, Survey
+from headrace.serving.loaded import Loaded, LoadEngine
 from headrace.serving.models import Models, Served, State
-from headrace.serving.spec import ModelSpec, Overrides, parse_config
+from headrace.serving.spec import TUNED, ModelSpec, Overrides, config_of
+from headrace.serving.stamps import Stamp, stamp, stamps
 
 Key = tuple[str, str]
 """Name and version."""
@@ -43,50 +51,7 @@ GRACE_SECONDS: Final = 0.05
 """How long a replaced engine is still open for requests that were routed to it and have not reached it yet."""
 RETRY_FIRST_SECONDS: Final = 1.0
 RETRY_MOST_SECONDS: Final = 60.0
-
-
-class Loaded(Protocol):
-    """A model version that answers: loaded, warmed up, placed."""
-
-    @property
-    def signature(self) -> Signature:
-        """What the model declares."""
-
-    @property
-    def placement(self) -> str:
-        """`inline`, `thread` or `process`."""
-
-    @property
-    def infer(self) -> Infer:
-        """The model."""
-
-    @property
-    def infer_stream(self) -> InferStream | None:
-        """Its streaming twin; None where it does not stream."""
-
-    @property
-    def declared(self) -> Parameters:
-        """Members of metadata in the form of its dialect, under what its settings declare."""
-
-    @property
-    def routes(self) -> tuple[Route, ...]:
-        """Paths of its own."""
-
-    @property
-    def visit(self) -> Visit | None:
-        """What answers them; None where it has none."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What of its settings is not honoured."""
-
-    async def close(self, drain_seconds: float) -> None:
-        """Let what is in flight end, for that long at most; answer what still comes meanwhile; then give all back."""
-
-
-LoadEngine = Callable[[ModelSpec], Awaitable[Loaded]]
-"""Loads, warms up and places one version; raises LoadFailed or a subclass, or SettingsError. When it is cancelled or
-raises, it leaves nothing behind."""
+_LAST_LOAD_FAILED: Final = "its last load failed; the next request tries again"
 
 
 class _Entry(msgspec.Struct, eq=False):
@@ -125,6 +90,7 @@ class Repository:
         watch_seconds: float = 0.0,
         drain_seconds: float = 30.0,
         grace_seconds: float = GRACE_SECONDS,
+        tune: Callable[[ModelSpec], bool] = lambda _: True,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Store how models are found and loaded.
@@ -143,6 +109,8 @@ class Repository:
             watch_seconds: How often to look for changed files; 0: never.
             drain_seconds: How long requests in flight may take to end on an engine that leaves.
             grace_seconds: See GRACE_SECONDS.
+            tune: Lets a version that is loaded take over the fields `spec.TUNED` of this spec, where it can: whether it
+                did.
             sleep: Waits that many seconds.
         """
         self._models = models
@@ -156,10 +124,12 @@ class Repository:
         self._watch_seconds = watch_seconds
         self._drain_seconds = drain_seconds
         self._grace_seconds = grace_seconds
+        self._tune = tune
         self._sleep = sleep
         self._entries: dict[Key, _Entry] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._given: tuple[ModelSpec, ...] = ()
+        self._added: dict[Key, ModelSpec] = {}  # by `add`; no path holds them
         self._configs: dict[str, Overrides] = {}  # what the last load of a name was told, until the next load of it
         self._asked: set[Key] = set()  # versions that were loaded, or tried; others may wait for a repository load
         self._unloaded: set[str] = set()  # by request: hot reload leaves these alone
@@ -248,7 +218,7 @@ class Repository:
             LoadFailed: or a subclass, or SettingsError: a version cannot be loaded; what served before still does.
             ModelNotReady: the server is stopping.
         """
-        config = _config_of(parameters)
+        config = config_of(parameters)
         await self._owned(self._load(name, config))
 
     async def _load(self, name: str, config: Overrides) -> None:
@@ -295,7 +265,7 @@ class Repository:
             ModelNotFound: nobody ever heard of it.
             ModelNotReady: the server is stopping.
         """
-        if not self._models.versions(name):
+        if not self._versions(name):
             raise ModelNotFound(f"model '{name}' is not found")
         self._unloaded.add(name)  # from now on, for retries and hot reload
         await self._owned(self._unload(name))
@@ -303,7 +273,7 @@ class Repository:
     async def _unload(self, name: str) -> None:
         async with self._lock(name):
             self._unloaded.add(name)
-            versions = self._models.versions(name)
+            versions = self._versions(name)
             for served in versions:
                 served.wanted = False
                 self._models.changed(served, State.UNLOADING)
@@ -311,6 +281,98 @@ class Repository:
             await asyncio.gather(*(self._take_away(entry, "unloaded") for entry in entries if entry is not None))
             for served in versions:
                 self._models.changed(served, State.UNAVAILABLE, "unloaded")
+
+    # -- versions that no path holds --
+
+    async def add(self, spec: ModelSpec) -> None:
+        """Load one version that no path holds, or load it again: what served it before leaves once the new one is warm.
+
+        Hot reload leaves it alone; a repository load by its name loads it again. A version that serves as this spec
+        says, from files that did not change, stays as it is, and where only fields of `spec.TUNED` differ, they are
+        taken over without a load. A caller who leaves takes a load that is under way with him: what was there before
+        stays.
+
+        Args:
+            spec: The version, whatever its `load_at_start` says.
+
+        Raises:
+            LoadFailed: or a subclass, or SettingsError: it cannot be loaded; what served before still does, otherwise
+                the version stands in the table with the reason.
+            Conflict: a path holds that version of that name.
+            ModelNotReady: the server is stopping.
+        """
+        await self._owned(self._add(spec), leaves=True)
+
+    async def _add(self, spec: ModelSpec) -> None:
+        key = (spec.name, spec.version)
+        async with self._lock(spec.name):
+            entry, before = self._entries.get(key), self._added.get(key)
+            if entry is not None and before is None:
+                raise Conflict(
+                    f"{spec.describe()} is found at a path that the server was started with; give it another name or "
+                    f"version"
+                )
+            if entry is not None and await self._serves(entry, spec):
+                self._added[key] = entry.spec = spec
+                return
+            self._added[key] = spec
+            self._unloaded.discard(spec.name)
+            try:
+                failed = await self._load_all([spec])
+            except asyncio.CancelledError:
+                if before is not None:
+                    self._added[key] = before
+                else:
+                    del self._added[key]
+                    if (row := self._row(*key)) is not None:
+                        await self._drop(row, "whoever added it left")
+                raise
+            for error in failed:
+                raise error
+
+    async def _serves(self, entry: _Entry, spec: ModelSpec) -> bool:
+        """Whether a version serves as this spec says; what can be changed without a load is changed."""
+        if entry.loaded is None or entry.served.state is not State.READY:
+            return False
+        tuned = {field: getattr(spec, field) for field in TUNED}
+        if msgspec.structs.replace(entry.spec, **tuned) != spec or entry.stamp != await asyncio.to_thread(stamp, spec):
+            return False
+        return entry.spec == spec or self._tune(spec)
+
+    async def remove(self, name: str, version: str) -> None:
+        """Take out of service what `add` brought, and forget it. Returns once it is closed; requests in flight end
+        first, and a load that is under way. What is not there is removed already.
+
+        Raises:
+            Conflict: a path holds that version.
+            ModelNotReady: the server is stopping.
+        """
+        await self._owned(self._remove((name, version)))
+
+    async def _remove(self, key: Key) -> None:
+        async with self._lock(key[0]):
+            if self._added.pop(key, None) is None:
+                if key in self._entries:
+                    raise Conflict(f"model '{_describe(key)}' is found at a path; take its files away to remove it")
+                return
+            if (row := self._row(*key)) is not None:
+                await self._drop(row, "removed")
+
+    def refresh(self, spec: ModelSpec, loaded: Loaded, failed: str = "") -> None:
+        """Write into the table what a version that may leave memory (`residency`) says of itself since it came back,
+        left, or could not come back, which then waits for the next request with the reason.
+        """
+        entry = self._entries.get((spec.name, spec.version))
+        if entry is None or entry.loaded is not loaded:
+            return
+        served = entry.served
+        _show(loaded, entry.spec, served)
+        if failed:
+            served.reason = f"{_LAST_LOAD_FAILED}: {failed}"
+        elif served.reason.startswith(_LAST_LOAD_FAILED):
+            served.reason = ""
+        if served.state is State.UNAVAILABLE:  # its worker process had died, and is no longer what answers
+            self._models.changed(served, State.READY, served.reason if failed else "")
 
     # -- hot reload --
 
@@ -326,13 +388,15 @@ class Repository:
             The versions that were loaded, tried or dropped.
         """
         found = await asyncio.to_thread(self._survey)
-        look = await asyncio.to_thread(_stamps, found.specs)
+        look = await asyncio.to_thread(stamps, found.specs)
         before, self._last_look = self._last_look, look
         changed: dict[str, list[ModelSpec]] = {}
-        for key, (spec, stamp) in look.items():
+        for key, (spec, now) in look.items():
+            if key in self._added:  # the control plane says when
+                continue
             if not spec.load_at_start and key not in self._asked:
                 self._wait_for_load(spec)
-            elif self._is_changed(spec, stamp) and not (settled and before.get(key) != (spec, stamp)):
+            elif self._is_changed(spec, now) and not (settled and before.get(key) != (spec, now)):
                 changed.setdefault(spec.name, []).append(spec)
         names = changed.keys() - self._unloaded | {name for name, _ in self._gone(found)}
         for problem in found.problems:
@@ -364,7 +428,7 @@ class Repository:
         pause = RETRY_FIRST_SECONDS
         attempt = 2
         while name not in self._unloaded:
-            waiting = [served for served in self._models.versions(name) if served.wanted]
+            waiting = [served for served in self._versions(name) if served.wanted]
             waiting = [served for served in waiting if served.state is not State.READY]
             if not waiting:
                 return
@@ -416,7 +480,10 @@ class Repository:
         found = discovery.survey(self._paths, defaults=self._defaults, overrides=self._overrides, recognise=recognise)
         self._remembered = seen
         problems = tuple(map(self._of_known, found.problems))
-        return Survey(specs=(*self._given, *found.specs), problems=problems, warnings=found.warnings)
+        added = dict(self._added)  # they hold over files that appeared at a path since
+        on_paths = (spec for spec in found.specs if (spec.name, spec.version) not in added)
+        specs = (*self._given, *added.values(), *on_paths)
+        return Survey(specs=specs, problems=problems, warnings=found.warnings)
 
     def _of_known(self, problem: Problem) -> Problem:
         """The problem of a version that is known: a settings file that cannot be read tells no name any more."""
@@ -429,20 +496,18 @@ class Repository:
         entry = self._entries.get((spec.name, spec.version))
         return entry is not None and entry.loaded is not None
 
-    def _is_changed(self, spec: ModelSpec, stamp: Stamp) -> bool:
+    def _is_changed(self, spec: ModelSpec, now: Stamp) -> bool:
         entry = self._entries.get((spec.name, spec.version))
         if entry is None:
             return True
         if spec.model is not None:
             return False
-        return entry.stamp != stamp or entry.spec != msgspec.structs.replace(
-            spec, **self._configs.get(spec.name, EMPTY)
-        )
+        return entry.stamp != now or entry.spec != msgspec.structs.replace(spec, **self._configs.get(spec.name, EMPTY))
 
     def _gone(self, found: Survey) -> list[Key]:
         """Versions in the table whose files are no longer there. Those below a place that is in trouble stay."""
         there = {(spec.name, spec.version) for spec in found.specs}
-        there |= {(problem.name, problem.version) for problem in found.problems}
+        there |= {(problem.name, problem.version) for problem in found.problems} | self._added.keys()
         troubled = [Path(problem.place) for problem in found.problems]
 
         def stays(served: Served) -> bool:
@@ -456,7 +521,7 @@ class Repository:
         return [
             (served.name, served.version)
             for served in self._models
-            if (served.name, served.version) not in there and not stays(served)
+            if served.kind == "model" and (served.name, served.version) not in there and not stays(served)
         ]
 
     # -- the table --
@@ -480,7 +545,11 @@ class Repository:
             self._models.changed(served, State.UNAVAILABLE, "not loaded yet: a repository load starts it")
 
     def _row(self, name: str, version: str) -> Served | None:
-        return next((served for served in self._models.versions(name) if served.version == version), None)
+        return next((served for served in self._versions(name) if served.version == version), None)
+
+    def _versions(self, name: str) -> list[Served]:
+        """The rows of a model; the table may hold a pipeline or an experiment of that name as well."""
+        return [served for served in self._models.versions(name) if served.kind == "model" and served.name == name]
 
     def _tell(self, problem: Problem, *, wanted: bool) -> None:
         """Put what discovery found wrong where a person looks for it."""
@@ -518,30 +587,25 @@ class Repository:
         entry = self._expect(spec, wanted=False)
         self._asked.add((spec.name, spec.version))
         served = entry.served
-        stamp: Stamp | None = None
+        taken: Stamp | None = None
         if entry.loaded is None:
             self._models.changed(served, State.LOADING)
         elif entry.retiring is not None:
             await asyncio.wait([entry.retiring])  # two engines of a version at most are in memory
         try:
             async with self._gate:
-                stamp = await asyncio.to_thread(_stamp, spec)  # before the load: a change during it is seen afterwards
+                taken = await asyncio.to_thread(stamp, spec)  # before the load: a change during it is seen afterwards
                 loaded = await self._load_engine(spec)
         except asyncio.CancelledError:
             if entry.loaded is None:
                 self._models.changed(served, State.UNAVAILABLE, "the load was cancelled")
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a model raises is that model's failure, told in the table
-            entry.spec, entry.stamp = spec, stamp
+            entry.spec, entry.stamp = spec, taken
             return self._failed(entry, exc)
 
-        old, entry.loaded, entry.spec, entry.stamp = entry.loaded, loaded, spec, stamp
-        served.signature, served.placement = loaded.signature, loaded.placement
-        served.infer, served.infer_stream = loaded.infer, loaded.infer_stream
-        served.routes, served.visit = loaded.routes, loaded.visit
-        declared = {**loaded.declared, **spec.declared, **loaded.signature.declared}
-        served.dialect, served.declared = spec.dialect, declared
-        served.warnings = loaded.warnings
+        old, entry.loaded, entry.spec, entry.stamp = entry.loaded, loaded, spec, taken
+        _show(loaded, spec, served)
         served.wanted = True
         self._models.changed(served, State.READY)
         _log.info("%s is ready", spec.describe())
@@ -593,7 +657,7 @@ class Repository:
         files of another stand there and do not load.
         """
         gone = [key for key in self._gone(found) if key[0] == name]
-        versions = self._models.versions(name)
+        versions = self._versions(name)
         left = [served for served in versions if (name, served.version) not in gone]
         if left and not any(served.state is State.READY for served in left):
             for served in versions:
@@ -602,12 +666,16 @@ class Repository:
             gone = [key for key in gone if not self._ready(key)]
         for served in versions:
             if (name, served.version) in gone:
-                entry = self._entries.pop((name, served.version), None)
-                if entry is not None and entry.loaded is not None:
-                    self._models.changed(served, State.UNLOADING, "its files are gone")
-                    await self._take_away(entry, "its files are gone")
-                self._models.forget(served)
+                await self._drop(served, "its files are gone")
         return gone
+
+    async def _drop(self, served: Served, reason: str) -> None:
+        """Close the engine of a version, and forget the version."""
+        entry = self._entries.pop((served.name, served.version), None)
+        if entry is not None and entry.loaded is not None:
+            self._models.changed(served, State.UNLOADING, reason)
+            await self._take_away(entry, reason)
+        self._models.forget(served)
 
     def _ready(self, key: Key) -> bool:
         entry = self._entries.get(key)
@@ -632,8 +700,8 @@ class Repository:
         ):  # ours are told in the table, or raised to callers
             _log.error("work on the models failed", exc_info=error)
 
-    async def _owned(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what a caller asked for to its end, whether or not the caller stays."""
+    async def _owned(self, work: Coroutine[Any, Any, None], *, leaves: bool = False) -> None:
+        """Do what a caller asked for to its end, whether or not the caller stays; `leaves`: only while he stays."""
         if self._closing:
             work.close()
             raise ModelNotReady("the server is stopping")
@@ -643,7 +711,20 @@ class Repository:
         except asyncio.CancelledError:
             if task.cancelled():  # by close, not by the caller
                 raise ModelNotReady("the server is stopping") from None
+            if leaves:
+                await _end([task])
             raise
+
+
+def _show(loaded: Loaded, spec: ModelSpec, served: Served) -> None:
+    """Write what an engine says of itself into its row."""
+    signature = loaded.signature
+    served.signature, served.placement = signature, loaded.placement
+    served.infer, served.infer_stream = loaded.infer, loaded.infer_stream
+    served.routes, served.visit = loaded.routes, loaded.visit
+    of_code = signature.declared if signature is not None else EMPTY
+    served.dialect, served.declared = spec.dialect, {**loaded.declared, **spec.declared, **of_code}
+    served.warnings = loaded.warnings
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -655,20 +736,6 @@ async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
         await asyncio.wait(tasks)
 
 
-def _config_of(parameters: Mapping[str, Any]) -> Overrides:
-    for name, value in parameters.items():
-        if name.startswith("file:"):
-            raise NotSupported(
-                f"parameter {name!r}: models are not uploaded in a request; put the file where the server looks for "
-                f"models, then load"
-            )
-        if name != "config":
-            raise InvalidRequest(f"unknown parameter {name!r} of a load; known is 'config'")
-        if not isinstance(value, str):
-            raise InvalidRequest(f"parameter 'config': expected JSON text, came {type(value).__name__}")
-    return parse_config(parameters["config"]) if "config" in parameters else EMPTY
-
-
 def _describe(key: Key) -> str:
     return f"{key[0]} {key[1]}".strip()
 
@@ -677,35 +744,3 @@ def _recognise(path: Path) -> tuple[str, Recognition]:
     from headrace.runtimes.recognise import recognise
 
     return recognise(path)
-
-
-# -- whether files changed --
-
-Stamp = tuple[tuple[str, int, int, int], ...]
-"""Of each file: name, modification time in nanoseconds, size, inode (a mounted volume changes behind its links)."""
-
-
-def _stamps(specs: Iterable[ModelSpec]) -> dict[Key, tuple[ModelSpec, Stamp]]:
-    return {(spec.name, spec.version): (spec, _stamp(spec)) for spec in specs}
-
-
-def _stamp(spec: ModelSpec) -> Stamp:
-    """Of the files that a model consists of. Blocks."""
-    places = []
-    if spec.path:
-        places.append(Path(spec.path))
-    file, _, _ = spec.reference.rpartition(":")
-    if file.endswith(".py"):
-        places += Path(file).parent.glob("*.py")  # also the modules that it imports from beside it
-    places += [Path(sample) for sample in spec.warm_up if isinstance(sample, str)]
-    places += map(Path, spec.watched)
-    found = []
-    for place in places:
-        for name, file_path in digest.files(place) if place.is_dir() else [(str(place), place)]:
-            try:
-                status = file_path.stat()
-            except OSError:
-                found.append((name, 0, -1, 0))  # gone between the look and now: unlike any file
-            else:
-                found.append((name, status.st_mtime_ns, status.st_size, status.st_ino))
-    return tuple(found)

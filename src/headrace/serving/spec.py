@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 import yaml
 
-from headrace.errors import InvalidRequest, LoadFailed, SettingsError, unknown_key
+from headrace.errors import InvalidRequest, LoadFailed, NotSupported, SettingsError, unknown_key
 from headrace.payload import DTYPES, EMPTY, TensorSpec
 from headrace.serving.batching import Batching
 
@@ -100,6 +100,17 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     python_env.yaml beside the model, else an environment built from that file, once; `build`: always one built; `off`:
     the server's own, whatever the file says; else the path of a virtual or conda environment, or of a packed one
     (`.tar.gz`). Default: the server's `models.environment`, which is `auto`."""
+
+    idle_seconds: float = 0.0
+    """After so many seconds without a request the model leaves memory; the next request waits for its load. Default: 0,
+    it stays. Set it for models that are asked seldom, to have their memory for others."""
+    on_demand: bool = False
+    """Whether the model is loaded by the first request for it, or by hand, rather than at start. Until then nothing is
+    known of its inputs and outputs, a broken one is not noticed, and paths of its own are not there. Default: false.
+    Set it where there are more models than a start should load."""
+    memory_bytes: int = 0
+    """What the model takes of memory, in bytes, for planning its first load under a memory budget; after that, what it
+    was measured to take. Default: 0: the size of its files. Set it for models far larger than their files."""
 
     # Found by discovery or given by code; no keys of headrace.yaml.
     dialect: str = ""
@@ -250,6 +261,26 @@ def parse_config(text: str) -> dict[str, Any]:
     return found
 
 
+def config_of(parameters: Mapping[str, Any]) -> Overrides:
+    """What the parameters of a repository load set, by the name of the field.
+
+    Raises:
+        InvalidRequest: an unknown parameter, or a wrong config.
+        NotSupported: a file is to be uploaded.
+    """
+    for name, value in parameters.items():
+        if name.startswith("file:"):
+            raise NotSupported(
+                f"parameter {name!r}: models are not uploaded in a request; put the file where the server looks for "
+                f"models, then load"
+            )
+        if name != "config":
+            raise InvalidRequest(f"unknown parameter {name!r} of a load; known is 'config'")
+        if not isinstance(value, str):
+            raise InvalidRequest(f"parameter 'config': expected JSON text, came {type(value).__name__}")
+    return parse_config(parameters["config"]) if "config" in parameters else EMPTY
+
+
 def warm_up_bodies(spec: ModelSpec) -> list[bytes]:
     """The warm-up requests as V2 JSON bodies, files read. Blocks for as long as that takes.
 
@@ -269,6 +300,9 @@ def warm_up_bodies(spec: ModelSpec) -> list[bytes]:
             ) from error
     return bodies
 
+
+TUNED: Final = ("idle_seconds", "on_demand", "memory_bytes")
+"""Fields that a version which serves can take over without being loaded again."""
 
 _MAX_DEPTH: Final = 64
 
@@ -529,6 +563,9 @@ _KEYS: Final[Mapping[str, _Parser]] = MappingProxyType(
         "parameters": _mapping,
         "cache": _cache,
         "environment": _text,
+        "idle_seconds": _seconds,
+        "on_demand": _flag,
+        "memory_bytes": _whole(least=0),
     }
 )
 
