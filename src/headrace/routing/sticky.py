@@ -1,0 +1,58 @@
+"""Sticky routes: the header `x-seldon-route` says who answered; sent back, it asks for the same. `split` calls it.
+
+Its text is Seldon Core v2's: `:NAME_VERSION:` for a model, `:NAME.pipeline:` for a pipeline, and where several answered
+one after the other, all of them with a space between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from headrace.payload import InferenceResponse
+from headrace.routing.shares import Arm
+
+HEADER: Final = "x-seldon-route"
+
+
+def route_of(key: str, version: str = "") -> str:
+    """What names a model (`key` is its name) or a pipeline (`NAME.pipeline`) in the header."""
+    return f":{key}_{version}:" if version else f":{key}:"
+
+
+def pinned(arms: Sequence[Arm], header: str) -> Arm | None:
+    """The one that the caller had before; None: it is gone, or is asked nothing any more."""
+    for arm in arms:
+        if arm.route in header:
+            return arm
+    return None
+
+
+def stamped(response: InferenceResponse, route: str) -> InferenceResponse:
+    """The same answer with who gave it at the end of the header."""
+    headers = response.headers
+    if not headers:
+        stamped = {HEADER: route}
+    elif HEADER not in headers:
+        stamped = {**headers, HEADER: route}
+    elif route not in headers[HEADER]:
+        stamped = {**headers, HEADER: f"{headers[HEADER]} {route}"}
+    else:
+        return response
+    return InferenceResponse(
+        model_name=response.model_name,
+        outputs=response.outputs,
+        model_version=response.model_version,
+        id=response.id,
+        parameters=response.parameters,
+        headers=stamped,
+    )
+
+
+def routes(header: str) -> list[tuple[str, str]]:
+    """Name and version of each that the header names; the version is empty where there is none."""
+    found = []
+    for entry in header.replace(",", " ").split():
+        name, _, version = entry.strip(":").rpartition("_")
+        found.append((name, version) if name and version.isdecimal() else (entry.strip(":"), ""))
+    return found
