@@ -7,12 +7,12 @@ import json
 
 import numpy as np
 import pytest
+from tests.routing.small_candidates import Model, asking
 
 from headrace.errors import InvalidRequest, RuntimeFailed
 from headrace.payload import InferenceRequest, InferenceResponse, Tensor
 from headrace.routing.mirror import Mirror
 from headrace.routing.split import Split
-from tests.routing.small_candidates import Model, asking
 
 
 def mirrored(shadow, *, percent=100, **options):

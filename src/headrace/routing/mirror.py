@@ -272,16 +272,15 @@ class Mirror:
         """Compare what can be compared: all at once where the callers' answers are of one kind."""
         if tally is not self._tally:
             return  # counts began anew in between
-        expected = [copy.response.outputs for copy in group if copy.response is not None]
-        if len(expected) == len(group) and len(group) > 1:
-            rows = _rows(group)
-            kinds = {_kind_of(outputs) for outputs in expected}
-            if len(kinds) == 1 and _ALONE not in kinds and all(map(_has_rows, expected, rows)):
+        rows = _rows(group) if len(group) > 1 else [0]
+        if len(group) > 1:
+            expected = [copy.response.outputs for copy in group if copy.response is not None]
+            if len(expected) == len(group) and _alike(expected, rows):
                 found = differences.compare(_concatenated(expected), response.outputs, rows)
                 self._note(tally, group, response, rows, found)
                 return
         begin = 0
-        for copy, count in zip(group, _rows(group) if len(group) > 1 else [0], strict=True):
+        for copy, count in zip(group, rows, strict=True):
             if copy.response is not None:
                 outputs = response.outputs if len(group) == 1 else _sliced(response.outputs, begin, begin + count)
                 alone = msgspec.structs.replace(response, outputs=outputs)
@@ -298,13 +297,15 @@ class Mirror:
         found: Sequence[differences.Found],
     ) -> None:
         tally.compared += len(group)
-        for each in found:
-            self._worst[each.output] = max(self._worst.get(each.output, 0.0), each.difference)
-            self._differing[each.output] = self._differing.get(each.output, 0) + int(each.differs.sum())
+        tally.agreed += len(group)
         differs = np.zeros(len(group), np.bool_)
         for each in found:
-            differs |= each.differs
-        tally.agreed += len(group) - int(differs.sum())
+            self._worst[each.output] = max(self._worst.get(each.output, 0.0), each.difference)
+            count = int(np.count_nonzero(each.differs))
+            self._differing[each.output] = self._differing.get(each.output, 0) + count
+            if count:
+                differs |= each.differs
+        tally.agreed -= int(np.count_nonzero(differs))
         for index in np.flatnonzero(differs)[:_EXAMPLES_A_CALL].tolist():
             worst = max((each for each in found if each.differs[index]), key=lambda each: each.difference)
             copy = group[index]
@@ -334,7 +335,7 @@ def _kind(request: InferenceRequest) -> Hashable:
     if request.outputs or not inputs:
         return _ALONE
     kind = _kind_of(inputs)
-    if kind is _ALONE or len({tensor.data.shape[0] for tensor in inputs}) > 1:
+    if kind is _ALONE or (len(inputs) > 1 and len({tensor.data.shape[0] for tensor in inputs}) > 1):
         return _ALONE
     if not request.parameters:
         return kind
@@ -343,6 +344,10 @@ def _kind(request: InferenceRequest) -> Hashable:
 
 
 def _kind_of(tensors: Sequence[Tensor]) -> Hashable:
+    if len(tensors) == 1 and not tensors[0].parameters:  # the usual case
+        (tensor,) = tensors
+        shape = tensor.data.shape
+        return (tensor.name, tensor.datatype, shape[1:]) if shape else _ALONE
     kind: list[Hashable] = []
     for tensor in tensors:
         data = tensor.data
@@ -389,6 +394,20 @@ def _concatenated(members: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
         )
         for index, tensor in enumerate(members[0])
     )
+
+
+def _alike(answers: Sequence[Sequence[Tensor]], rows: Sequence[int]) -> bool:
+    """Whether answers can be put one after the other: one kind, and as many rows as were asked."""
+    kind = _kind_of(answers[0])
+    if kind is _ALONE:
+        return False
+    for outputs, count in zip(answers, rows, strict=True):
+        if _kind_of(outputs) != kind:
+            return False
+        for tensor in outputs:
+            if tensor.data.shape[0] != count:
+                return False
+    return True
 
 
 def _has_rows(tensors: Sequence[Tensor], rows: int) -> bool:
