@@ -127,12 +127,13 @@ def encodable(value: Any) -> Any:
 def name_fault(kind: str, name: str) -> str:
     """Why a resource cannot be called so; empty: it can."""
     if kind == "Pipeline" and (not re.fullmatch(schema.NAME, name) or "." in name):
-        return (
-            f"pipeline {name} does not have a valid name - it must be alphanumeric and cannot contain dots (.); "
+        return (  # Seldon Core's words first
+            f"pipeline {name} does not have a valid name - it must be alphanmumeric and cannot contain dots (.); "
             "expected up to 128 letters, digits, '-' and '_', the first a letter or digit"
         )
     if not re.fullmatch(schema.NAME, name):
-        return f"expected a name of up to 128 letters, digits, '-', '_' and '.', the first a letter or digit, found {name!r}"
+        expected = "up to 128 letters, digits, '-', '_' and '.', the first a letter, digit or '_'"
+        return f"expected a name of {expected}, found {name!r}"
     for suffix in schema.RESERVED:
         if name.endswith(suffix):
             return f"a name cannot end with {suffix!r}, by which callers say what kind they mean; found {name!r}"
@@ -193,7 +194,7 @@ def _problem(error: yaml.YAMLError) -> tuple[int, str]:
 
 
 class _TooDeep(yaml.YAMLError):
-    def __init__(self, mark: yaml.Mark | None) -> None:
+    def __init__(self, mark: Any) -> None:
         self.problem_mark = mark
         self.problem = f"nested deeper than {MAX_DEPTH} levels"
         super().__init__(self.problem)
@@ -208,7 +209,7 @@ def _compose(text: str) -> list[yaml.Node]:
                 raise _TooDeep(event.start_mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-    return [node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None]
+    return list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -530,7 +531,8 @@ class _Reader:
 def _nobody(version: str, kind: str) -> str:
     if not version or not kind:
         missing = " and ".join(each for each, there in (("'apiVersion'", version), ("'kind'", kind)) if not there)
-        return f"{missing} {'are' if ' and ' in missing else 'is'} missing; expected for example apiVersion: {API_VERSION}, kind: Model"
+        verb = "are" if " and " in missing else "is"
+        return f"{missing} {verb} missing; expected for example apiVersion: {API_VERSION}, kind: Model"
     known = [f"{API_VERSION} ({', '.join(KINDS)})"]
     groups: dict[str, list[str]] = {}
     for group, each in manifests.KINDS:
@@ -571,7 +573,7 @@ def _bytes(text: str) -> int | None:
     if match is None:
         return None
     power = _UNITS.index(match["unit"].replace("K", "k")) + 1 if match["unit"] else 0
-    return round(float(match["number"]) * (1024 if match["binary"] else 1000) ** power)
+    return round(float(match["number"]) * float((1024 if match["binary"] else 1000) ** power))
 
 
 @functools.cache

@@ -18,8 +18,10 @@ Both stay until the newest is ready and no canary holds it back; `promoted` says
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -39,7 +41,6 @@ from headrace.control.backends.base import (
 )
 from headrace.control.resources import Experiment, Model, Resource, Rollout, Server
 from headrace.graph.spec import Pipeline, Step
-from headrace.payload import EMPTY
 
 RETRY_SECONDS: Final = 1.0
 MAX_RETRY_SECONDS: Final = 300.0
@@ -108,8 +109,8 @@ class Memo:
 def units(
     resources: Iterable[Resource],
     *,
-    revisions: Mapping[str, Mapping[int, Revision]] = EMPTY,
-    observed: Mapping[UnitKey, Observed] = EMPTY,
+    revisions: Mapping[str, Mapping[int, Revision]] = MappingProxyType({}),
+    observed: Mapping[UnitKey, Observed] = MappingProxyType({}),
     memo: Memo | None = None,
 ) -> list[Unit]:
     """What should be there.
@@ -132,14 +133,13 @@ def units(
         name = resource.metadata.name
         spec = resource.spec
         if isinstance(spec, Model):
-            found += _of_model(resource, spec, revisions.get(name, EMPTY), pins.get(name, ()), observed, memo)
+            known = revisions.get(name, {})
+            found += _of_model(resource, spec, known, pins=pins.get(name, ()), observed=observed, memo=memo)
         elif isinstance(spec, Rollout):
             progress = progress_of(resource)
-            found += _remembered(
-                memo, resource, progress, lambda r=resource, s=spec, p=progress: (_of_rollout(r, s, p),)
-            )
+            found += _remembered(memo, resource, progress, functools.partial(_of_rollout, resource, spec, progress))
         else:
-            found += _remembered(memo, resource, None, lambda r=resource: (_of_other(r),))
+            found += _remembered(memo, resource, None, functools.partial(_of_other, resource))
     memo.forget({each.key for each in everything})
     return found
 
@@ -180,13 +180,14 @@ def pinned(name: str) -> tuple[str, int]:
 
 
 def _remembered(
-    memo: Memo, resource: Resource, state: Any, compute: Callable[[], tuple[Unit, ...]]
+    memo: Memo, resource: Resource, state: Any, compute: Callable[[], Unit | tuple[Unit, ...]]
 ) -> tuple[Unit, ...]:
     stamp = (resource.metadata.uid, resource.metadata.generation, state)
     kept = memo.units.get(resource.key)
     if kept is not None and kept[0] == stamp:
         return kept[1]
-    made = compute()
+    computed = compute()
+    made = computed if isinstance(computed, tuple) else (computed,)
     memo.units[resource.key] = (stamp, made)
     return made
 
@@ -195,6 +196,7 @@ def _of_model(
     resource: Resource,
     spec: Model,
     revisions: Mapping[int, Revision],
+    *,
     pins: Collection[int],
     observed: Mapping[UnitKey, Observed],
     memo: Memo,
@@ -365,11 +367,11 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=_encodable, order="deterministic
 
 
 def plan(
-    units: Iterable[Unit],  # noqa: A002
+    units: Iterable[Unit],
     observed: Iterable[Observed],
     *,
-    current: Mapping[UnitKey, Unit] = EMPTY,
-    failures: Mapping[UnitKey, Failure] = EMPTY,
+    current: Mapping[UnitKey, Unit] = MappingProxyType({}),
+    failures: Mapping[UnitKey, Failure] = MappingProxyType({}),
     now: float = 0.0,
 ) -> list[Action]:
     """What to do so that what is there becomes what should be, in order; empty when it is so.

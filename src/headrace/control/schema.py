@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import textwrap
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
+import msgspec.inspect as kinds
 
 from headrace.control import resources
 from headrace.control.resources import API_VERSION, KINDS
@@ -99,18 +101,13 @@ def schema(kind: str = "") -> dict[str, Any]:
     Raises:
         KeyError: there is no such kind.
     """
-    kinds = [kind] if kind else list(KINDS)
-    specs, components = msgspec.json.schema_components([KINDS[each] for each in kinds], ref_template="#/$defs/{name}")
-    _annotate(components)
-    documents = {each: _document(each, spec) for each, spec in zip(kinds, specs, strict=True)}
+    components: dict[str, Any] = {}
+    wanted = [kind] if kind else list(KINDS)
+    documents = {each: _document(each, _schema_of(_type(KINDS[each]), components)) for each in wanted}
     top: dict[str, Any] = {"$schema": DIALECT}
     if kind:
         return top | documents[kind] | {"$defs": components}
-    return top | {
-        "title": "A resource of Headrace",
-        "oneOf": list(documents.values()),
-        "$defs": components,
-    }
+    return top | {"title": "A resource of Headrace", "oneOf": list(documents.values()), "$defs": components}
 
 
 def _document(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -152,38 +149,73 @@ def requires_spec(kind: str) -> bool:
     return any(each.required for each in msgspec.structs.fields(KINDS[kind])) or kind in {"Model", "Pipeline"}
 
 
-def _annotate(components: dict[str, Any]) -> None:
-    """Write what msgspec cannot know into the schemas of the structs: docstrings of fields, limits, quantities."""
-    for cls in _structs():
-        component = components.get(cls.__name__)
-        if component is None:
-            continue
-        component["description"] = _line(cls.__doc__)
-        notes = documentation(cls)
-        for field in msgspec.structs.fields(cls):
-            entry = component["properties"][field.encode_name]
-            low, high = LIMITS.get((cls, field.name), (None, None))
-            for number in [entry, *entry.get("anyOf", ())]:
-                if number.get("type") in {"integer", "number"}:
-                    number |= {} if low is None else {"minimum": low}
-                    number |= {} if high is None else {"maximum": high}
-            if choices := CHOICES.get((cls, field.name)):
-                entry["enum"] = list(choices)
-            if is_quantity(field.name):
-                default = {key: entry.pop(key) for key in ("default",) if key in entry}
-                text = {"type": "string", "pattern": f"^{QUANTITY}$"}
-                entry = component["properties"][field.encode_name] = default | {"anyOf": [dict(entry), text]}
-            if field.name in notes:
-                entry["description"] = notes[field.name]
+def _type(struct: type) -> kinds.Type:
+    return kinds.type_info(struct)
 
 
-def _structs() -> list[type]:
-    return [
-        each
-        for module in (resources, graph)
-        for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, msgspec.Struct) and each.__module__ == module.__name__
-    ]
+def _schema_of(kind: kinds.Type, components: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a type; structs are written into `components` and referred to."""
+    match kind:
+        case kinds.StructType(cls=cls):
+            if cls.__name__ not in components:
+                components[cls.__name__] = {}
+                components[cls.__name__] = _component(kind, components)
+            return {"$ref": f"#/$defs/{cls.__name__}"}
+        case kinds.VarTupleType(item_type=item):
+            return {"type": "array", "items": _schema_of(item, components)}
+        case kinds.DictType(value_type=value):
+            return {"type": "object", "additionalProperties": _schema_of(value, components)}
+        case kinds.UnionType(types=types):
+            return {"anyOf": [_schema_of(each, components) for each in types]}
+        case kinds.LiteralType(values=values):
+            return {"enum": list(values)}
+        case _:
+            return dict(_SCALARS.get(type(kind), {}))
+
+
+_SCALARS: Final[Mapping[type, Mapping[str, str]]] = MappingProxyType(
+    {
+        kinds.StrType: {"type": "string"},
+        kinds.BoolType: {"type": "boolean"},
+        kinds.IntType: {"type": "integer"},
+        kinds.FloatType: {"type": "number"},
+        kinds.NoneType: {"type": "null"},
+    }
+)
+
+
+def _component(kind: kinds.StructType, components: dict[str, Any]) -> dict[str, Any]:
+    notes = documentation(kind.cls)
+    properties = {}
+    for field in kind.fields:
+        entry = _field(kind.cls, field, components)
+        if field.name in notes:
+            entry["description"] = notes[field.name]
+        properties[field.encode_name] = entry
+    return {
+        "title": kind.cls.__name__,
+        "description": _line(kind.cls.__doc__),
+        "type": "object",
+        "properties": properties,
+        "required": [field.encode_name for field in kind.fields if field.required],
+        "additionalProperties": False,
+    }
+
+
+def _field(struct: type, field: kinds.Field, components: dict[str, Any]) -> dict[str, Any]:
+    entry = _schema_of(field.type, components)
+    low, high = LIMITS.get((struct, field.name), (None, None))
+    limits = {name: end for name, end in (("minimum", low), ("maximum", high)) if end is not None}
+    for each in [entry, *entry.get("anyOf", ())]:
+        if each.get("type") in {"integer", "number"}:
+            each.update(limits)
+    if choices := CHOICES.get((struct, field.name)):
+        entry["enum"] = list(choices)
+    if is_quantity(field.name):
+        entry = {"anyOf": [entry, {"type": "string", "pattern": f"^({QUANTITY})$"}]}
+    if not field.required and isinstance(field.default, str | int | float | bool):
+        entry["default"] = field.default
+    return entry
 
 
 def documentation(struct: type) -> dict[str, str]:
@@ -191,7 +223,7 @@ def documentation(struct: type) -> dict[str, str]:
     definition = ast.parse(textwrap.dedent(inspect.getsource(struct))).body[0]
     body = definition.body if isinstance(definition, ast.ClassDef) else []
     found = {}
-    for statement, follower in zip(body, body[1:], strict=False):
+    for statement, follower in itertools.pairwise(body):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
         if isinstance(follower, ast.Expr) and isinstance(follower.value, ast.Constant):
