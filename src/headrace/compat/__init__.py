@@ -1,9 +1,10 @@
 """Stands in for the packages that code written for other servers imports. `runtimes` calls it.
 
-`mlserver/` and the folders beside it, `mlserver_sklearn/` and its like, hold modules that are imported under those very
-names, by a finder that `provide` installs; nothing is installed when this package is imported. What belongs here: the
-surface that foreign code can see. What does not: how a request reaches it (`runtimes.mlserver`) and how its folders are
-read (`serving.dialects`). Imports: errors.
+`mlserver/` and the folders beside it, `mlserver_sklearn/` and its like and `seldon_core/`, hold modules that are
+imported under those very names, by a finder that `provide` installs; nothing is installed when this package is
+imported. What belongs here: the surface that foreign code can see, and how components of Seldon Core v1 are called
+(`seldon`), which a runtime and pipelines share. What does not: how a request reaches it (`runtimes.mlserver`) and how
+its folders are read (`serving.dialects`). Imports: payload, errors.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ NAME: Final = "mlserver"
 OFFICIAL: Final = ("mlserver_sklearn", "mlserver_xgboost", "mlserver_lightgbm", "mlserver_catboost", "mlserver_mlflow")
 """Packages of its official runtimes, whose classes people derive their own from: stood in for as well."""
 
-_NAMES: Final = frozenset({NAME, *OFFICIAL})
+SELDON: Final = "seldon_core"
+"""The package of Seldon Core v1 that component classes import their bases from."""
+
+_NAMES: Final = frozenset({NAME, *OFFICIAL, SELDON})
 
 
 class _Finder:
@@ -63,6 +67,12 @@ def provide(*, always: bool) -> None:
         sys.meta_path.insert(0, finder)
     else:
         sys.meta_path.append(finder)
+
+
+def stand_in() -> None:
+    """Let our packages be found where the real ones are not installed, unless `provide` has said already how."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        provide(always=False)
 
 
 def remove() -> None:
