@@ -76,6 +76,9 @@ def test_unknown_option():
         (errors.Overloaded("x"), 5),
         (errors.DeadlineExceeded("x"), 5),
         (errors.InvalidRequest("x"), 1),
+        (errors.InvalidResources(["x"]), 6),
+        (errors.Conflict("x"), 6),
+        (errors.NotFound("x"), 1),
         (errors.RuntimeFailed("x"), 1),
     ],
 )
@@ -154,7 +157,7 @@ def test_completion_answers():
     """What the script asks for is answered: the commands that begin as typed."""
     environ = {"_HEADRACE_COMPLETE": "bash_complete", "COMP_WORDS": "headrace s", "COMP_CWORD": "1"}
     result = CliRunner().invoke(headrace, [], env=environ)
-    assert result.output.split() == ["plain,serve", "plain,settings"]
+    assert sorted(result.output.split()) == ["plain,schema", "plain,serve", "plain,settings"]
 
 
 def test_reference_has_everything():

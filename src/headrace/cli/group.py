@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 import click
 
 from headrace import __version__
-from headrace.errors import HeadraceError, LoadFailed, ModelNotFound, ModelNotReady, SettingsError
+from headrace.errors import (
+    Conflict,
+    HeadraceError,
+    InvalidResources,
+    LoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    SettingsError,
+)
 
 COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -22,6 +31,21 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "models": "List the models of a running server.",
         "load": "Load or reload a model of a running server.",
         "unload": "Take a model of a running server out of service.",
+        "apply": "Make models, pipelines and experiments be what files say.",
+        "plan": "Show what an apply would change, and nothing more.",
+        "diff": "Show the lines in which files and server differ.",
+        "get": "List resources.",
+        "describe": "Show all that is known of a resource.",
+        "wait": "Wait until resources are ready.",
+        "delete": "Take resources away.",
+        "history": "List the states that a resource was in.",
+        "rollback": "Make a resource be what it was.",
+        "events": "List what happened to resources.",
+        "graph": "Draw a pipeline or an experiment.",
+        "tap": "Show what passes through a pipeline, as it passes.",
+        "prefetch": "Load a model into memory before it is asked for.",
+        "evict": "Take a model out of memory until it is asked for.",
+        "schema": "Print the JSON Schema of resources.",
         "doctor": "Say what is installed, what can be served, and what is wrong.",
         "init": "Write the skeleton of a model in Python, ready to serve.",
         "settings": "Show every setting, its value, and where the value came from.",
@@ -34,11 +58,12 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
 EXIT_CODES: Final[Mapping[int, str]] = MappingProxyType(
     {
         0: "done",
-        1: "failed; the message says why",
+        1: "failed; the message says why. Of plan and diff: there are changes",
         2: "wrong usage or a wrong setting",
         3: "no server could be reached",
         4: "the model is not ready, is unknown, or cannot be loaded",
         5: "the server is overloaded or too slow; try again",
+        6: "resources are refused, or in conflict with others",
         130: "interrupted",
     }
 )
@@ -56,6 +81,8 @@ def exit_code(error: HeadraceError) -> int:
         return 3
     if isinstance(error, ModelNotReady | ModelNotFound | LoadFailed):
         return 4
+    if isinstance(error, InvalidResources | Conflict):
+        return 6
     return 5 if isinstance(error, Temporary) else 1
 
 
@@ -119,6 +146,9 @@ class LazyGroup(click.Group):
             code = exc.exit_code
         except click.Abort:
             code = 130
+        except InvalidResources as exc:
+            fail_with(exc.faults)
+            code = exit_code(exc)
         except HeadraceError as exc:
             fail(str(exc))
             code = exit_code(exc)
@@ -132,6 +162,30 @@ def fail(message: str) -> None:
     click.echo((click.style("error:", fg="red", bold=True) if coloured else "error:") + f" {line}", err=True)
 
 
+@contextlib.contextmanager
+def differences() -> Iterator[None]:
+    """For commands whose exit code 1 says that there are differences, as `diff` and `kubectl diff` have it: what would
+    end with 1 for another reason ends with 6.
+    """
+    try:
+        yield
+    except HeadraceError as exc:
+        if exit_code(exc) != 1:
+            raise
+        fail(str(exc))
+        raise click.exceptions.Exit(6) from exc
+
+
+def fail_with(faults: Sequence[str]) -> None:
+    """Every fault on a line of its own, on standard error."""
+    if len(faults) == 1:
+        fail(faults[0])
+        return
+    fail(f"{len(faults)} faults; nothing of it was applied")
+    for fault in faults:
+        click.echo(f"  {' '.join(fault.split())}", err=True)
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="headrace", message="%(prog)s %(version)s")
 def headrace() -> None:
@@ -142,6 +196,7 @@ def headrace() -> None:
       headrace serve model.joblib            serve one model on port 8080
       headrace serve models/                 serve every model of a folder
       headrace predict iris --data rows.csv  ask it
+      headrace apply -f models.yaml          declare models, pipelines, experiments
       headrace doctor                        say what this machine can serve
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
 

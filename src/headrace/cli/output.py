@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -22,8 +24,51 @@ def write_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """Rows under column heads. A column in which every cell is empty is left out."""
+def write_yaml(value: Any) -> None:
+    """One YAML document on standard output."""
+    click.echo(yaml_of(value), nl=False)
+
+
+def yaml_of(value: Any) -> str:
+    """A value as YAML, members in their own order, texts of several lines as blocks."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: yaml.SafeDumper, data: str) -> yaml.Node:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def coloured() -> bool:
+    """Whether lines on standard output may have colours."""
+    return on_terminal() and "NO_COLOR" not in os.environ
+
+
+def write_line(line: str, colour: str = "") -> None:
+    """A line on standard output, in a colour on a terminal."""
+    click.echo(click.style(line, fg=colour) if colour and coloured() else line)
+
+
+def write_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    styles: Mapping[str, str] | None = None,
+) -> None:
+    """Rows under column heads. A column in which every cell is empty is left out.
+
+    Args:
+        columns: The heads.
+        rows: A cell for each of them.
+        title: Above.
+        styles: Cell to colour, on a terminal; None: the states of models.
+    """
     kept = [index for index in range(len(columns)) if index == 0 or any(row[index] for row in rows)]
     heads = [columns[index] for index in kept]
     cells = [[row[index] for index in kept] for row in rows]
@@ -35,7 +80,7 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 
         table = Table(*heads, title=title or None, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
         for row in cells:
-            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+            table.add_row(*(Text(cell, style=(_STYLES if styles is None else styles).get(cell, "")) for cell in row))
         Console().print(table)
         return
     if title:
@@ -67,6 +112,39 @@ def working(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+@contextlib.contextmanager
+def to_error(wanted: bool) -> Iterator[None]:
+    """While the body runs, lines for people go to standard error if `wanted`: standard output is a program's."""
+    if not wanted:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def progress(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal while the body runs; what is yielded changes its text. Nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda said: None  # noqa: ARG005 - nobody looks
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text) as status:
+        yield status.update
+
+
+def age_of(moment: dt.datetime | None) -> str:
+    """How long ago: `12s`, `5m`, `3h`, `9d`; empty when it is not known."""
+    if moment is None:
+        return ""
+    seconds = max(0, int((dt.datetime.now(dt.UTC) - moment).total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def engine_of(properties: Mapping[str, Any]) -> str:

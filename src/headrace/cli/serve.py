@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from headrace import settings
-from headrace.cli import output
+from headrace.cli import manifests, output
 from headrace.cli.settings import read_config
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.control.parse import File
     from headrace.payload import TensorSpec
     from headrace.serving.models import Served
 
@@ -46,6 +47,8 @@ FLAGS: Final[Mapping[str, str]] = MappingProxyType(
         "log-level": "log.level",
         "otlp-endpoint": "tracing.otlp_endpoint",
         "compat": "compat.answers",
+        "control-port": "control.port",
+        "state": "control.state",
     }
 )
 """Flag to the setting it sets. Values are parsed by the settings loader, so every road takes the same forms."""
@@ -72,13 +75,23 @@ def _setting_options(function: F) -> F:
 
 
 @click.command(short_help="Serve models over REST and gRPC.")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@manifests.file_option(
+    required=False,
+    name="manifest_paths",
+    text="A file of manifests, a folder of them with all below it, or - for standard input, to apply at the start.",
+)
 @click.option("--name", help="What the model is called in urls. For one PATH; default: from the file or folder.")
 @click.option("--runtime", help="The runtime for every PATH, where its content does not decide or decides wrong.")
 @_setting_options
 @click.option("--access-log/--no-access-log", default=None, help="Log a line for every request.")
 @click.option("--grpc/--no-grpc", default=None, help="Listen for gRPC.  [default: grpc]")
 @click.option("--metrics/--no-metrics", default=None, help="Listen for metrics scrapes.  [default: metrics]")
+@click.option(
+    "--control/--no-control",
+    default=None,
+    help="Take resources: `headrace apply` and its like ask here.  [default: with -f, or without PATH]",
+)
 @click.option("--config", envvar="HEADRACE_CONFIG", metavar="FILE", help="A server.yaml.", show_envvar=True)
 @click.option(
     "--set", "others", multiple=True, metavar="KEY=VALUE", help="Any other setting: --set grpc.max_message_bytes=1GiB"
@@ -86,11 +99,13 @@ def _setting_options(function: F) -> F:
 def command(
     paths: tuple[str, ...],
     *,
+    manifest_paths: tuple[str, ...],
     name: str | None,
     runtime: str | None,
     access_log: bool | None,
     grpc: bool | None,
     metrics: bool | None,
+    control: bool | None,
     config: str | None,
     others: tuple[str, ...],
     **flags: str | None,
@@ -101,6 +116,10 @@ def command(
     holds is recognised by its content; a headrace.yaml beside it overrides anything. A folder made for MLServer
     (settings.json, model-settings.json) is served as it is.
 
+    With -f, what manifests declare is served too: models, pipelines, experiments. Without any PATH the server waits for
+    them: apply some by `headrace apply`. What was applied is kept in the --state file, and is there again at the next
+    start.
+
     Stops on Ctrl-C or SIGTERM: requests in flight end first.
 
     \b
@@ -109,16 +128,24 @@ def command(
       headrace serve models/ --watch 5s --startup-policy degrade
       headrace serve fraud.onnx churn.ubj --port 9000 --grpc-port 9001
       headrace serve mypackage.model:Ranker --name ranker --placement process
+      headrace serve -f deployment/
+      headrace serve --state production.db
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     values: dict[str, Any] = {key: flags[flag.replace("-", "_")] for flag, key in FLAGS.items()}
     values |= {"log.access": access_log, "grpc.enabled": grpc, "metrics.enabled": metrics}
+    if control is False and (manifest_paths or not paths):
+        what = "-f needs the control loop" if manifest_paths else "without PATH there is nothing to serve"
+        raise click.UsageError(f"{what}, and --no-control turns it off", click.get_current_context())
+    values["control.enabled"] = True if manifest_paths or not paths else control
     for other in others:
         key, equals, value = other.partition("=")
         if not equals:
             raise click.UsageError(f"--set expected KEY=VALUE, got {other!r}", click.get_current_context())
         values[key] = value
     overrides = {"runtime": runtime} if runtime else {}
-    click.get_current_context().exit(run(paths, values, config=config, overrides=overrides, name=name))
+    resources = manifests.read(manifest_paths)
+    code = run(paths, values, config=config, overrides=overrides, name=name, resources=resources)
+    click.get_current_context().exit(code)
 
 
 def run(
@@ -129,6 +156,7 @@ def run(
     overrides: Mapping[str, Any] = MappingProxyType({}),
     name: str | None = None,
     defaults: settings.Settings | None = None,
+    resources: Sequence[File] = (),
 ) -> int:
     """Serve what lies at the paths until SIGINT or SIGTERM, as `headrace serve` does. Blocks.
 
@@ -142,6 +170,7 @@ def run(
         overrides: Fields of every model over what its own files say.
         name: What the one model is called.
         defaults: What holds where nobody says otherwise.
+        resources: Manifests to apply at the start.
 
     Returns:
         The exit code.
@@ -174,9 +203,10 @@ def run(
     for text in dict.fromkeys([*warnings, *found.warnings, *(each for spec in found.specs for each in spec.warnings)]):
         click.echo(f"warning: {text}", err=True)
     specs = found.specs
-    if output.on_terminal():
+    if specs and output.on_terminal():
         several = f"{len(specs)} models" if len(specs) != 1 else "1 model"
         click.echo(f"loading {several}; engines that were checked before are taken from the cache", err=True)
+    more: dict[str, Any] = {"resources": resources} if resources else {}
     with modules_importable(paths):
         return app.run(
             loaded,
@@ -186,6 +216,7 @@ def run(
             overrides=overrides,
             problems=found.problems,
             started=lambda running: announce(running, loaded),
+            **more,
         )
 
 
@@ -267,24 +298,46 @@ def _check_name(name: str, found: set[str]) -> None:
 def announce(running: App, loaded: settings.Settings) -> None:
     """Say what is served and where, with a request to paste."""
     served = sorted(running.models, key=lambda each: (each.name, each.version))
-    output.write_table(
-        ["model", "version", "state", "platform", "engine", "placement", "inputs", "reason"],
-        [_row(each) for each in served],
-    )
+    models = [each for each in served if each.kind == "model"]
+    endpoints = [each for each in served if each.kind != "model"]
     scheme = "https" if loaded.http.tls_certificate else "http"
     host = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "localhost"}.get(loaded.http.host, loaded.http.host)  # noqa: S104
     host = f"[{host}]" if ":" in host else host
     base = f"{scheme}://{host}:{running.http_port}"
+    if models or not endpoints:
+        output.write_table(
+            ["model", "version", "state", "platform", "engine", "placement", "inputs", "reason"],
+            [_row(each) for each in models],
+        )
+    if endpoints:
+        output.write_table(
+            ["name", "kind", "state", "ask", "reason"],
+            [[each.name, each.kind, each.state.value, _place(base, each), each.reason] for each in endpoints],
+        )
     click.echo(f"REST     {base}   docs: {base}/docs")
     if loaded.grpc.enabled:
         click.echo(f"gRPC     {host}:{running.grpc_port}")
     if loaded.metrics.enabled:
         click.echo(f"metrics  http://{host}:{running.metrics_port}/metrics")
-    for each in served:
+    control_port = getattr(running, "control_port", None)
+    if control_port is not None:
+        control = f"http://{loaded.control.host}:{control_port}"
+        option = "" if control_port == settings.ControlSettings.port else f" --control-url {control}"
+        click.echo(f"control  {control}   headrace apply -f FILE{option}")
+        if not served:
+            click.echo(f"\nno models yet; declare some: headrace apply -f FILE{option}")
+    for each in models:
         paste = request_to_paste(base, each)
         if paste:
             click.echo(f"\n{paste}")
             break
+
+
+def _place(base: str, served: Served) -> str:
+    """Where an endpoint that is no model is asked."""
+    if served.kind == "pipeline":
+        return f"{base}/v2/pipelines/{served.name}/infer"
+    return f"{base}/v2/models/{served.key}/infer"
 
 
 def request_to_paste(base: str, served: Served) -> str:
