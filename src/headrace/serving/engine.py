@@ -107,6 +107,11 @@ class Engine:
         """`inline`, `thread` or `process`."""
         return self.choice.placement
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of its worker processes, those that are up; none where it predicts in this one."""
+        return tuple(worker.pid for worker in self._pool.workers if worker.pid) if self._pool is not None else ()
+
     # -- the walk --
 
     async def _infer_directly(self, request: InferenceRequest) -> InferenceResponse:
