@@ -50,6 +50,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "init": "Write the skeleton of a model in Python, ready to serve.",
         "settings": "Show every setting, its value, and where the value came from.",
         "mlserver": "Start, build and ask what was made for MLServer.",
+        "convert": "Print manifests made for other systems as our resources.",
         "completions": "Print the completion script of a shell.",
     }
 )

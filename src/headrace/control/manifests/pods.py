@@ -1,0 +1,133 @@
+"""What manifests for Kubernetes say of pods: the fields of a pod and its containers, and the little of it that counts
+here. Shared by the dialects that hold pods; pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from headrace.control.manifests import base
+from headrace.control.manifests.base import Field, Reader, group, idle, several, text
+
+NO_PODS: Final = "models live in this process, there are no pods"
+NO_IMAGE: Final = "code is loaded from files, not from images"
+
+ENV: Final = several(
+    group(
+        {
+            "name": text("see the table of variables"),
+            "value": text("see the table of variables"),
+            "valueFrom": idle(NO_PODS),
+        }
+    )
+)
+CONTAINER: Final[Mapping[str, Field]] = {
+    "name": text("found by it"),
+    "image": text("see custom containers"),
+    "env": ENV,
+    **{
+        name: idle(NO_PODS)
+        for name in (
+            "args",
+            "command",
+            "envFrom",
+            "imagePullPolicy",
+            "lifecycle",
+            "livenessProbe",
+            "ports",
+            "readinessProbe",
+            "resizePolicy",
+            "resources",
+            "restartPolicy",
+            "securityContext",
+            "startupProbe",
+            "stdin",
+            "stdinOnce",
+            "terminationMessagePath",
+            "terminationMessagePolicy",
+            "tty",
+            "volumeDevices",
+            "volumeMounts",
+            "workingDir",
+        )
+    },
+}
+"""The fields of a container."""
+POD: Final[Mapping[str, Field]] = {
+    name: idle(NO_PODS)
+    for name in (
+        "activeDeadlineSeconds",
+        "affinity",
+        "automountServiceAccountToken",
+        "dnsConfig",
+        "dnsPolicy",
+        "enableServiceLinks",
+        "ephemeralContainers",
+        "hostAliases",
+        "hostIPC",
+        "hostNetwork",
+        "hostPID",
+        "hostUsers",
+        "hostname",
+        "imagePullSecrets",
+        "initContainers",
+        "nodeName",
+        "nodeSelector",
+        "os",
+        "overhead",
+        "preemptionPolicy",
+        "priority",
+        "priorityClassName",
+        "readinessGates",
+        "resourceClaims",
+        "restartPolicy",
+        "runtimeClassName",
+        "schedulerName",
+        "schedulingGates",
+        "securityContext",
+        "serviceAccount",
+        "serviceAccountName",
+        "setHostnameAsFQDN",
+        "shareProcessNamespace",
+        "subdomain",
+        "terminationGracePeriodSeconds",
+        "tolerations",
+        "topologySpreadConstraints",
+        "volumes",
+    )
+}
+"""The fields of a pod, but for its containers."""
+
+
+def variables(reader: Reader, container: Mapping[str, Any], path: str, honoured: Sequence[str] = ()) -> dict[str, str]:
+    """The container's environment; every variable but the honoured ones is noted, by its name alone."""
+    found = {}
+    for index, each in enumerate(container.get("env", ())):
+        name = each.get("name", "")
+        if not name:
+            reader.fault(f"{path}.env[{index}].name", "expected a name, came none")
+        elif name in honoured and "value" in each:
+            found[name] = each["value"]
+        else:
+            reader.note(f"{path}.env[{index}]", f"without effect: {name} is for the process in a container")
+    return found
+
+
+_IMAGE: Final = re.compile(r"(?:.*/)?([^/:@]+)(?::[^/@]*)?(?:@.*)?")
+
+
+def image_name(image: str) -> str:
+    """`seldonio/mab_epsilon_greedy:1.17.1` -> `mab_epsilon_greedy`."""
+    match = _IMAGE.fullmatch(image)
+    return match[1] if match else image
+
+
+def code_needed(names: Sequence[str], image: str) -> str:
+    """What to add where a container's code is asked for and nothing says where it is."""
+    shown = f" {image!r}" if image else ""
+    return (
+        f"the image{shown} cannot be run here; expected the class that it holds, as an annotation: "
+        f"metadata.annotations: {{{base.CLASS}{names[0]}: FILE.py:CLASS}}"
+    )
