@@ -260,15 +260,7 @@ class Client:
 
     def _refresh(self, model: str, version: str) -> ModelMetadata:
         body, _ = self._call("GET", model_path(model, version))
-        wire = _decode(body, _WireMetadata)
-        metadata = ModelMetadata(
-            name=wire.name,
-            versions=wire.versions or (),
-            platform=wire.platform or "",
-            inputs=_specs(wire.inputs),
-            outputs=_specs(wire.outputs),
-            properties=wire.properties or {},
-        )
+        metadata = metadata_of(body)
         self._known[model, version] = metadata
         return metadata
 
@@ -321,7 +313,7 @@ class Client:
             self._idle.append(connection)
         came = {name.lower(): value for name, value in response.getheaders()}
         if response.status >= 400:
-            raise _error(response.status, answer, came, path)
+            raise error_of(response.status, answer, came, path)
         return answer, came
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -386,6 +378,23 @@ def model_path(model: str, version: str) -> str:
     return f"{path}/versions/{quote(version, safe='')}" if version else path
 
 
+def metadata_of(body: bytes | bytearray) -> ModelMetadata:
+    """What a model's metadata says.
+
+    Raises:
+        RuntimeFailed: the body is none.
+    """
+    wire = _decode(body, _WireMetadata)
+    return ModelMetadata(
+        name=wire.name,
+        versions=wire.versions or (),
+        platform=wire.platform or "",
+        inputs=_specs(wire.inputs),
+        outputs=_specs(wire.outputs),
+        properties=wire.properties or {},
+    )
+
+
 def _specs(wire: tuple[_WireSpec, ...] | None) -> tuple[TensorSpec, ...]:
     found = []
     for each in wire or ():
@@ -402,7 +411,7 @@ def _specs(wire: tuple[_WireSpec, ...] | None) -> tuple[TensorSpec, ...]:
     return tuple(found)
 
 
-def _decode(body: bytearray, kind: Any) -> Any:
+def _decode(body: bytes | bytearray, kind: Any) -> Any:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as exc:
@@ -428,7 +437,7 @@ _BY_STATUS: Final[Mapping[int, type[HeadraceError]]] = MappingProxyType(
 )
 
 
-def _error(status: int, body: bytearray, headers: Mapping[str, str], path: str) -> HeadraceError:
+def error_of(status: int, body: bytes | bytearray, headers: Mapping[str, str], path: str) -> HeadraceError:
     """Our error for a status, with the server's own text."""
     text = error_text(body) or f"HTTP status {status}"
     if status in {429, 503} and "retry-after" in headers:
