@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "serve": "Serve models over REST and gRPC.",
         "predict": "Ask a served model for answers.",
         "infer": "Ask a served model for a whole file of requests.",
+        "compare": "Replay requests against two versions, and say what differs.",
         "models": "List the models of a running server.",
         "load": "Load or reload a model of a running server.",
         "unload": "Take a model of a running server out of service.",
