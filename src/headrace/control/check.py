@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from typing import Final
 
 from headrace.control import plan
 from headrace.control.parse import Read
-from headrace.control.plan import Revision
 from headrace.control.resources import Experiment, Model, Resource, Rollout, Server
 from headrace.control.resources import TensorSpec as Declared
 from headrace.graph import check as graph
@@ -31,7 +31,7 @@ def faults(
     *,
     signatures: Mapping[str, Signature] = EMPTY,
     revisions: Mapping[str, Collection[int]] = EMPTY,
-    exists: Callable[[str], bool] = lambda path: True,
+    exists: Callable[[str], bool] = lambda _: True,
     taken: Collection[str] = (),
     capabilities: Collection[str] | None = None,
 ) -> list[str]:
@@ -46,13 +46,17 @@ def faults(
         taken: Names of models that are served without being resources: the server was started with them.
         capabilities: What this process can load (`sklearn`, ...); None: not known, so nothing is said of it.
     """
-    return _Checker(incoming, stored, signatures, revisions, exists, taken, capabilities).faults()
+    checker = _Checker(incoming, stored)
+    checker.signatures, checker.revisions, checker.exists = signatures, revisions, exists
+    checker.taken, checker.capabilities = frozenset(taken), capabilities
+    return checker.faults()
 
 
-def dependants(key: Key, resources: Iterable[Resource]) -> list[Resource]:
-    """What would no longer work without a resource."""
-    kind, name = key
-    return [each for each in resources if each.key != key and (kind, name) in set(_uses(each))]
+def dependants(keys: Collection[Key], resources: Iterable[Resource]) -> list[tuple[Resource, Key]]:
+    """What would no longer work without some resources, with the one it uses; those that go with them do not count."""
+    gone = set(keys)
+    rest = (each for each in resources if each.key not in gone)
+    return [(each, used) for each in rest for used in dict.fromkeys(_uses(each)) if used in gone]
 
 
 def _uses(resource: Resource) -> Iterator[Key]:
@@ -82,26 +86,28 @@ def _named(spec: Experiment | Rollout) -> list[str]:
     return [each.name for each in spec.candidates] + ([spec.mirror.name] if spec.mirror is not None else [])
 
 
+_NEAR_LOOKED_FOR: Final = 50
+"""So many unknown names get a hint; a file with thousands of them is wrong in another way."""
+
+
 class _Checker:
-    def __init__(
-        self,
-        incoming: Sequence[Read],
-        stored: Mapping[Key, Resource],
-        signatures: Mapping[str, Signature],
-        revisions: Mapping[str, Collection[int]],
-        exists: Callable[[str], bool],
-        taken: Collection[str],
-        capabilities: Collection[str] | None,
-    ) -> None:
+    """What is asked again and again of all resources, looked up once."""
+
+    def __init__(self, incoming: Sequence[Read], stored: Mapping[Key, Resource]) -> None:
+        self.signatures: Mapping[str, Signature] = EMPTY
+        self.revisions: Mapping[str, Collection[int]] = EMPTY
+        self.exists: Callable[[str], bool] = bool
+        self.taken: Collection[str] = ()
+        self.capabilities: Collection[str] | None = None
         self._incoming = incoming
         self._stored = stored
         self._all = dict(stored) | {each.resource.key: each.resource for each in incoming}
-        self._signatures = signatures
-        self._revisions = revisions
-        self._exists = exists
-        self._taken = frozenset(taken)
-        self._capabilities = capabilities
-        self._diverted = self._diverts()
+        self._servers = {name: each.spec for (_, name), each in self._all.items() if isinstance(each.spec, Server)}
+        self._diverted: dict[str, list[Resource]] = {}
+        for resource in self._all.values():
+            if key := _diverted(resource):
+                self._diverted.setdefault(key, []).append(resource)
+        self._hints = 0
         self._found: list[str] = []
 
     def faults(self) -> list[str]:
@@ -126,18 +132,21 @@ class _Checker:
         self._found.append(f"{read.where(path)}: {read.resource.describe()}: {place}{text}")
 
     def _near(self, kind: str, name: str) -> str:
-        names = [each for other, each in self._all if other == kind] + (list(self._taken) if kind == "Model" else [])
+        self._hints += 1
+        if self._hints > _NEAR_LOOKED_FOR:
+            return ""
+        names = [each for other, each in self._all if other == kind] + (list(self.taken) if kind == "Model" else [])
         near = difflib.get_close_matches(name, names, n=1)
         return f"; did you mean {near[0]!r}?" if near else ""
 
     def _knows(self, kind: str, name: str) -> bool:
-        return (kind, name) in self._all or (kind == "Model" and name in self._taken)
+        return (kind, name) in self._all or (kind == "Model" and name in self.taken)
 
     # -- models and servers --
 
     def _model(self, read: Read, spec: Model) -> None:
         name = read.resource.metadata.name
-        if name in self._taken and ("Model", name) not in self._stored:
+        if name in self.taken and ("Model", name) not in self._stored:
             self._fault(
                 read, "metadata.name", f"the server was started with a model '{name}' of its own; choose another name"
             )
@@ -158,29 +167,24 @@ class _Checker:
             for twice in _repeated(each.name for each in tensors):
                 self._fault(read, f"spec.{side}", f"two tensors are named {twice!r}")
         self._placed(read, spec)
-        holder = self._diverted.get(name)
-        if holder is not None and spec.canary_traffic_percent is not None and spec.canary_traffic_percent < 100:
-            self._fault(
-                read,
-                "spec.canaryTrafficPercent",
-                f"{holder} answers for '{name}' already; a model has one split of its requests at a time",
-            )
+        if spec.canary_traffic_percent is not None and spec.canary_traffic_percent < 100:
+            self._alone(read, "spec.canaryTrafficPercent", name)
 
     def _files(self, read: Read, spec: Model) -> None:
         base = read.resource.base
         uri = spec.uri
         if uri and not _SCHEME.match(uri) and not posixpath.isabs(uri) and base:
             path = posixpath.normpath(posixpath.join(base, uri))
-            if not self._exists(path):
+            if not self.exists(path):
                 self._fault(read, "spec.uri", f"expected a file or folder, found none at {path}")
         file, _, _ = spec.reference.rpartition(":")
         if file.endswith(".py") and not posixpath.isabs(file) and base:
             path = posixpath.normpath(posixpath.join(base, file))
-            if not self._exists(path):
+            if not self.exists(path):
                 self._fault(read, "spec.reference", f"expected a Python file, found none at {path}")
 
     def _placed(self, read: Read, spec: Model) -> None:
-        server = self._all.get(("Server", spec.server)) if spec.server else None
+        server = self._servers.get(spec.server)
         if spec.server and server is None:
             self._fault(read, "spec.server", f"no Server '{spec.server}'{self._near('Server', spec.server)}")
             return
@@ -188,42 +192,31 @@ class _Checker:
         missing = [each for each in spec.requirements if able is not None and each not in able]
         if missing and able is not None:
             where = f"Server '{spec.server}'" if spec.server else "this server"
+            can = ", ".join(sorted(able)) or "nothing"
             self._fault(
-                read,
-                "spec.requirements",
-                f"{where} is not capable of {', '.join(missing)}; it is capable of {', '.join(sorted(able)) or 'nothing'}",
+                read, "spec.requirements", f"{where} is not capable of {', '.join(missing)}; it is capable of {can}"
             )
 
-    def _able(self, server: Resource | None) -> Collection[str] | None:
-        """What a server can hold; None: not known. Without one, what any server that is this process can."""
-        here = (
-            [server]
-            if server is not None
-            else [each for each in self._all.values() if isinstance(each.spec, Server) and not each.spec.url]
-        )
-        if self._capabilities is None or (server is not None and isinstance(server.spec, Server) and server.spec.url):
-            own = server.spec.capabilities if server is not None and isinstance(server.spec, Server) else ()
-            return {*own, *_extra(server)} if own else None
-        able: set[str] = set() if server is not None else set(self._capabilities)
-        for each in here:
-            if isinstance(each.spec, Server):
-                able |= {*(each.spec.capabilities or self._capabilities), *each.spec.extra_capabilities}
-        return able
+    def _able(self, server: Server | None) -> Collection[str] | None:
+        """What a server can hold; None: not known. Without one: what any server that is this process can."""
+        if server is not None and server.url:
+            return {*server.capabilities, *server.extra_capabilities} if server.capabilities else None
+        if self.capabilities is None:
+            return None
+        if server is not None:
+            return {*(server.capabilities or self.capabilities), *server.extra_capabilities}
+        here = [each for each in self._servers.values() if not each.url]
+        return {*self.capabilities}.union(*((*each.capabilities, *each.extra_capabilities) for each in here))
 
     def _server(self, read: Read, spec: Server) -> None:
         if spec.url and not re.match(r"(https?|grpcs?)://[^/]+", spec.url):
             self._fault(read, "spec.url", f"expected http://HOST:PORT or grpc://HOST:PORT, found {spec.url!r}")
-        others = [
-            other.metadata.name
-            for other in self._all.values()
-            if isinstance(other.spec, Server) and not other.spec.url and other.key != read.resource.key
-        ]
-        if not spec.url and spec.memory_bytes and others:
-            limited = [name for name in others if _limited(self._all["Server", name])]
-            if limited:
-                self._fault(
-                    read, "spec.memoryBytes", f"Server '{limited[0]}' limits the memory of this process already"
-                )
+        own = read.resource.metadata.name
+        if not spec.url and spec.memory_bytes:
+            for name, other in self._servers.items():
+                if name != own and not other.url and other.memory_bytes:
+                    self._fault(read, "spec.memoryBytes", f"Server '{name}' limits the memory of this process already")
+                    break
 
     # -- pipelines --
 
@@ -248,7 +241,7 @@ class _Checker:
     def _pinned(self, read: Read, path: str, model: str, version: str) -> None:
         if not version or ("Model", model) not in self._all:
             return
-        kept = self._revisions.get(model, ())
+        kept = self.revisions.get(model, ())
         if not version.isdecimal() or int(version) not in kept:
             numbers = ", ".join(str(each) for each in sorted(kept)) or "none yet"
             self._fault(read, path, f"model '{model}' has no revision {version!r}; its revisions are {numbers}")
@@ -257,7 +250,7 @@ class _Checker:
         """What is known of a model's tensors: what it declares, else what is served, if that is what will be."""
         resource = self._all.get(("Model", model))
         if resource is None:
-            return self._signatures.get(model)
+            return self.signatures.get(model)
         spec, before = resource.spec, self._stored.get(("Model", model))
         if not isinstance(spec, Model):
             return None
@@ -267,7 +260,7 @@ class _Checker:
             return None
         same = (plan.loaded(before.spec), before.base) == (plan.loaded(spec), resource.base)
         settled = before.status.ready_revision == before.status.revision
-        return self._signatures.get(model) if same and settled else None
+        return self.signatures.get(model) if same and settled else None
 
     def _pipelines_within_pipelines(self) -> None:
         uses = {
@@ -282,14 +275,6 @@ class _Checker:
                 self._fault(read, "spec.steps", f"pipeline {name} has a cycle: pipelines ask each other, {way}")
 
     # -- experiments and rollouts --
-
-    def _diverts(self) -> dict[str, str]:
-        """The keys that something answers for, by what."""
-        found: dict[str, str] = {}
-        for resource in self._all.values():
-            if key := _diverted(resource):
-                found[key] = resource.describe()
-        return found
 
     def _experiment(self, read: Read, spec: Experiment) -> None:
         name = read.resource.metadata.name
@@ -335,7 +320,7 @@ class _Checker:
         elif spec.endpoint:
             self._exists_as(read, "spec.endpoint", kind, spec.endpoint)
         weights = [each.weight for each in spec.steps]
-        if any(later <= before for before, later in zip(weights, weights[1:], strict=False)):
+        if any(later <= before for before, later in itertools.pairwise(weights)):
             self._fault(
                 read, "spec.steps", f"expected weights that rise, found {', '.join(f'{each:g}' for each in weights)}"
             )
@@ -361,14 +346,15 @@ class _Checker:
         if not key:
             return
         own = read.resource.key
-        for other in self._all.values():
-            if other.key == own or _diverted(other) != key:
+        for other in self._diverted.get(key, ()):
+            if other.key == own:
                 continue
             both = isinstance(other.spec, Experiment) and read.resource.kind == "Experiment"
             text = f"{other.describe()} answers for '{key}' already"
             if both:
+                bare = key.removesuffix(".pipeline")
                 text = (
-                    f"Resource {key.removesuffix('.pipeline')} already in experiment {other.metadata.name} as a baseline. "
+                    f"Resource {bare} already in experiment {other.metadata.name} as a baseline. "
                     "A model or pipeline can only appear in one experiment as a baseline"
                 )
             self._fault(read, path, text)
@@ -400,14 +386,6 @@ def _diverted(resource: Resource) -> str:
             return ""
 
 
-def _limited(resource: Resource) -> bool:
-    return isinstance(resource.spec, Server) and resource.spec.memory_bytes > 0
-
-
-def _extra(server: Resource | None) -> Collection[str]:
-    return server.spec.extra_capabilities if server is not None and isinstance(server.spec, Server) else ()
-
-
 def _tensors(declared: Sequence[Declared]) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(
@@ -424,7 +402,12 @@ def _tensors(declared: Sequence[Declared]) -> tuple[TensorSpec, ...]:
 
 def _repeated(names: Iterable[str]) -> list[str]:
     seen: set[str] = set()
-    return list(dict.fromkeys(each for each in names if each in seen or seen.add(each)))  # type: ignore[func-returns-value]
+    twice: dict[str, None] = {}
+    for each in names:
+        if each in seen:
+            twice[each] = None
+        seen.add(each)
+    return list(twice)
 
 
 def _circle(start: str, uses: Mapping[str, Sequence[str]]) -> list[str]:

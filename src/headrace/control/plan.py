@@ -240,6 +240,17 @@ def _canary(name: str, live: int, arrived: int, percent: int | None) -> SplitUni
     return _split(name, shares, diverts=name, owner=("Model", name))
 
 
+def split_of(resource: Resource) -> SplitUnit:
+    """The split of a rollout, where it stands: stable version and candidate, in this order.
+
+    Raises:
+        TypeError: it is no rollout.
+    """
+    if not isinstance(resource.spec, Rollout):
+        raise TypeError(f"{resource.describe()} is no rollout")
+    return _of_rollout(resource, resource.spec, progress_of(resource))
+
+
 def _of_rollout(resource: Resource, spec: Rollout, progress: rollout.Progress | None) -> SplitUnit:
     stable, candidate = (
         _share(each, spec.resource_type, weight)
