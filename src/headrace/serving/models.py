@@ -170,7 +170,9 @@ class Models:
         versions = self._versions(name)
         if not versions:
             near = difflib.get_close_matches(name, self._by_key, n=1)
-            raise ModelNotFound(f"model '{name}' is not found" + (f"; did you mean '{near[0]}'?" if near else ""))
+            bare, _, kind = name.rpartition(".")
+            what = f"{kind} '{bare}'" if bare and kind in KINDS else f"model '{name}'"
+            raise ModelNotFound(f"{what} is not found" + (f"; did you mean '{near[0]}'?" if near else ""))
         if version:
             if version not in versions:
                 known = ", ".join(sorted(filter(None, versions), key=readable))
