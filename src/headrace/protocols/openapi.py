@@ -22,6 +22,8 @@ from headrace.protocols.routes import ROUTES, SCORING, Route
 
 _MOST_EXAMPLE_ELEMENTS: Final = 4096
 _OWN: Final = "the models' own"
+_MADE: Final = ("pipeline", "experiment")
+"""What is made of models; their names here are `NAME.KIND`."""
 _PAGE: Final = Path(__file__).with_name("openapi.html")
 
 Schema = dict[str, Any]
@@ -37,8 +39,8 @@ def document(
     """The OpenAPI 3.1 document of a server with these models.
 
     Args:
-        models: Names with what is known of them; requests to those with inputs get examples that can be sent as they
-            are.
+        models: Names (of pipelines and experiments `NAME.pipeline`, `NAME.experiment`) with what is known of them;
+            requests to those with inputs get examples that can be sent as they are.
         base: The URL before every path; empty: where the document came from.
         own: Routes of the models' own, each with its model's name.
         scoring: An MLflow model is loaded.
@@ -47,7 +49,7 @@ def document(
     names = list(dict.fromkeys(name for name, _ in models))
     paths: dict[str, Any] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, names, models)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, _of_kind(route, models))
     for name, theirs in own:
         operations = paths.setdefault("/" + re.sub(r"{(\w+):\w+}", r"{\1}", theirs.path.lstrip("/")), {})
         operations.setdefault(theirs.method.lower(), _own_operation(name, theirs))
@@ -56,8 +58,8 @@ def document(
         "info": {
             "title": "Headrace" if len(names) != 1 else f"Headrace: {names[0]}",
             "version": "2",
-            "description": "Open Inference Protocol (V2) with its extensions, and V1. "
-            'Errors of every path are `{"error": "..."}`.',
+            "description": "Open Inference Protocol (V2) with its extensions, V1, and Seldon Core v1. "
+            'Errors are `{"error": "..."}`; those of Seldon Core v1 and of graphs of KServe have their own forms.',
         },
         "servers": [{"url": base or "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys((*(route.tag for route in routes), *(_OWN for _ in own)))],
@@ -66,7 +68,15 @@ def document(
     }
 
 
-def _operation(route: Route, names: list[str], models: Sequence[tuple[str, Signature | None]]) -> dict[str, Any]:
+def _of_kind(route: Route, models: Sequence[tuple[str, Signature | None]]) -> Sequence[tuple[str, Signature | None]]:
+    """Those that a path can be asked for, by the name that stands in it."""
+    for kind in _MADE:
+        if f"{{{kind}}}" in route.path:
+            return [(name.removesuffix(f".{kind}"), known) for name, known in models if name.endswith(f".{kind}")]
+    return [(name, known) for name, known in models if name.rpartition(".")[2] not in _MADE] or models
+
+
+def _operation(route: Route, models: Sequence[tuple[str, Signature | None]]) -> dict[str, Any]:
     variables = re.findall(r"{(\w+)}", route.path)
     operation: dict[str, Any] = {
         "tags": [route.tag],
@@ -74,7 +84,8 @@ def _operation(route: Route, names: list[str], models: Sequence[tuple[str, Signa
         "operationId": re.sub(r"\W+", "_", f"{route.method.lower()} {route.path}").strip("_"),
     }
     if variables:
-        operation["parameters"] = [_path_parameter(name, names) for name in variables]
+        names = list(dict.fromkeys(name for name, _ in models))
+        operation["parameters"] = [_path_parameter(variable, names) for variable in variables]
     if route.request:
         content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{route.request}"}}
         examples = _examples(route, models)
@@ -82,7 +93,7 @@ def _operation(route: Route, names: list[str], models: Sequence[tuple[str, Signa
             content["examples"] = examples
         # Repository requests may come without a body; inference may not.
         operation["requestBody"] = {
-            "required": route.request in {"InferenceRequest", "PredictRequest"},
+            "required": route.request not in {"IndexRequest", "LoadRequest", "UnloadRequest"},
             "content": {"application/json": content},
         }
     answer: dict[str, Any] = {}
@@ -92,7 +103,7 @@ def _operation(route: Route, names: list[str], models: Sequence[tuple[str, Signa
     for code in route.errors:
         responses[str(code)] = {
             "description": HTTPStatus(code).phrase,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{route.error}"}}},
         }
     operation["responses"] = responses
     return operation
@@ -115,7 +126,7 @@ def _own_operation(name: str, route: payload.Route) -> dict[str, Any]:
 
 def _path_parameter(name: str, models: list[str]) -> dict[str, Any]:
     schema: Schema = {"type": "string"}
-    if name == "model" and models:
+    if name in {"model", *_MADE} and models:
         schema["examples"] = models
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
@@ -308,6 +319,57 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     ),
     "Statistics": _object({"model_stats": _list({"type": "object"})}, required=["model_stats"]),
     "Models": _object({"models": _list(_STRING)}, required=["models"]),
+    "Pipelines": _object({"pipelines": _list(_STRING)}, required=["pipelines"]),
+    "Experiments": _object({"experiments": _list(_STRING)}, required=["experiments"]),
+    "Feedback": _object(
+        {
+            "reward": {"type": "number"},
+            "id": {"type": "string", "description": "Of the request, while the pipeline remembers it."},
+            "routing": {
+                "type": "object",
+                "additionalProperties": _STRING,
+                "description": "Router to the branch it chose, as the answer's header headrace-routing had it.",
+            },
+            "request": _ref("InferenceRequest"),
+            "truth": {},
+        },
+        required=["reward"],
+    ),
+    "FeedbackTaken": _object({"name": _STRING, "taken": _BOOLEAN}, required=["name", "taken"]),
+    "SeldonMessage": {
+        "type": "object",
+        "properties": {
+            "status": _object({"status": {}, "info": _STRING, "code": _INTEGER, "reason": _STRING}),
+            "meta": _object(
+                {
+                    "puid": _STRING,
+                    "tags": {"type": "object"},
+                    "routing": {"type": "object"},
+                    "requestPath": {"type": "object"},
+                }
+            ),
+            "data": _object(
+                {
+                    "names": _list(_STRING),
+                    "ndarray": _list({}),
+                    "tensor": _object({"shape": _list(_INTEGER), "values": _list({"type": "number"})}),
+                    "tftensor": {"type": "object"},
+                }
+            ),
+            "strData": _STRING,
+            "binData": {"type": "string", "contentEncoding": "base64"},
+            "jsonData": {},
+        },
+        "description": "A request has exactly one of data, strData, binData and jsonData; data exactly one array.",
+    },
+    "SeldonFeedback": _object(
+        {
+            "request": _ref("SeldonMessage"),
+            "response": _ref("SeldonMessage"),
+            "reward": {"type": "number"},
+            "truth": _ref("SeldonMessage"),
+        }
+    ),
     "IndexRequest": _object({"ready": _BOOLEAN}),
     "Index": _list(
         _object(

@@ -22,6 +22,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     media: str = "application/json"
     """Of the answer."""
     errors: tuple[int, ...] = ()
+    error: str = "Error"
+    """Schema of their bodies."""
 
 
 _INFER_ERRORS: Final = (400, 404, 413, 415, 500, 503, 504)
@@ -139,6 +141,156 @@ def _of_v1(base: str, which: str) -> tuple[Route, ...]:
     )
 
 
+def _of_made(kind: str) -> tuple[Route, ...]:
+    """What pipelines and experiments answer alike."""
+    base, which = f"/v2/{kind}s/{{{kind}}}", f"{'an' if kind == 'experiment' else 'a'} {kind}"
+    return (
+        Route(
+            method="GET",
+            path=f"/v2/{kind}s",
+            tag=f"{kind}s",
+            summary=f"The names of all {kind}s",
+            response=f"{kind.capitalize()}s",
+        ),
+        Route(
+            method="GET",
+            path=base,
+            tag=f"{kind}s",
+            summary=f"What {which} is: inputs and outputs",
+            response="ModelMetadata",
+            errors=(404, 503),
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/ready",
+            tag=f"{kind}s",
+            summary=f"Whether {which} is ready; 424 says what it waits for",
+            response="ModelReady",
+            errors=(404, 424),
+        ),
+        Route(
+            method="POST",
+            path=f"{base}/infer",
+            tag=f"{kind}s",
+            summary=f"Ask {which}",
+            request="InferenceRequest",
+            response="InferenceResponse",
+            errors=_INFER_ERRORS,
+        ),
+        Route(
+            method="POST",
+            path=f"{base}/infer_stream",
+            tag=f"{kind}s",
+            summary=f"Ask {which} for a stream of answers: server-sent events, each data an InferenceResponse",
+            request="InferenceRequest",
+            media="text/event-stream",
+            errors=_INFER_ERRORS,
+        ),
+    )
+
+
+def _of_seldon(base: str, which: str) -> tuple[Route, ...]:
+    """Seldon Core v1's protocol."""
+    return (
+        Route(
+            method="POST",
+            path=f"{base}/predictions",
+            tag="Seldon Core v1",
+            summary=f"Ask {which}",
+            request="SeldonMessage",
+            response="SeldonMessage",
+            errors=_INFER_ERRORS,
+            error="SeldonMessage",
+        ),
+        Route(
+            method="POST",
+            path=f"{base}/feedback",
+            tag="Seldon Core v1",
+            summary=f"Tell the routers of {which} what came of an answer",
+            request="SeldonFeedback",
+            response="SeldonMessage",
+            errors=(400, 404, 501, 503),
+            error="SeldonMessage",
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/status",
+            tag="Seldon Core v1",
+            summary=f"Whether {which} is ready",
+            response="SeldonMessage",
+            errors=(404, 503),
+            error="SeldonMessage",
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/metadata",
+            tag="Seldon Core v1",
+            summary=f"What {which} takes and gives",
+            response="Any",
+            errors=(404,),
+            error="SeldonMessage",
+        ),
+        Route(
+            method="GET",
+            path=f"{base}/metadata/{{model}}",
+            tag="Seldon Core v1",
+            summary="What a model takes and gives",
+            response="Any",
+            errors=(404,),
+            error="SeldonMessage",
+        ),
+    )
+
+
+_DEPLOYMENT: Final = "/seldon/{namespace}/{deployment}"
+_DEPLOYED: Final[tuple[Route, ...]] = (
+    *_of_seldon("/api/v1.0", "the one graph or endpoint there is"),
+    *_of_seldon(f"{_DEPLOYMENT}/api/v1.0", "a deployment"),
+    Route(
+        method="POST",
+        path=f"{_DEPLOYMENT}/v2/models/{{model}}/infer",
+        tag="Seldon Core v1",
+        summary="Ask a deployment, whatever its model is called",
+        request="InferenceRequest",
+        response="InferenceResponse",
+        errors=_INFER_ERRORS,
+    ),
+    Route(
+        method="POST",
+        path=f"{_DEPLOYMENT}/v2/models/{{model}}/infer_stream",
+        tag="Seldon Core v1",
+        summary="Ask a deployment for a stream of answers",
+        request="InferenceRequest",
+        media="text/event-stream",
+        errors=_INFER_ERRORS,
+    ),
+    Route(
+        method="GET",
+        path=f"{_DEPLOYMENT}/v2/models/{{model}}/ready",
+        tag="Seldon Core v1",
+        summary="Whether a model of a deployment is ready",
+        response="ModelReady",
+        errors=(404, 424, 503),
+    ),
+    Route(
+        method="GET",
+        path=f"{_DEPLOYMENT}/v2/models/{{model}}",
+        tag="Seldon Core v1",
+        summary="What a model of a deployment is",
+        response="ModelMetadata",
+        errors=(404, 503),
+    ),
+    Route(
+        method="POST",
+        path=f"{_DEPLOYMENT}/v1/models/{{model}}:predict",
+        tag="Seldon Core v1",
+        summary="Ask a deployment, whatever its model is called",
+        request="PredictRequest",
+        response="PredictResponse",
+        errors=_INFER_ERRORS,
+    ),
+)
+
 SCORING: Final[tuple[Route, ...]] = (
     Route(
         method="POST",
@@ -165,6 +317,18 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_of_model("/v2/models/{model}/versions/{version}", "one version of a model"),
     *_of_v1("/v1/models/{model}", "a model"),
     *_of_v1("/v1/models/{model}/versions/{version}", "one version of a model"),
+    *_of_made("pipeline"),
+    Route(
+        method="POST",
+        path="/v2/pipelines/{pipeline}/feedback",
+        tag="pipelines",
+        summary="Tell a pipeline's routers what came of an answer",
+        request="Feedback",
+        response="FeedbackTaken",
+        errors=(400, 404, 501, 503),
+    ),
+    *_of_made("experiment"),
+    *_DEPLOYED,
     Route(method="GET", path="/v1/models", tag="V1", summary="The names of all models", response="Models"),
     Route(method="GET", path="/v2/models", tag="models", summary="The names of all models", response="Models"),
     Route(
@@ -218,5 +382,7 @@ ROUTES: Final[tuple[Route, ...]] = (
 """The whole REST surface.
 
 `/v2/docs` and `/v2/docs/dataplane.json` are other names of the last two, `generate` and `generate_stream` MLServer's
-other names of `infer` and `infer_stream`. Routes of the models' own, and `SCORING`, are added as models come and go.
+other names of `infer` and `infer_stream`, `/api/v0.1` is Seldon's older name of `/api/v1.0`. Hosts of graphs (KServe's
+InferenceGraph) answer POST at any other path. Routes of the models' own, and `SCORING`, are added as models come and
+go.
 """

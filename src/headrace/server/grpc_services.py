@@ -27,6 +27,8 @@ REPOSITORY_SERVICE: Final = "inference.model_repository.ModelRepositoryService"
 """The repository's calls under the name that MLServer gave them first."""
 STREAM_FORM: Final = "headrace-stream-form"
 """Metadata of a ModelStreamInfer call: `mlserver` or `triton`."""
+ADDRESS: Final = "seldon-model"
+"""Metadata of a call that names what is asked, over the message's own name, as behind Seldon Core's ingress."""
 _FINAL: Final = "triton_final_response"
 _WANTS_FINAL: Final = "triton_enable_empty_final_response"
 
@@ -138,6 +140,8 @@ class InferenceService:
     # -- inference --
 
     async def _model_infer(self, call: Call, message: Message) -> Message:
+        if ADDRESS in call.metadata:
+            _address(call, message)
         served = self._models.route(message.model_name, message.model_version)
         request = v2_grpc.parse(message, headers=call.metadata, deadline=call.deadline)
         response = await _infer(served)(request)
@@ -150,6 +154,8 @@ class InferenceService:
         traces = self._traces
         if traces is None:
             return await self._model_infer(call, message)
+        if ADDRESS in call.metadata:
+            _address(call, message)
         trace = traces.begin("infer", call.metadata, {"model": message.model_name, "rpc.method": "ModelInfer"})
         error = ""
         try:
@@ -190,6 +196,8 @@ class InferenceService:
 
         bare_of: dict[tuple[str, str], bool] = {}  # the models of a stream are few
         async for message in messages:
+            if ADDRESS in call.metadata:
+                _address(call, message)
             key = (message.model_name, message.model_version)
             if key not in bare_of:
                 bare_of[key] = form == "mlserver" or (not form and self._is_mlservers(*key))
@@ -256,15 +264,15 @@ class InferenceService:
         return _ReadyResponse(ready=self._models.is_ready())
 
     async def _model_ready(self, call: Call, message: Message) -> Message:
-        served = self._models.find(message.name, message.version)
+        served = self._models.find(*_asked_about(call, message))
         return _ModelReadyResponse(ready=served.state is State.READY)
 
     async def _server_metadata(self, call: Call, message: Message) -> Message:
         return v2_grpc_control.render_server(self._name, self._version, self._extensions)
 
     async def _model_metadata(self, call: Call, message: Message) -> Message:
-        served = self._models.route(message.name, message.version)
-        versions = [other.version for other in self._models.versions(served.name) if other.version]
+        served = self._models.route(*_asked_about(call, message))
+        versions = [other.version for other in self._models.versions(served.key) if other.version]
         signature = _signature(served)
         if served.dialect == "mlserver":
             return v2_grpc_control.render_mlserver_metadata(
@@ -280,7 +288,7 @@ class InferenceService:
         )
 
     async def _model_config(self, call: Call, message: Message) -> Message:
-        served = self._models.route(message.name, message.version)
+        served = self._models.route(*_asked_about(call, message))
         return v2_grpc_control.render_config(served.name, _signature(served), decoupled=served.infer_stream is not None)
 
     async def _model_statistics(self, call: Call, message: Message) -> Message:
@@ -288,7 +296,7 @@ class InferenceService:
             raise NotSupported("this server keeps no statistics")
         chosen: Sequence[Served]
         if not message.name:
-            chosen = [served for served in self._models if served.state is State.READY]
+            chosen = [each for each in self._models if each.state is State.READY and each.kind == "model"]
         elif message.version:
             chosen = [self._models.find(message.name, message.version)]
         else:
@@ -307,7 +315,7 @@ class InferenceService:
 
     def _entries(self, message: Message) -> list[tuple[str, str, str, str]]:
         return [
-            (served.name, served.version, self._state(served), served.reason)
+            (served.key, served.version, self._state(served), served.reason)
             for served in self._models
             if served.state is State.READY or not message.ready
         ]
@@ -365,6 +373,19 @@ class InferenceService:
 
     async def _log_settings(self, call: Call, message: Message) -> Message:
         return v2_grpc_control.render_log_settings(message.settings, log.getEffectiveLevel())
+
+
+def _address(call: Call, message: Message) -> None:
+    """Let a request to infer be for what the call's metadata name: `iris`, `p.pipeline`, `e.experiment`."""
+    name = call.metadata[ADDRESS].removesuffix(".model")
+    if message.model_name != name:
+        message.model_name, message.model_version = name, ""
+
+
+def _asked_about(call: Call, message: Message) -> tuple[str, str]:
+    """Name and version that a call is about."""
+    name = call.metadata.get(ADDRESS, message.name)
+    return name, message.version if name == message.name else ""
 
 
 def _render(served: Served, request: InferenceRequest, response: InferenceResponse, message: Message) -> Message:

@@ -241,6 +241,8 @@ class MlserverRest(Rest):
 
     async def _model_ready(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.find(target.name, target.version)
+        if served.kind != "model":  # MLServer has none of these
+            return await super()._model_ready(request, target)
         if _is_gone(served):
             raise ModelNotFound(target.name)
         ready = served.state is State.READY

@@ -7,9 +7,7 @@ the models' own routes (`model_routes`); errors turn into replies in one place (
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
@@ -23,16 +21,18 @@ from headrace.errors import (
     NotFound,
     NotSupported,
     Overloaded,
-    RuntimeFailed,
     UnsupportedEncoding,
 )
 from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
 from headrace.payload import InferenceRequest, InferenceResponse, InferStream
-from headrace.protocols import mlflow_scoring, openapi, status, v1, v2_control, v2_rest
+from headrace.protocols import mlflow_scoring, openapi, routing_feedback, status, v1, v2_control, v2_rest
 from headrace.server import compression, model_routes
+from headrace.server.answer_headers import fields_of
+from headrace.server.deployments import Deployments, give
 from headrace.server.http import HttpReply, HttpRequest
-from headrace.serving.models import Models, Served, State
+from headrace.server.inference_graph import Graphs
+from headrace.serving.models import Kind, Models, Served, State
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("headrace.access")
@@ -40,6 +40,8 @@ access = logging.getLogger("headrace.access")
 _TARGETS_KEPT: Final = 4096
 _OFF_LOOP_BYTES: Final = 256 << 10
 """Bodies above this are compressed in a thread: below it, the hand-over costs as much as the work."""
+_ADDRESSED: Final = ("/v2/models/{", "/v1/models/{", "/v2/pipelines/{", "/v2/experiments/{")
+"""Routes whose name the header `seldon-model` overrides, as it does behind Seldon Core's ingress."""
 _V1_STATES: Final[Mapping[State, str]] = {
     State.UNKNOWN: "START",
     State.LOADING: "LOADING",
@@ -118,6 +120,19 @@ class Rest:
         self._targets: dict[tuple[bytes, bytes], Target] = {}
         self._root = settings.root_path.rstrip("/")
         self._warned: set[tuple[str, ...]] = set()
+        self._deployments = Deployments(
+            models,
+            body=self._body,
+            failed=self._failed,
+            own={
+                "infer": self._infer,
+                "infer_stream": self._infer_stream,
+                "predict": self._v1_predict,
+                "metadata": self._metadata,
+                "ready": self._model_ready,
+            },
+        )
+        self._graphs = Graphs(models, body=self._body, failed=self._failed, unknown=self._unknown)
 
     async def __call__(self, request: HttpRequest) -> HttpReply:
         """Answer one request; never raises but for cancellation."""
@@ -126,6 +141,8 @@ class Rest:
         if target is None:
             target = self._resolve(key)
         headers = request.headers
+        if "seldon-model" in headers:
+            target = _addressed(target, headers["seldon-model"])
         if "x-request-id" in headers:
             request_id.set(headers["x-request-id"])  # a handler has a context of its own, so nobody else sees it
         started = time.perf_counter() if self._settings.access_log else 0.0
@@ -204,7 +221,8 @@ class Rest:
         stream = served.infer_stream or _once(served)
         responses = stream(inference)
         first = await anext(aiter(responses), None)  # an error before the first answer still has a status of its own
-        return HttpReply(content_type=EVENTS, stream=_events(served, inference, first, responses))
+        headers = fields_of(first) if first is not None and first.headers and served.kind != "model" else ()
+        return HttpReply(content_type=EVENTS, headers=headers, stream=_events(served, inference, first, responses))
 
     async def _v1_predict(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(target.name, target.version)
@@ -218,7 +236,7 @@ class Rest:
             deadline=request.deadline,
         )
         response = await served.infer(inference)  # type: ignore[misc]  # set while READY
-        return HttpReply(v1.render(inference, response), headers=_model_headers(response))
+        return HttpReply(v1.render(inference, response), headers=fields_of(response))
 
     async def _v1_explain(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(target.name, target.version)
@@ -249,11 +267,11 @@ class Rest:
         )
 
     async def _models_list(self, request: HttpRequest, target: Target) -> HttpReply:
-        return HttpReply(v1.render_models(sorted({served.name for served in self._models})))
+        return HttpReply(v1.render_models(sorted({served.key for served in self._models})))
 
     async def _metadata(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(target.name, target.version)
-        versions = [other.version for other in self._models.versions(served.name) if other.version]
+        versions = [other.version for other in self._models.versions(served.key) if other.version]
         return HttpReply(
             v2_control.render_metadata(
                 served.name,
@@ -269,6 +287,9 @@ class Rest:
     async def _model_ready(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.find(target.name, target.version)
         ready = served.state is State.READY
+        if not ready and served.kind != "model":  # as Seldon Core: what it is made of is to blame
+            reason = served.reason or served.state.lower()
+            return HttpReply(status.error_body(f"{served.describe()} is not ready: {reason}"), 424)
         return HttpReply(v2_control.render_model_ready(served.name, ready=ready), 200 if ready else 503)
 
     async def _config(self, request: HttpRequest, target: Target) -> HttpReply:
@@ -277,7 +298,7 @@ class Rest:
 
     async def _stats(self, request: HttpRequest, target: Target) -> HttpReply:
         if not target.name:
-            chosen = [served for served in self._models if served.state is State.READY]
+            chosen = [each for each in self._models if each.state is State.READY and each.kind == "model"]
         elif target.version:
             chosen = [self._models.find(target.name, target.version)]
         else:
@@ -288,7 +309,7 @@ class Rest:
     async def _v1_model(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.find(target.name, target.version)
         ready = served.state is State.READY
-        chosen = [served] if target.version else self._models.versions(served.name)
+        chosen = [served] if target.version else self._models.versions(served.key)
         versions = [v1.VersionStatus(each.version, _V1_STATES[each.state], each.reason) for each in chosen]
         return HttpReply(v1.render_status(served.name, versions, ready=ready), 200 if ready else 503)
 
@@ -297,7 +318,7 @@ class Rest:
     async def _index(self, request: HttpRequest, target: Target) -> HttpReply:
         ready_only = v2_control.parse_index(self._body(request))
         entries = [
-            v2_control.IndexEntry(served.name, served.version, served.state.value, served.reason)
+            v2_control.IndexEntry(served.key, served.version, served.state.value, served.reason)
             for served in self._models
             if served.state is State.READY or not ready_only
         ]
@@ -312,6 +333,21 @@ class Rest:
         await self._repository.unload(target.name, unload_dependents=unload_dependents)
         return HttpReply(v2_control.render_unloaded(target.name))
 
+    # -- pipelines and experiments --
+
+    async def _made_list(self, request: HttpRequest, target: Target) -> HttpReply:
+        """The names of all of one kind, which the target's name is."""
+        names = sorted({served.name for served in self._models if served.kind == target.name})
+        return HttpReply(msgspec.json.encode({f"{target.name}s": names}))
+
+    async def _feedback(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.route(target.name)
+        feedback = routing_feedback.parse(
+            self._body(request), model_name=served.name, signature=served.signature, headers=request.headers
+        )
+        give(served, feedback.routing, feedback.reward, feedback.request)
+        return HttpReply(routing_feedback.render_taken(served.name))
+
     # -- documents --
 
     def _documented(self, target: Target) -> list[Served]:
@@ -320,9 +356,9 @@ class Rest:
     async def _document(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._documented(target)
         document = openapi.document(
-            [(each.name, each.signature) for each in served],
+            [(each.key, each.signature) for each in served],
             base=self._root,
-            own=[(each.name, route) for each in served for route in each.routes],
+            own=[(each.key, route) for each in served for route in each.routes],
             scoring=not target.name and bool(self._mlflow_models()),
         )
         return HttpReply(msgspec.json.encode(document))
@@ -371,7 +407,7 @@ class Rest:
             deadline=request.deadline,
         )
         response = await served.infer(inference)  # type: ignore[misc]  # set while READY
-        return HttpReply(mlflow_scoring.render(response), headers=_model_headers(response))
+        return HttpReply(mlflow_scoring.render(response), headers=fields_of(response))
 
     async def _ping(self, request: HttpRequest, target: Target) -> HttpReply:
         """What MLServer's MLflow runtime answers while a model is loaded."""
@@ -430,6 +466,8 @@ class Rest:
         if verb == "HEAD":
             verb = "GET"
         if verb not in calls:
+            if verb == "POST" and segments == [""] and self._graphs.any():
+                return Target(self._graphs.call, "/")
             return self._not_so(verb, calls, route, name)
         self._warn_of_clash(verb, segments)
         target = Target(calls[verb], route, name, version, well=(route, method.decode("latin-1"), 200))
@@ -456,6 +494,8 @@ class Rest:
         if not claims:
             calls = self._match_mlflow(segments)
             if not calls:
+                if verb == "POST" and self._graphs.any():
+                    return Target(self._graphs.call, "graph")
                 return Target(self._unknown, "unknown")
             asked = "GET" if verb == "HEAD" else verb
             if asked not in calls:
@@ -519,6 +559,12 @@ class Rest:
                 return self._match_model("/v2/models/{model}/versions/{version}", name, version, rest)
             case ["v2", "models", name, *rest]:
                 return self._match_model("/v2/models/{model}", name, "", rest)
+            case ["v2", ("pipelines" | "experiments") as made]:
+                return {"GET": self._made_list}, f"/v2/{made}", made[:-1], ""
+            case ["v2", "pipelines", name, *rest] if name:
+                return self._match_made("pipeline", name, rest)
+            case ["v2", "experiments", name, *rest] if name:
+                return self._match_made("experiment", name, rest)
             case ["v2", "repository", "index"]:
                 return {"POST": self._index}, "/v2/repository/index", "", ""
             case ["v2", "repository", "models", name, "load"]:
@@ -531,6 +577,21 @@ class Rest:
                 return self._match_v1("/v1/models/{model}", name, "")
             case ["v1", "models", name, "versions", version]:
                 return self._match_v1("/v1/models/{model}/versions/{version}", name, version)
+        return self._deployments.match(segments)
+
+    def _match_made(self, kind: Kind, name: str, rest: list[str]) -> _Found | None:
+        base, key = f"/v2/{kind}s/{{{kind}}}", f"{name}.{kind}"
+        match rest:
+            case []:
+                return {"GET": self._metadata}, base, key, ""
+            case ["ready"]:
+                return {"GET": self._model_ready}, f"{base}/ready", key, ""
+            case ["infer"]:
+                return {"POST": self._infer}, f"{base}/infer", key, ""
+            case ["infer_stream"]:
+                return {"POST": self._infer_stream}, f"{base}/infer_stream", key, ""
+            case ["feedback"] if kind == "pipeline":
+                return {"POST": self._feedback}, f"{base}/feedback", key, ""
         return None
 
     def _match_model(self, base: str, name: str, version: str, rest: list[str]) -> _Found | None:
@@ -586,6 +647,13 @@ class Rest:
         reply.headers = (*reply.headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
 
 
+def _addressed(target: Target, name: str) -> Target:
+    """The same call of what a header names: `iris`, `p.pipeline`, `e.experiment`. The version is that of another."""
+    if target.name == name or not target.route.startswith(_ADDRESSED):
+        return target
+    return msgspec.structs.replace(target, name=name, version="")
+
+
 def _is_mlflow(served: Served) -> bool:
     return served.signature is not None and served.signature.platform == "mlflow"
 
@@ -612,54 +680,6 @@ def _sooner(inference: InferenceRequest, deadline: float) -> InferenceRequest:
     return msgspec.structs.replace(inference, deadline=min(own, deadline) if timeout else deadline)
 
 
-_OURS: Final = frozenset({"connection", "content-encoding", "content-length", "content-type", "transfer-encoding"})
-"""Headers that describe the body and the connection, which are not the model's."""
-
-
-def _model_headers(response: InferenceResponse) -> tuple[tuple[bytes, bytes], ...]:
-    """Headers that a model wants on its answer, lower-cased.
-
-    Raises:
-        RuntimeFailed: HTTP cannot carry one.
-    """
-    identity = response.id
-    fields = []
-    for given, value in response.headers.items():
-        # A value that is the answer's id is another one each time: not to be remembered.
-        field = _field(given, value) if value is identity else _known_field(given, value)
-        if field is None:
-            raise RuntimeFailed(f"model '{response.model_name}' answered with a line break in header {given!r}")
-        if field:
-            fields.append(field)
-    return tuple(fields)
-
-
-def _field(given: str, value: str) -> tuple[bytes, bytes] | tuple[()] | None:
-    """A header as HTTP has it; nothing where it is not the model's to set, None where it holds a line break."""
-    name = _field_name(given)
-    if not name:
-        return ()
-    if not value.isprintable() and model_routes.splits(value):
-        return None
-    try:
-        return name, value.encode("latin-1")
-    except UnicodeEncodeError:
-        return name, value.encode()  # as many servers send it, and clients that expect UTF-8 read it
-
-
-_known_field = functools.lru_cache(1024)(_field)
-
-
-_FIELD_NAME: Final = re.compile(r"[0-9a-z!#$%&'*+.^_`|~-]+").fullmatch  # RFC 9110, section 5.1
-
-
-@functools.lru_cache(512)
-def _field_name(given: str) -> bytes:
-    """A header's name as HTTP has it, remembered; empty: it is not the model's to set."""
-    lower = given.lower()
-    return lower.encode() if lower not in _OURS and _FIELD_NAME(lower) else b""
-
-
 def _render(served: Served, inference: InferenceRequest, response: InferenceResponse) -> v2_rest.Rendered:
     if inference.outputs and served.signature is not None:  # an output may be asked for as classes
         labels = {spec.name: spec.labels for spec in served.signature.outputs if spec.labels}
@@ -669,7 +689,7 @@ def _render(served: Served, inference: InferenceRequest, response: InferenceResp
 
 def _v2_reply(served: Served, inference: InferenceRequest, response: InferenceResponse) -> HttpReply:
     rendered = _render(served, inference, response)
-    headers = _model_headers(response) if response.headers else ()
+    headers = fields_of(response) if response.headers else ()
     if rendered.header_length is not None:
         headers = (*headers, (b"inference-header-content-length", b"%d" % rendered.header_length))
     return HttpReply(rendered.body, 200, rendered.content_type, headers)
