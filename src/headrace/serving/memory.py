@@ -11,8 +11,11 @@
 
 Not counted: memory of devices; what a model takes on later (caches of its own, the answers that `cache` keeps, buffers
 of larger batches than warm-up had); pages of a mapped file that were not touched yet. Requests of other models during
-a load count as its growth. Where there is no /proc, the resident set is the highest so far (`getrusage`), which only
-tells of growth beyond it.
+a load count as its growth, so a size is good to some MiB. Where there is no /proc, the resident set is the highest so
+far (`getrusage`), which only tells of growth beyond it.
+
+What leaves is given back to the system by a sweep soon after, so while many come and leave the process is larger than
+its models, by what malloc keeps meanwhile.
 """
 
 from __future__ import annotations
@@ -185,13 +188,13 @@ class Meter:
         """Something else is done that makes this process smaller: what changes meanwhile is nobody's growth."""
         self._settle()
         self._apart += 1
+        for reading in self._under_way:
+            reading.alone = False
         try:
             yield
         finally:
             self._settle()
             self._apart -= 1
-            for reading in self._under_way:
-                reading.alone = False
 
     def _settle(self) -> Grown:
         """Share what was grown since the last time."""
@@ -225,7 +228,9 @@ def known(spec: ModelSpec) -> Known:
         files = stamp(spec)
     except OSError:  # the load will say it better
         files = ()
-    what = spec.reference if spec.path else f"{spec.reference} as {spec.name} {spec.version}"  # code takes what it takes
+    what = (
+        spec.reference if spec.path else f"{spec.reference} as {spec.name} {spec.version}"
+    )  # code takes what it takes
     key = (files, spec.runtime, what, spec.placement, spec.replicas)
     return Known(key, sum(max(0, size) for _, _, size, _ in files))
 
@@ -243,12 +248,14 @@ class Sizes:
             return size
         return Size(spec.memory_bytes or model.file_bytes, measured=False, sure=spec.memory_bytes > 0)
 
-    def remember(self, model: Known, size: Size) -> None:
-        """Keep what was measured; an unsure size does not replace a sure one."""
+    def remember(self, model: Known, size: Size) -> Size:
+        """Keep what was measured, and give what holds: an unsure size does not replace a sure one."""
         before = self._sizes.pop(model.key, None)
-        self._sizes[model.key] = before if before is not None and before.sure and not size.sure else size
+        kept = before if before is not None and before.sure and not size.sure else size
+        self._sizes[model.key] = kept
         while len(self._sizes) > SIZES_KEPT:
             del self._sizes[next(iter(self._sizes))]
+        return kept
 
 
 # -- giving back --

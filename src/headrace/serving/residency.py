@@ -374,8 +374,7 @@ class Residency:
                 raise
         if not size.sure:  # something may have left meanwhile
             size = msgspec.structs.replace(size, bytes=max(size.bytes, expected.bytes))
-        self._sizes.remember(model, size)
-        return engine, size
+        return engine, self._sizes.remember(model, size)
 
     def _check_alone(self, spec: ModelSpec, size: memory.Size) -> None:
         """Refuse what would not fit if it were alone, where that is known and no guess."""
