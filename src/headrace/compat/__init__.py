@@ -2,9 +2,10 @@
 
 `mlserver/` and the folders beside it, `mlserver_sklearn/` and its like and `seldon_core/`, hold modules that are
 imported under those very names, by a finder that `provide` installs; nothing is installed when this package is
-imported. What belongs here: the surface that foreign code can see, and how components of Seldon Core v1 are called
-(`seldon`), which a runtime and pipelines share. What does not: how a request reaches it (`runtimes.mlserver`) and how
-its folders are read (`serving.dialects`). Imports: payload, errors.
+imported. What belongs here: the surface that foreign code can see, and how functions and classes of other people are
+loaded and called (`code`; `seldon` for components of Seldon Core v1), which runtimes and pipelines share. What does
+not: how a request reaches it (`runtimes.mlserver`) and how its folders are read (`serving.dialects`). Imports: payload,
+errors.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ A component is an object of any class with some of these methods:
 
 X is an array: the one tensor that came, text as `str`; or the columns of several tensors side by side. `names` are the
 parameter `names` of the tensor, else the names of the tensors whose columns they are; empty where there is one tensor
-without. A `..._raw` method takes and gives a SeldonMessage as a dictionary, and comes before the other form.
+without. A BYTES tensor of shape [1] without names is no array but what it holds: JSON, a text, or bytes. A `..._raw`
+method takes and gives a SeldonMessage as a dictionary, and comes before the other form.
 
 What a component answers: an array or list of numbers or texts is one tensor `output-0`, with the columns' names as its
 parameter `names` where `class_names` (of a transformer `feature_names`) says them; a text, bytes, or anything else that
@@ -243,21 +244,15 @@ def _names(said: Any) -> list[str]:
 
 
 def _value(tensor: Tensor) -> Any:
-    content = tensor.parameters.get("content_type")
-    if tensor.datatype == "BYTES" and tensor.data.size == 1 and content in {"str", "json", "raw"}:
-        element = tensor.data.item()
-        data = element.encode() if isinstance(element, str) else element
-        match content:
-            case "str":
-                return data.decode(errors="replace")
-            case "json":
-                try:
-                    return msgspec.json.decode(data)
-                except msgspec.DecodeError as error:
-                    raise InvalidRequest(f"input '{tensor.name}' is no JSON: {error}") from error
-            case _:
-                return data
-    return _array(tensor)
+    if tensor.datatype != "BYTES" or tensor.data.shape != (1,) or NAMES in tensor.parameters:
+        return _array(tensor)
+    element = _text(tensor.data.item())
+    if isinstance(element, str) and element[:1] in {"{", "["} and tensor.parameters.get("content_type") != "str":
+        try:
+            return msgspec.json.decode(element)
+        except msgspec.DecodeError:
+            return element  # a text that only begins so
+    return element
 
 
 def _array(tensor: Tensor) -> Array:

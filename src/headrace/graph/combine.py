@@ -18,9 +18,9 @@ Combining Pattern Classifiers, 2nd ed., Wiley 2014, sections 4.2 and 5.2.
 
 `concatenate` joins on dimension 1 unless told otherwise; a tensor of one dimension counts as one column a row.
 
-`custom` (`reference: module:name`, `code`) is a function `combine(inputs, **parameters)` or a class with a method
-`combine(self, inputs)`, plain or async: `inputs` is `{reference: {name: array}}`, text as bytes, and an array or a
-mapping of name to array comes back. A class of Seldon Core v1, with `aggregate(features_list, feature_names_list)`,
+`custom` (`reference: module:name`, `compat.code`) is a function `combine(inputs, **parameters)` or a class with a
+method `combine(self, inputs)`, plain or async: `inputs` is `{reference: {name: array}}`, text as bytes, and an array or
+a mapping of name to array comes back. A class of Seldon Core v1, with `aggregate(features_list, feature_names_list)`,
 is taken as it is.
 """
 
@@ -33,8 +33,8 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.compat import seldon
+from headrace.compat.code import Call, Codes, Own, load
 from headrace.errors import HeadraceError, InvalidRequest, LoadFailed, RuntimeFailed
-from headrace.graph.code import Call, Codes, Own, load
 from headrace.graph.spec import Combine
 from headrace.payload import DTYPES, Array, Tensor, datatype_of
 

@@ -20,10 +20,10 @@ What has been learnt is `state()`, values of JSON, and `restore(state)` goes on 
 start anew, and branches that are no more are left out. Every router but a custom one keeps trials and rewards of its
 branches so, whether it learns from them or not.
 
-`parameters` of a bandit may hold Seldon's: `n_branches` and `branch_names`, which must be those of `branches`;
-`history: true`, to keep the last thousand rewards in the state; `verbose`, without effect.
+`parameters` of a bandit may hold Seldon's: `n_branches`, which must be as many as there are; `history: true`, to keep
+the last thousand rewards in the state; `branch_names` and `verbose`, without effect.
 
-`custom` (`reference: module:name`, `code`) is a function `choose(request, **parameters)`, or a class with
+`custom` (`reference: module:name`, `compat.code`) is a function `choose(request, **parameters)`, or a class with
 `choose(self, request)` and, as it likes, `feedback(self, branch, reward, request)`, `state(self)` and
 `restore(self, state)`. It gives the name of a branch, its position, several of them, or None for none. `choose` may be
 async, `feedback` may not. A class of Seldon Core v1, with `route(X, names) -> int` and `send_feedback`, is taken as it
@@ -42,9 +42,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from headrace.compat import seldon
+from headrace.compat.code import Call, Codes, Own, load, translated
 from headrace.errors import HeadraceError, InvalidRequest, LoadFailed, RuntimeFailed
 from headrace.graph import conditions
-from headrace.graph.code import Call, Codes, Own, load, translated
 from headrace.graph.document import View
 from headrace.graph.spec import Branch, Route
 from headrace.payload import InferenceRequest
@@ -197,11 +197,8 @@ class _Tally:
         for key, value in parameters.items():
             if key not in _BANDIT:
                 raise InvalidRequest(f"{self._type} takes the parameters {', '.join(sorted(_BANDIT))}, not {key!r}")
-            names = value.split(":") if key == "branch_names" and isinstance(value, str) else value
             if key == "n_branches" and _whole(value) != len(self._names):
                 raise InvalidRequest(f"n_branches is {value!r}, but there are {len(self._names)} branches")
-            if key == "branch_names" and [*names] != [*self._names]:
-                raise InvalidRequest(f"branch_names is {value!r}, but the branches are {', '.join(self._names)}")
         if str(parameters.get("history", "")).lower() in {"true", "1"}:
             self._history = deque(maxlen=_HISTORY)
 

@@ -30,6 +30,7 @@ RUNTIMES: Final[Mapping[str, str]] = MappingProxyType(
         "mlflow": "headrace.runtimes.mlflow:MlflowRuntime",
         "python": "headrace.runtimes.python:PythonRuntime",
         "mlserver": "headrace.runtimes.mlserver:MlserverRuntime",
+        "seldon_v1": "headrace.runtimes.seldon_v1:SeldonRuntime",
     }
 )
 """Name to `module:Class`, imported when first asked for."""

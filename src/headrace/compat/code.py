@@ -1,8 +1,8 @@
-"""People's own functions and classes in a pipeline: found by reference, constructed, called without harm to the loop.
+"""People's own functions and classes: found by reference, constructed, called without harm to the loop.
 
-`combine` and `route` load what `custom` names. The modules are kept apart by whoever composes the pipeline: it gives
-`runtimes.own_code.OwnCode`, by which models load their classes too, so that neighbours of a file are importable and
-folders with modules of one name do not meet.
+Combiners and routers of pipelines load what `custom` names; the runtime `seldon_v1` its components. The modules are
+kept apart by `runtimes.own_code.OwnCode`, which callers give (this room is below it): neighbours of a file are
+importable, and folders with modules of one name do not meet.
 
 Where a call runs (`Call`). A coroutine function is awaited. A plain function runs in a thread of its own, one call at a
 time, until it has shown to be quick: after `TRIALS` calls within `QUICK_SECONDS` each it runs on the loop, where a call
@@ -14,6 +14,7 @@ threads may call it at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -76,7 +77,7 @@ class Own:
         found: The function, with its parameters bound; or the object, constructed and loaded.
     """
 
-    def __init__(self, name: str, found: Any, code: Code) -> None:
+    def __init__(self, name: str, found: Any, code: Code | None) -> None:
         self.name, self.found, self._code = name, found, code
 
     def offers(self, method: str) -> bool:
@@ -85,7 +86,7 @@ class Own:
 
     def importable(self) -> AbstractContextManager[None]:
         """While its code may import neighbours in other ways than by `import` statements of its modules."""
-        return self._code.importable()
+        return contextlib.nullcontext() if self._code is None else self._code.importable()
 
     def close(self) -> None:
         """Call its `unload`, where it has one, and forget its modules."""
@@ -93,14 +94,15 @@ class Own:
             if self.offers("unload"):
                 self.found.unload()
         finally:
-            self._code.forget()
+            if self._code is not None:
+                self._code.forget()
 
 
 def load(
     reference: str,
     *,
     base: str,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]],
     code: Codes | None,
     allowed: tuple[str, ...] | None = None,
 ) -> Own:
@@ -110,7 +112,7 @@ def load(
     Args:
         reference: `module:name` or `file.py:name`.
         base: The folder of the manifest; files and modules are looked for there first. Empty: the working folder.
-        parameters: What the class or function takes.
+        parameters: What the class or function takes; or what says so when it is asked with it.
         code: Gives the modules of a folder; None: nothing here may run people's code.
         allowed: None: whoever wrote the code is trusted (`security.load_policy`); otherwise it is refused.
 
@@ -126,18 +128,25 @@ def load(
         raise UnsafeArtifact(f"{reference} is Python code, which the load policy refuses to run; {_REFUSED}")
     folder = Path(base).absolute() if base else Path.cwd()
     file = (folder / place).absolute() if place.endswith(".py") else None
-    compat.stand_in()
+    compat.stand_in()  # a class may be written for another server
     modules = code(file.parent if file is not None else folder)
     try:
         with modules.importable():
             found: Any = modules.file(file) if file is not None else modules.module(place)
             for name in attribute.split("."):
                 found = _member(found, name, place)
-            made = _made(found, reference, parameters)
+            made = _made(found, reference, parameters(found) if callable(parameters) else parameters)
     except BaseException:
         modules.forget()
         raise
     return Own(reference, made, modules)
+
+
+def loaded_object(found: Any, parameters: Mapping[str, Any]) -> Own:
+    """The same of a class, function or object that is in memory already. Raises as `load` does."""
+    kind = found if isinstance(found, type) else type(found)
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    return Own(name, _made(found, name, parameters), None)
 
 
 def _member(found: Any, name: str, place: str) -> Any:
