@@ -198,7 +198,9 @@ class Reader:
 
     def note(self, path: str, reason: str, value: Any = None) -> None:
         """A field that is refused or without effect here, with its value where that is short."""
-        self.notes.append(f"{path}: {_shown(value)}{reason}")
+        note = f"{path}: {_shown(value)}{reason}"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def resource(
         self,

@@ -67,6 +67,10 @@ EXTENSION: Final[Mapping[str, Field]] = {
     "deploymentStrategy": idle(pods.NO_PODS),
 }
 """What every component of v1beta1 has."""
+TRANSFORMER: Final[Mapping[str, Field]] = {
+    name: idle("that of the predictor counts") for name in ("batcher", "canaryTrafficPercent")
+}
+"""What of that a transformer has no use for."""
 STORAGE: Final = group(
     {
         "key": idle(_CREDENTIALS, "text"),
@@ -192,6 +196,8 @@ def _framework(reader: Reader, name: str, content: Mapping[str, Any], path: str)
     parameters: dict[str, Any] = {}
     if PREDICT_PROBA in env:
         wanted = env[PREDICT_PROBA].strip().lower() == "true"
+        if not wanted and env[PREDICT_PROBA].strip().lower() != "false":
+            reader.fault(f"{path}.env", f"{PREDICT_PROBA}: expected true or false, came {env[PREDICT_PROBA]!r}")
         if name == "sklearn":
             parameters["default_outputs"] = ["predict_proba" if wanted else "predict"]
         else:
@@ -222,6 +228,8 @@ def _custom_model(
     env = pods.variables(reader, container, path, honoured=(STORAGE_URI,))
     names = [component, *([container["name"]] if "name" in container else [])]
     reference = base.class_of(annotations, *names)
+    if "name" in container and base.class_of(annotations, component):
+        reader.note(f"{path}.name", f"without effect: {pods.NO_PODS}", container["name"])
     if not reference:
         reader.fault(path, pods.code_needed(names, container.get("image", "")))
     if "image" in container:
@@ -324,9 +332,6 @@ def _transformed(
     model = _custom_model(reader, containers[0], place, annotations, "transformer")
     if model.uri:
         reader.fault(f"{place}.env", "storage uri should not be specified in transformer container")
-    for key in ("batcher", "canaryTrafficPercent"):
-        if key in transformer:
-            reader.note(f"{path}.{key}", "without effect: that of the predictor counts", _short(transformer[key]))
     model = _scaled(reader, model, transformer, path)
     if stopped:
         model = _stopped(reader, model)
@@ -337,10 +342,6 @@ def _transformed(
         steps.append(Step(name="postprocess", model=f"{name}-postprocess", inputs=("predictor",)))
         resources.append(reader.resource("Model", f"{name}-postprocess", after, metadata=about))
     return steps, resources
-
-
-def _short(value: Any) -> Any:
-    return value if not isinstance(value, Mapping) else None
 
 
 def with_notes(reader: Reader, resources: list[Resource]) -> list[Resource]:

@@ -39,7 +39,9 @@ def _frameworks(uri: str) -> dict[str, Field]:
 _ENDPOINT: Final = group(
     {
         "predictor": group({**_COMMON, **_frameworks("storageUri")}),
-        "transformer": group({**_COMMON, "feast": base.refused("features are not fetched")}),
+        "transformer": group(
+            {**_COMMON, "batcher": components.TRANSFORMER["batcher"], "feast": base.refused("features are not fetched")}
+        ),
         "explainer": components.EXPLAINER,
     }
 )

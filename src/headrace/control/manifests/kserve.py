@@ -56,7 +56,7 @@ _COMPONENT: Final[Mapping[str, Field]] = {
 }
 _PREDICTOR: Final[Mapping[str, Field]] = {
     **_COMPONENT,
-    **dict.fromkeys(components.FRAMEWORKS, _FRAMEWORK),
+    **dict.fromkeys((name for name in components.FRAMEWORKS if name != "tensorrt"), _FRAMEWORK),
     "model": _MODEL,
     "storageUris": several(
         group({"uri": text("`uri`, of the one at `/mnt/models`"), "mountPath": text("says which one counts")})
@@ -67,7 +67,7 @@ _PREDICTOR: Final[Mapping[str, Field]] = {
 }
 INFERENCE_SERVICE: Final[Mapping[str, Field]] = {
     "predictor": group(_PREDICTOR),
-    "transformer": group(_COMPONENT),
+    "transformer": group({**_COMPONENT, **components.TRANSFORMER}),
     "explainer": components.EXPLAINER,
     "canary": several(
         group(

@@ -60,6 +60,7 @@ _METHODS: Final = ("TRANSFORM_INPUT", "TRANSFORM_OUTPUT", "ROUTE", "AGGREGATE", 
 _BUILT_IN: Final = ("SIMPLE_MODEL", "SIMPLE_ROUTER", "RANDOM_ABTEST", "AVERAGE_COMBINER")
 _NUMBERS: Final = ("INT", "FLOAT", "DOUBLE", "STRING", "BOOL")
 _MAX_DEPTH: Final = 32
+_HERE: Final = "what chooses or combines is run in this process"
 
 _CREDENTIALS: Final = "files are read with the rights of the server itself"
 _LOGGER: Final = idle("requests are not logged by a node's own setting", fields=base.plain("url", "mode"))
@@ -225,6 +226,8 @@ def _alone(reader: Reader, predictor: Mapping[str, Any], path: str) -> None:
     traffic = predictor.get("traffic")
     if traffic not in {None, 0, 100}:
         reader.note(f"{path}.traffic", "without effect: there is no other predictor", traffic)
+    if "name" in predictor:
+        reader.note(f"{path}.name", "without effect: the only pipeline has the deployment's name", predictor["name"])
 
 
 def _traffic(reader: Reader, predictors: list[dict[str, Any]], names: list[str]) -> Experiment:
@@ -292,13 +295,12 @@ class _Graph:
             return Pipeline()
         answer = self._walk(node, f"{self._path}.graph", _Answer(()))
         for name, (path, container) in self._containers.items():
-            used = name in self._nodes
-            pods.variables(self._reader, container, path, honoured=("MODEL_NAME",) if used else ())
+            if name not in self._nodes:
+                self._reader.note(path, "without effect: no node of the graph has this name", name)
+                continue
+            pods.variables(self._reader, container, path, honoured=("MODEL_NAME",))
             if "image" in container:
-                why = pods.NO_IMAGE if used else "no node of the graph has this name"
-                self._reader.note(f"{path}.image", f"without effect: {why}", container["image"])
-            elif not used:
-                self._reader.note(path, "without effect: no node of the graph has this name")
+                self._reader.note(f"{path}.image", f"without effect: {pods.NO_IMAGE}", container["image"])
         return Pipeline(
             steps=tuple(self._steps),
             output=Output(steps=answer.references, steps_join=answer.join),
@@ -325,6 +327,11 @@ class _Graph:
         children = node.get("children", [])
         if "methods" in node and node.get("type", "UNKNOWN_TYPE") != "UNKNOWN_TYPE":
             self._reader.note(f"{path}.methods", "without effect: type says what the node does")
+        if does & {"route", "aggregate"}:
+            for key, value in [(f"endpoint.{each}", value) for each, value in node.get("endpoint", {}).items()]:
+                self._reader.note(f"{path}.{key}", f"without effect: {_HERE}", value)
+            if "modelUri" in node:
+                self._reader.note(f"{path}.modelUri", "without effect: the node has no model", node["modelUri"])
         if does & {"route", "aggregate"} and not children:
             self._reader.fault(f"{path}.children", f"node '{name}' has nothing to choose or combine; expected children")
             return asked
@@ -387,6 +394,7 @@ class _Graph:
         if kind in _SERVERS:
             self.models[known] = self._prepackaged(node, path, parameters)
         elif kind == "SIMPLE_MODEL":
+            self._unused(node, path)
             self.models[known] = Model(runtime=FORM, reference=f"{SIMPLE}:SimpleModel")
         else:
             self.models[known] = Model(
@@ -407,11 +415,7 @@ class _Graph:
         if server == "sklearn":
             method = rest.pop("method", "predict_proba")
             told = {"default_outputs": [method]}
-        for index, each in enumerate(node.get("parameters", ())):
-            if each.get("name") in rest:
-                self._reader.note(
-                    f"{path}.parameters[{index}]", f"without effect: {each['name']} is for their server of {server}"
-                )
+        self._unused(node, path, *(parameters.keys() - rest.keys()))
         return Model(uri=node.get("modelUri", ""), requirements=(server,), parameters=told or EMPTY)
 
     def _router(self, node: Mapping[str, Any], path: str, asked: _Answer) -> str:
@@ -427,8 +431,10 @@ class _Graph:
                 self._reader.fault(path, f"expected two children and a ratioA of 0 to 1, came {count} and {ratio}")
                 ratio = 0.5
             branches = [Branch(name="0", weight=float(ratio)), Branch(name="1", weight=round(1.0 - ratio, 12))]
+            self._unused(node, path, "ratioA")
             route = Route(type="weights", branches=tuple(branches))
         elif kind == "SIMPLE_ROUTER":
+            self._unused(node, path)
             branches = [Branch(name=each.name, weight=0.0 if int(each.name) else 1.0) for each in branches]
             route = Route(type="weights", branches=tuple(branches))
         elif bandit := self._bandit(node):
@@ -436,6 +442,11 @@ class _Graph:
             seed = parameters.pop("seed", None)
             epsilon = parameters.pop("epsilon", 0.1)
             greedy = bandit == "epsilonGreedy"
+            for index, each in enumerate(node.get("parameters", ())):
+                if not greedy and each.get("name") in {"best_branch", "epsilon"}:
+                    self._reader.note(
+                        f"{path}.parameters[{index}]", f"without effect: {each['name']} is for epsilon-greedy"
+                    )
             route = Route(
                 type="epsilonGreedy" if greedy else "thompsonSampling",
                 branches=tuple(branches),
@@ -454,6 +465,14 @@ class _Graph:
         self._add(Step(name=name, route=route, inputs=asked.references, inputs_join_type=asked.join))
         return name
 
+    def _unused(self, node: Mapping[str, Any], path: str, *used: str) -> None:
+        """Note the parameters of a node but these."""
+        for index, each in enumerate(node.get("parameters", ())):
+            if each.get("name") not in used:
+                self._reader.note(
+                    f"{path}.parameters[{index}]", f"without effect: {node['implementation']} has none such"
+                )
+
     def _bandit(self, node: Mapping[str, Any]) -> str:
         _, container = self._containers.get(node["name"], ("", {}))
         return _BANDITS.get(pods.image_name(container.get("image", "")).lower(), "")
@@ -463,6 +482,7 @@ class _Graph:
         name = self._step_name(node["name"])
         references = [self._one(answer, f"{name}-{index}") for index, answer in enumerate(answers)]
         if node.get("implementation") == "AVERAGE_COMBINER":
+            self._unused(node, path)
             combine = Combine(type="mean")
         else:
             combine = Combine(
@@ -528,7 +548,7 @@ class _Graph:
 
 METHOD: Final = "method"
 """The parameter of the runtime `seldon_v1` that says what a class that is no model is asked for."""
-SIMPLE: Final = "headrace.runtimes.seldon_v1"
+SIMPLE: Final = "headrace.control.manifests.simple_model"
 """The module that has their model for tests, `SimpleModel`."""
 
 
