@@ -34,8 +34,7 @@ def url(tmp_path_factory):
     command = [sys.executable, "-m", "headrace", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            (found,) = [each.split()[1] for each in iter(process.stdout.readline, "\n") if each.startswith("REST")]
-            yield found
+            yield next(each.split()[1] for each in process.stdout if each.startswith("REST"))
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
@@ -90,6 +89,14 @@ def test_agreement(compare):
     assert compare(labels, "--min-agreement", str((60 - APART) / 60)).exit_code == 0
     assert compare(labels, "--min-agreement", str((61 - APART) / 60)).exit_code == 1
     assert compare(lines, "--atol", "1").exit_code == 0
+
+
+def test_some_outputs(compare):
+    """With --output only these outputs are compared, and counted."""
+    lines = [request(row, ("predict", "predict_proba")) for row in ROWS]
+    report = json.loads(compare(lines, "--json", "--output", "predict").stdout)
+    assert [each["name"] for each in report["outputs"]] == ["predict"]
+    assert report["agreed"] == 60 - APART
 
 
 def test_table(compare):

@@ -41,6 +41,9 @@ _EXAMPLES_SHOWN = 5
     help="The share of requests answered alike below which the exit code is 1.",
 )
 @click.option(
+    "--output", "outputs", multiple=True, metavar="NAME", help="An output to compare; default: all. Repeatable."
+)
+@click.option(
     "--rtol", type=click.FloatRange(min=0), default=1e-5, show_default=True, help="Relative tolerance of numbers."
 )
 @click.option(
@@ -70,6 +73,7 @@ def command(
     *,
     source: str,
     min_agreement: float,
+    outputs: tuple[str, ...],
     rtol: float,
     atol: float,
     limit: int,
@@ -96,6 +100,7 @@ def command(
       headrace compare iris@1 iris@2 --from requests.jsonl
       headrace compare iris@1 iris@2 --from rows.csv --html report.html
       headrace compare iris http://staging:8080/v2/models/iris --from log.jsonl --min-agreement 0.99
+      headrace compare iris@1 iris@2 --from requests.jsonl --output predict
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     from headrace.client import compare
     from headrace.client.differences import Tolerance
@@ -103,6 +108,7 @@ def command(
     sides = compare.side_of(a, url=url), compare.side_of(b, url=url)
     options = compare.Options(
         tolerance=Tolerance(rtol=rtol, atol=atol),
+        outputs=outputs,
         concurrency=concurrency,
         limit=limit,
         examples=examples,

@@ -57,6 +57,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to compare."""
 
     tolerance: Tolerance = Tolerance()
+    outputs: tuple[str, ...] = ()
+    """Those that are compared; empty: all that either answers."""
     concurrency: int = 1
     """Pairs in flight. More than 1 is faster, and says less of latency."""
     limit: int = 0
@@ -213,7 +215,7 @@ class _Replay:
         self._sides, self._options, self._report = sides, options, report
         self._reading = asyncio.Lock()
         self._headers = header_lines({"Content-Type": "application/json", **options.headers})
-        self._tally = Tally(options.tolerance)
+        self._tally = Tally(options.tolerance, options.outputs)
         self._asked = self._agreed = self._refused = self._rows = self._rows_differing = 0
         self._failed: Counter[tuple[bool, bool]] = Counter()
         self._refusals: list[str] = []

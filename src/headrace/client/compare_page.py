@@ -33,7 +33,7 @@ body { margin: 2rem auto; max-width: 1180px; padding: 0 1rem; background: var(--
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
 .soft { color: var(--soft); } .a { color: var(--a); } .b { color: var(--b); }
 .good { color: var(--good); } .bad { color: var(--bad); }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 560px)); gap: 1rem; }
 figure { margin: 0; background: var(--panel); border-radius: 8px; padding: .8rem; }
 figcaption { font-weight: 600; margin-bottom: .3rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }

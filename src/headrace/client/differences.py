@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -158,8 +158,14 @@ class OutputTally:
 class Tally:
     """Adds up pairs of answers."""
 
-    def __init__(self, tolerance: Tolerance) -> None:
-        self._tolerance = tolerance
+    def __init__(self, tolerance: Tolerance, only: Collection[str] = ()) -> None:
+        """Store.
+
+        Args:
+            tolerance: How far numbers may be apart.
+            only: The outputs to look at; empty: all.
+        """
+        self._tolerance, self._only = tolerance, frozenset(only)
         self._outputs: dict[str, OutputTally] = {}
 
     def add(self, line: int, a: InferenceResponse, b: InferenceResponse) -> PairDifference:
@@ -167,6 +173,8 @@ class Tally:
         of_a, of_b = ({tensor.name: tensor for tensor in each.outputs} for each in (a, b))
         found, marks = [], []
         for name in dict.fromkeys([*of_a, *of_b]):
+            if self._only and name not in self._only:
+                continue
             tally = self._outputs.setdefault(name, OutputTally(name))
             difference, differing = self._output(line, tally, of_a.get(name), of_b.get(name))
             if difference is not None:
@@ -207,11 +215,9 @@ def differ(a: Array, b: Array, tolerance: Tolerance) -> npt.NDArray[np.bool_]:
     same: npt.NDArray[np.bool_] = a == b
     if "f" not in kinds:
         return ~same & (_apart(a, b) > tolerance.atol) if tolerance.atol >= 1 else ~same
-    near = _apart(a, b) <= tolerance.atol + tolerance.rtol * _scale(a, b)
-    with np.errstate(invalid="ignore"):
-        both_nan = np.isnan(np.asarray(a, np.float64)) & np.isnan(np.asarray(b, np.float64))
-    finite = np.isfinite(np.asarray(a, np.float64)) & np.isfinite(np.asarray(b, np.float64))
-    return ~(same | both_nan | (near & finite))
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    near = (_apart(a, b) <= _allowed(a, b, tolerance)) & np.isfinite(x) & np.isfinite(y)
+    return ~(same | near | (np.isnan(x) & np.isnan(y)))
 
 
 def wilson(part: int, whole: int, z: float = 1.959964) -> tuple[float, float]:
@@ -246,6 +252,11 @@ def _scale(a: Array, b: Array) -> npt.NDArray[np.float64]:
     return np.maximum(np.abs(np.asarray(a, np.float64)), np.abs(np.asarray(b, np.float64)))
 
 
+def _allowed(a: Array, b: Array, tolerance: Tolerance) -> npt.NDArray[np.float64]:
+    with np.errstate(invalid="ignore", over="ignore"):  # 0 times infinity: of numbers that are not near anyway
+        return tolerance.atol + tolerance.rtol * _scale(a, b)
+
+
 def _describe(
     name: str, a: Array, b: Array, differing: npt.NDArray[np.bool_], tolerance: Tolerance
 ) -> OutputDifference:
@@ -253,8 +264,9 @@ def _describe(
     count = f"{len(where)} of {x.size}" if x.size > 1 else "it"
     if a.dtype.kind == "f" or b.dtype.kind == "f":
         apart = _apart(x[where], y[where])
-        allowed = tolerance.atol + tolerance.rtol * _scale(x[where], y[where])
-        worst = np.nan_to_num(apart / np.maximum(allowed, 1e-300), nan=np.inf, posinf=np.inf)
+        with np.errstate(over="ignore", invalid="ignore"):
+            worst = apart / np.maximum(_allowed(x[where], y[where], tolerance), 1e-300)
+        worst = np.nan_to_num(worst, nan=np.inf, posinf=np.inf)
         where = where[np.argsort(-worst, kind="stable")]
         what, weight = f"{count} differ, by {float(np.nanmax(apart, initial=0.0)):.3g} at most", float(worst.max())
     else:
