@@ -373,8 +373,8 @@ class Control:
                     each.cancel()
 
     def _since(self, after: int) -> Watched:
-        found = self._store.since(after) if after else None
         version = self._store.resource_version
+        found = self._store.since(after) if after or not version else None  # where nothing ever was, wait
         if found is None:
             return Watched(resource_version=version, resources=tuple(self._store.all()), complete=True)
         changed, deleted = found
