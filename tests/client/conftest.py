@@ -1,6 +1,7 @@
 """A server over real sockets whose answers a test writes down."""
 
 import json
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,3 +122,11 @@ def server():
 def drop():
     """The answer that closes the connection."""
     return DROP
+
+
+@pytest.fixture
+def unused_url():
+    """An address at which nobody listens, for as long as the test runs."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"

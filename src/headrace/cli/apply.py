@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @manifests.file_option()
 @click.option("--dry-run", is_flag=True, help="Check, and say what would change, but change nothing.")
 @remote.wait_options
-@click.option("--json", "as_json", is_flag=True, help="For programs: each change with the manifest before and after.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: each change.")
 @remote.control_options
 def command(
     *, paths: tuple[str, ...], dry_run: bool, condition: str, timeout: float, as_json: bool, client: ControlClient

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _COLOURS: Final = MappingProxyType({"created": "green", "configured": "yellow", "deleted": "red"})
 _SIGNS: Final = MappingProxyType({"created": "+", "configured": "~", "deleted": "-"})
+_FAILED: Final = ("Failed", "RolledBack")
+"""What the reasons of failures end with; other reasons speak of what is on its way."""
 _LONGEST_VALUE: Final = 70
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -64,7 +66,7 @@ def wait(
         condition: A condition's type.
         status: What it is to be.
         timeout: Seconds.
-        give_up: Whether `False` of the present generation ends the wait: it failed, and waiting does not help.
+        give_up: Whether a failure ends the wait.
 
     Raises:
         ModelNotReady: the time is up, or a resource has failed; the text says why.
@@ -74,13 +76,17 @@ def wait(
 
     said: set[tuple[str, str]] = set()
     total = len(wanted)
+    broken = False
 
-    def failed(resource: Resource) -> bool:
-        return give_up and is_met(resource, condition, "False")
+    def failed(resource: Resource | None) -> bool:
+        has = resource.condition(condition) if resource is not None else None
+        return give_up and has is not None and has.status == "False" and has.reason.endswith(_FAILED)
 
     with output.progress(f"waiting for {condition} of {total}") as tell:
 
         def seen(found: Mapping[tuple[str, str], Resource | None]) -> None:
+            nonlocal broken
+            broken = any(failed(each) for each in found.values())  # the others may wait for that one
             missing = []
             for key, resource in found.items():
                 if resource is not None and is_met(resource, condition, status):
@@ -98,7 +104,7 @@ def wait(
             condition=condition,
             status=status,
             timeout_seconds=timeout,
-            until=failed if give_up else None,
+            until=lambda _: broken,
             seen=seen,
         )
     wrong = []
@@ -165,9 +171,9 @@ def write_plan(planned: Changes) -> None:
 
 def _write_change(change: Change) -> None:
     updates = change.action == "configured"
-    generations = _generation(change.before), change.generation
-    what = f"generation {generations[0]} -> {generations[1]}" if updates and generations[0] != generations[1] else ""
-    head = f"  {_SIGNS.get(change.action, ' ')} {change.title} is {change.action}" + (f": {what}" if what else "")
+    head = f"  {_SIGNS.get(change.action, ' ')} {change.title} is {change.action}" + (
+        f": generation {change.generation}" if updates else ""
+    )
     output.write_line(head, _COLOURS.get(change.action, ""))
     fields = list(field_changes(_spec(change.before), _spec(change.after))) if change.action != "deleted" else []
     width = max((len(path) for _, path, _ in fields), default=0)
@@ -176,10 +182,6 @@ def _write_change(change: Change) -> None:
         output.write_line(f"      {mark if updates else ' '} {path.ljust(width)}  {text}", colour)
     _write_notes(change)
     click.echo("")
-
-
-def _generation(document: Mapping[str, Any] | None) -> int:
-    return int((document or _NONE).get("metadata", _NONE).get("generation", 0))
 
 
 def _write_notes(change: Change) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from headrace.cli import changes, kinds, manifests, remote
-from headrace.errors import HeadraceError, NotFound
 
 if TYPE_CHECKING:
     from headrace.client.control import ControlClient
@@ -31,10 +30,10 @@ def command(
 ) -> None:
     """Take resources away.
 
-    With -f, what the files declare, those first that need others. A resource that another needs stays, and the message
-    names who needs it.
+    All that are named, and with -f all that the files declare, or none: nothing goes that something else needs, and the
+    message names what needs it.
 
-    Exit codes: 0 all are gone; 1 one was not there; 6 one is needed by another.
+    Exit codes: 0 all are gone; 1 one was not there; 6 one is needed by something that stays.
 
     \b
     Examples:
@@ -52,20 +51,10 @@ def command(
         chosen = kinds.targets_of(targets) + manifests.declared(paths)
         if not chosen:
             raise click.UsageError("expected KIND NAME, or -f", click.get_current_context())
-    order = list(kinds.NAMES)
-    if paths or all_of_kind:
-        chosen.sort(key=lambda key: order.index(key[0]), reverse=True)
-    if not chosen:
+    if ignore_not_found:
+        there = {(each.kind, each.metadata.name) for each in client.get()}
+        chosen = [key for key in chosen if key in there]
+    if chosen:
+        changes.write(client.delete_all(chosen, force=force))
+    else:
         click.echo("nothing to delete")
-    first: HeadraceError | None = None
-    for kind, name in chosen:
-        try:
-            changes.write(client.delete(kind, name, force=force))
-        except NotFound as exc:
-            if not ignore_not_found:
-                if len(chosen) == 1:
-                    raise
-                click.echo(f"{kind.lower()}/{name}: {exc}", err=True)
-                first = first or exc
-    if first is not None:
-        raise first

@@ -30,7 +30,7 @@ def command(targets: tuple[str, ...], as_json: bool, client: ControlClient) -> N
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     kind, name = kinds.maybe_of(targets)
     found = kinds.find(client, kind, name)
-    told = [(each, client.events(each.kind, each.metadata.name)) for each in found]
+    told = [(each, client.events(each.kind, each.metadata.name)[::-1]) for each in found]
     if as_json:
         import msgspec
 

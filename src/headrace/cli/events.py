@@ -32,7 +32,7 @@ def command(targets: tuple[str, ...], as_json: bool, watch: bool, client: Contro
     """  # noqa: D301 - \\b is click's mark for lines to be left as they are
     kind, name = kinds.maybe_of(targets)
     version = client.snapshot(kind, name)[1] if watch else 0
-    found = client.events(kind, name)
+    found = client.events(kind, name)[::-1]
     if as_json:
         _write_lines(found)
     elif found or not watch:
@@ -40,7 +40,7 @@ def command(targets: tuple[str, ...], as_json: bool, watch: bool, client: Contro
     shown = {(each.id, each.count) for each in found}  # one that happens again is counted again
     while watch:
         version = client.watch(version).resource_version
-        newer = [each for each in client.events(kind, name) if (each.id, each.count) not in shown]
+        newer = [each for each in client.events(kind, name)[::-1] if (each.id, each.count) not in shown]
         shown |= {(each.id, each.count) for each in newer}
         if as_json:
             _write_lines(newer)

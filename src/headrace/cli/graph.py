@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs: name to picture.")
 @remote.control_options
-def command(name: str | None, paths: tuple[str, ...], form: Literal["text", "mermaid"], as_json: bool, client: ControlClient) -> None:
+def command(
+    name: str | None, paths: tuple[str, ...], form: Literal["text", "mermaid"], as_json: bool, client: ControlClient
+) -> None:
     """Draw a pipeline or an experiment.
 
     As the server has it; with -f as files have it, and no server is asked.
@@ -60,8 +62,16 @@ def command(name: str | None, paths: tuple[str, ...], form: Literal["text", "mer
 
 
 def _drawn(resources: Sequence[Resource], name: str, form: Literal["text", "mermaid"]) -> Iterator[tuple[str, str]]:
-    from headrace.server import pictures
+    from headrace.control.backends.base import PipelineUnit, SplitUnit
+    from headrace.control.plan import units
+    from headrace.graph import picture
+    from headrace.local.picture import split
 
-    for each in resources:
-        if each.kind in pictures.KINDS and name in {"", each.metadata.name}:
-            yield each.metadata.name, pictures.draw(each, form)
+    for each in units(resources):
+        if name not in {"", each.name}:
+            continue
+        if isinstance(each, PipelineUnit):
+            drawn = picture.mermaid(each.name, each.spec) if form == "mermaid" else picture.text(each.name, each.spec)
+            yield each.name, drawn
+        elif isinstance(each, SplitUnit):
+            yield each.name, split(each, form)

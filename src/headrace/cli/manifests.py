@@ -20,7 +20,7 @@ SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 MLSERVER: Final = "model-settings.json"
 _LARGEST_BYTES: Final = 8 << 20
 """Of a file that was found in a folder rather than named: models lie there too, and some are JSON."""
-_KIND: Final = re.compile(r"""^\s*[{,]?\s*["']?kind["']?\s*:""", re.MULTILINE)
+_KIND: Final = re.compile(r"""(?:^|[{,])\s*["']?kind["']?\s*:""", re.MULTILINE)
 _VERSION: Final = re.compile(r"""["']?apiVersion["']?\s*:""")
 
 

@@ -104,9 +104,15 @@ def wait_options(function: F) -> F:
 
 def control(control_url: str, token: str, request_timeout: float) -> ControlClient:
     """The client of the control API for these options. Nothing is sent yet."""
+    import getpass
+
     from headrace.client.control import ControlClient
 
-    return ControlClient(control_url, token=token, timeout_seconds=request_timeout)
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = ""
+    return ControlClient(control_url, token=token, timeout_seconds=request_timeout, user=user)
 
 
 def connect(url: str, timeout: float, headers: tuple[str, ...]) -> Client:

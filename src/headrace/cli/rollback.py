@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     help="The generation, as `headrace history` lists them; default: the one before the present.",
 )
 @remote.wait_options
-@click.option("--json", "as_json", is_flag=True, help="For programs: the change, with the manifest before and after.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: the change.")
 @remote.control_options
 def command(
     *,

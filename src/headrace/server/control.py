@@ -2,6 +2,7 @@
 with `LIMITS`, after `check_host`.
 
     POST   /v1/apply, /v1/plan, /v1/diff      {"files": [{"name", "text", "base"}]}, or YAML as it is
+    POST   /v1/delete                         {"resources": [{"kind", "name"}], "force": false}
     GET    /v1/resources[/KIND[/NAME]]        DELETE /v1/resources/KIND/NAME[?force=true]
     GET    /v1/resources/KIND/NAME/history    POST .../rollback {"generation": N}
     GET    /v1/events[?kind=&name=]           GET /v1/watch?after=N&timeout=SECONDS (a long poll)
@@ -24,11 +25,14 @@ import ipaddress
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from headrace.control import schema
+from headrace.control.parse import plain, render
 from headrace.control.resources import KINDS
 from headrace.errors import (
     HeadraceError,
@@ -38,17 +42,20 @@ from headrace.errors import (
     NotSupported,
     Overloaded,
     SettingsError,
+    Temporary,
 )
 from headrace.payload import InferenceRequest, InferenceResponse, Tensor
 from headrace.protocols import status, v2_rest
-from headrace.server import pictures
 from headrace.server.http import HttpLimits, HttpReply, HttpRequest, error_body
 
 if TYPE_CHECKING:
+    from headrace.control.backends.base import Action
     from headrace.control.service import Control
+    from headrace.control.store import Change, Past
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_Key = tuple[str, str]
 
 LIMITS: Final = HttpLimits(max_body_bytes=64 << 20, max_connections=512, request_timeout_seconds=600.0)
 """What a connection to the control API may ask. The deadline is that of a prefetch, which waits for a load."""
@@ -62,7 +69,7 @@ _TAPPED_ELEMENTS: Final = 4096
 _FILE_TYPES: Final = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 
-Listener = Callable[[str, str, Sequence[Tensor]], None]
+Listener = Callable[[str, str, tuple[Tensor, ...]], None]
 """Takes the request's id, the reference, and the tensors that passed it. Called on the server's loop."""
 
 
@@ -70,12 +77,18 @@ class Local(Protocol):
     """What is asked of this process beside carrying out resources (`headrace.local`)."""
 
     def tap(self, pipeline: str, reference: str, listener: Listener) -> Callable[[], None]:
-        """Tell a listener what passes a reference (`STEP.inputs`, `STEP.outputs`, `inputs`, `outputs`). Returns what
-        ends it.
+        """Tell a listener what passes a reference (`STEP.inputs`, `STEP.outputs`, `inputs`, `outputs`; empty:
+        `outputs`). Returns what ends it.
 
         Raises:
-            NotFound: no such pipeline.
-            InvalidRequest: no such reference in it.
+            NotFound: no such pipeline, or no such reference in it.
+        """
+
+    def picture(self, name: str, form: str) -> str:
+        """A pipeline or an experiment, as `text` or `mermaid`.
+
+        Raises:
+            NotFound: no such pipeline or experiment.
         """
 
     async def prefetch(self, model: str) -> None:
@@ -96,6 +109,16 @@ class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class _Files(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     files: tuple[File, ...]
     dry_run: bool = False
+
+
+class _Named(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: str
+    name: str
+
+
+class _Delete(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    resources: tuple[_Named, ...]
+    force: bool = False
 
 
 class _Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,6 +212,8 @@ class ControlApi:
         match [unquote(part) for part in path.strip("/").split("/")]:
             case ["v1", "apply"]:
                 calls = {"POST": lambda: self._apply(request, query)}
+            case ["v1", "delete"]:
+                calls = {"POST": lambda: self._delete_several(request)}
             case ["v1", "plan"]:
                 calls = {"POST": lambda: self._plan(request, query)}
             case ["v1", "diff"]:
@@ -200,7 +225,7 @@ class ControlApi:
             case ["v1", "resources", kind, name]:
                 calls = {
                     "GET": lambda: self._get(_kind(kind), name),
-                    "DELETE": lambda: self._delete(_kind(kind), name, force=_flag(query, "force")),
+                    "DELETE": lambda: self._delete(request, [(_kind(kind), name)], force=_flag(query, "force")),
                 }
             case ["v1", "resources", kind, name, "history"]:
                 calls = {"GET": lambda: self._history(_kind(kind), name)}
@@ -238,37 +263,79 @@ class ControlApi:
     async def _apply(self, request: HttpRequest, query: Mapping[str, str]) -> HttpReply:
         asked = _files(request, query)
         dry_run = asked.dry_run or _flag(query, "dryRun")
-        return _json(_changes(await self._control.apply(asked.files, dry_run=dry_run)))
+        done = await self._control.apply(asked.files, dry_run=dry_run, who=_who(request))
+        return _changes(done.changes, done.resource_version)
 
-    async def _delete(self, kind: str, name: str, *, force: bool) -> HttpReply:
-        return _json(_changes(await self._control.delete(kind, name, force=force)))
+    async def _delete(self, request: HttpRequest, keys: Sequence[_Key], *, force: bool) -> HttpReply:
+        done = await self._control.delete_all(keys, force=force, who=_who(request))
+        return _changes(done.changes, done.resource_version)
+
+    async def _delete_several(self, request: HttpRequest) -> HttpReply:
+        asked = _body(request, _Delete)
+        keys = [(_kind(each.kind), each.name) for each in asked.resources]
+        return await self._delete(request, keys, force=asked.force)
 
     async def _rollback(self, request: HttpRequest, kind: str, name: str) -> HttpReply:
         asked = _body(request, _Rollback)
-        return _json(_changes(await self._control.rollback(kind, name, asked.generation)))
+        who = f"{_who(request)} (rollback)".strip()
+        done = await self._control.rollback(kind, name, asked.generation, who=who)
+        return _changes(done.changes, done.resource_version)
 
     async def _prefetch(self, request: HttpRequest, name: str) -> HttpReply:
         _body(request, dict)
         await self._local.prefetch(name)
-        return _json({"name": name, "state": "resident"})
+        return _json({"name": name})
 
     async def _evict(self, request: HttpRequest, name: str) -> HttpReply:
         _body(request, dict)
         await self._local.evict(name)
-        return _json({"name": name, "state": "evicted"})
+        return _json({"name": name})
 
     # -- to look --
+
+    async def _diff(self, request: HttpRequest, query: Mapping[str, str]) -> HttpReply:
+        found = await self._control.diff(_files(request, query).files)
+        return _changes(found.changes, found.resource_version, documents=found.documents)
+
+    async def _plan(self, request: HttpRequest, query: Mapping[str, str]) -> HttpReply:
+        files = _files(request, query).files
+        found = await self._control.diff(files)
+        planned = await self._control.plan(files)
+        return _changes(planned.changes, planned.resource_version, documents=found.documents, actions=planned.actions)
+
+    async def _get(self, kind: str, name: str) -> HttpReply:
+        version = self._control.resource_version
+        return _json(
+            {"resources": [render(each) for each in self._control.get(kind, name)], "resourceVersion": version}
+        )
+
+    async def _history(self, kind: str, name: str) -> HttpReply:
+        return _json({"history": [_past(each) for each in await self._control.history(kind, name)]})
+
+    async def _events(self, kind: str, name: str) -> HttpReply:
+        return _json({"events": [plain(each) for each in await self._control.events(kind, name)]})
+
+    async def _watch(self, query: Mapping[str, str]) -> HttpReply:
+        seconds = min(_seconds(query, "timeout", 30.0), _LONGEST_WATCH_SECONDS)
+        watched = await self._or_closing(self._control.watch(_number(query, "after", 0), seconds))
+        if watched is None:
+            raise Temporary("the server stops")
+        return _json(
+            {
+                "resourceVersion": watched.resource_version,
+                "resources": [render(each) for each in watched.resources],
+                "deleted": watched.deleted,
+                "complete": watched.complete,
+            }
+        )
+
+    async def _schema(self, kind: str) -> HttpReply:
+        return _json(schema.schema(kind))
 
     async def _picture(self, name: str, form: str) -> HttpReply:
         if form not in {"text", "mermaid"}:
             raise InvalidRequest(f"format: expected text or mermaid, got {form!r}")
-        plain, _, kind = name.rpartition(".")  # a dot is in no pipeline's name, but in that of others
-        for each in pictures.KINDS:
-            for wanted in [name, *([plain] if kind == each.lower() else [])]:
-                with contextlib.suppress(NotFound):
-                    found = self._control.get(each, wanted)
-                    return _json({"name": name, "format": form, "picture": pictures.draw(found[0], form)})
-        raise NotFound(f"no pipeline, experiment or rollout '{name}'")
+        return _json({"name": name, "format": form, "picture": self._local.picture(name, form)})
 
     async def _or_closing(self, waiting: Awaitable[T]) -> T | None:
         """What is waited for; None when the server stops first."""
@@ -289,11 +356,11 @@ class ControlApi:
 
     async def _tapped(self, pipeline: str, reference: str, count: int) -> AsyncIterator[bytes]:
         """Lines as exchanges pass; a reader that is too slow misses some, and is told how many."""
-        kept: deque[tuple[str, str, Sequence[Tensor]]] = deque()
+        kept: deque[tuple[str, str, tuple[Tensor, ...]]] = deque()
         came = asyncio.Event()
         dropped = sent = 0
 
-        def listener(request_id: str, place: str, tensors: Sequence[Tensor]) -> None:
+        def listener(request_id: str, place: str, tensors: tuple[Tensor, ...]) -> None:
             nonlocal dropped
             if len(kept) < _TAPPED_KEPT:
                 kept.append((request_id, place, tensors))
@@ -319,11 +386,11 @@ class ControlApi:
             end()
 
 
-def _unheard(request_id: str, reference: str, tensors: Sequence[Tensor]) -> None:
+def _unheard(request_id: str, reference: str, tensors: tuple[Tensor, ...]) -> None:
     pass
 
 
-def _tapped_line(request_id: str, reference: str, tensors: Sequence[Tensor], dropped: int) -> bytes:
+def _tapped_line(request_id: str, reference: str, tensors: tuple[Tensor, ...], dropped: int) -> bytes:
     line: dict[str, Any] = {"id": request_id, "reference": reference, "tensors": [_shown(each) for each in tensors]}
     if dropped:
         line["dropped"] = dropped
@@ -404,6 +471,12 @@ def _seconds(query: Mapping[str, str], name: str, default: float) -> float:
     return seconds
 
 
+def _who(request: HttpRequest) -> str:
+    """Who says to ask, for the history; nobody checks it."""
+    name = request.headers.get("x-headrace-user", "")
+    return name[:64] if name.isprintable() else ""
+
+
 def _content_type(request: HttpRequest) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
@@ -444,6 +517,46 @@ def _files(request: HttpRequest, query: Mapping[str, str]) -> _Files:
 
 def _json(value: Any) -> HttpReply:
     return HttpReply(msgspec.json.encode(value))
+
+
+def _changes(
+    changes: Sequence[Change],
+    version: int,
+    *,
+    documents: Mapping[_Key, tuple[Any, Any]] = MappingProxyType({}),
+    actions: Sequence[Action] = (),
+) -> HttpReply:
+    """What was done or would be; of a look ahead with the manifests before and after."""
+    shown = []
+    for each in changes:
+        entry = plain(each)
+        if each.key in documents:
+            entry["before"], entry["after"] = documents[each.key]
+        shown.append(entry)
+    return _json({"changes": shown, "actions": [_action(each) for each in actions], "resourceVersion": version})
+
+
+def _action(action: Action) -> dict[str, Any]:
+    unit, name, revision = action.key
+    return {
+        "verb": action.verb,
+        "unit": unit,
+        "name": name,
+        "revision": revision,
+        "stage": action.stage,
+        "reason": action.reason,
+    }
+
+
+def _past(past: Past) -> dict[str, Any]:
+    return {
+        "generation": past.generation,
+        "revision": past.revision,
+        "at": past.at,
+        "who": past.who,
+        "action": past.action,
+        "resource": render(past.resource),
+    }
 
 
 def _failed(error: Exception, request: HttpRequest) -> HttpReply:

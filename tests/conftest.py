@@ -1,0 +1,98 @@
+"""What tests of several rooms share: a control API over real sockets, over a backend that serves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+
+class ControlServer:
+    """A control API on a loop of its own: `control` and `backend` may be looked at, `run` does something on the loop."""
+
+    def __init__(self, folder, token=""):
+        from headrace.control.backends.memory import MemoryBackend
+        from headrace.control.service import Control
+        from headrace.control.store import Store
+        from headrace.server.control import LIMITS, ControlApi
+        from headrace.server.http import HttpServer
+
+        self.folder = folder
+        self.backend = MemoryBackend()
+        self.store = Store(folder / "state.db")
+        self.local = Local()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.store.open()
+
+        async def start():
+            self.control = Control(self.store, self.backend)
+            self.api = ControlApi(self.control, self.local, token=token)
+            self.server = HttpServer(self.api, limits=LIMITS)
+            await self.control.start()
+            return await self.server.start("127.0.0.1", 0)
+
+        self.port = self.run(start())
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+
+    def close(self):
+        async def stop():
+            self.api.close()
+            await self.server.stop(5)
+            await self.control.stop()
+
+        try:
+            self.run(stop())
+        finally:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(10)
+            self.loop.close()
+            self.store.close()
+
+
+class Local:
+    """What a process does beside carrying out resources: the taps of one pipeline, `chain`, and models in memory."""
+
+    def __init__(self):
+        from headrace.graph.taps import Taps
+
+        self.taps = Taps("chain", ["inputs", "outputs", "scale.inputs", "scale.outputs"])
+        self.resident = set()
+
+    def tap(self, pipeline, reference, listener):
+        from headrace.errors import NotFound
+
+        if pipeline != "chain":
+            raise NotFound(f"pipeline '{pipeline}' is not found")
+        self.taps.subscribe(reference or "outputs", listener)
+        return lambda: self.taps.unsubscribe(reference or "outputs", listener)
+
+    def picture(self, name, form):
+        return f"{form} of {name}\n"
+
+    async def prefetch(self, model):
+        self.resident.add(model)
+
+    async def evict(self, model):
+        self.resident.discard(model)
+
+
+@pytest.fixture
+def control_server(tmp_path):
+    """A control API without a token."""
+    server = ControlServer(tmp_path)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def locked_server(tmp_path):
+    """A control API whose token is `secret`."""
+    server = ControlServer(tmp_path, token="secret")
+    yield server
+    server.close()
