@@ -26,7 +26,7 @@ from headrace.errors import HeadraceError, InvalidResources
 from headrace.payload import EMPTY
 
 MAX_DEPTH: Final = 64
-MAX_NODES: Final = 4_000_000
+MAX_NODES: Final = 1_000_000
 """Of all files together, aliases followed: a few lines of YAML may stand for billions of values."""
 
 Key = tuple[str, str]
@@ -154,6 +154,7 @@ _MERGE: Final = f"{_TAG}merge"
 _NULL: Final = f"{_TAG}null"
 _NUMBERS: Final = frozenset({f"{_TAG}int", f"{_TAG}float"})
 _BOOL: Final = f"{_TAG}bool"
+_PLAIN: Final = frozenset({*_WORDS, _NULL, f"{_TAG}map", f"{_TAG}seq"})
 
 _AS_WRITTEN: Final = frozenset({"version", "artifact_version", "environment", "runtime"})
 """Fields of text whose word stands as it is written: version 1.10 is not 1.1, and `off` is not false."""
@@ -480,6 +481,8 @@ class _Reader:
         self._nodes += 1
         if self._nodes > MAX_NODES or depth > MAX_DEPTH:
             return self._too_much(node, place)
+        if node.tag not in _PLAIN:
+            return self.fault(node, place, f"expected plain values, found one tagged {node.tag!r}")
         if isinstance(node, yaml.MappingNode):
             return {
                 name: self._anything(value, place.of(name), depth + 1) for name, _, value in self._entries(node, place)
@@ -488,8 +491,6 @@ class _Reader:
             return [self._anything(item, place.at(index), depth + 1) for index, item in enumerate(node.value)]
         if node.tag == f"{_TAG}timestamp":  # JSON has none, so nothing that is passed on takes one
             return node.value
-        if node.tag != _NULL and node.tag not in _WORDS:
-            return self.expected(node, place, "text, a number, a boolean, a list or a mapping")
         value = _scalar(node)
         if value is None and node.tag != _NULL:
             return self.expected(node, place, "text, a number or a boolean")
