@@ -7,7 +7,7 @@ import asyncio
 
 import msgspec
 import pytest
-from test_repository import House, make
+from tests.serving.test_repository import House, make
 
 from headrace.errors import Conflict, LoadFailed, ModelNotFound, ModelNotReady
 from headrace.payload import Signature
