@@ -159,6 +159,7 @@ def test_children_without_a_combiner():
     }
     by_key, _ = convert(deployment(graph))
     pipeline = by_key["Pipeline", "dep"]
+    assert faults("dep", pipeline.spec) == []
     assert pipeline.spec.output == Output(steps=("x",))
     assert [step.mirror for step in pipeline.spec.steps] == [False, False, True]
     assert any("children[1].name: y: asked, and nobody waits" in note for note in pipeline.notes)

@@ -234,7 +234,11 @@ def _custom_model(
         reader.fault(path, pods.code_needed(names, container.get("image", "")))
     if "image" in container:
         reader.note(f"{path}.image", f"without effect: {pods.NO_IMAGE}", container["image"])
-    return Model(uri=env.get(STORAGE_URI, ""), reference=reference)
+    if STORAGE_URI in env and component == "transformer":
+        reader.fault(f"{path}.env", "storage uri should not be specified in transformer container")
+    elif STORAGE_URI in env:
+        reader.note(f"{path}.env", "refused: a class of one's own opens its own files", env[STORAGE_URI])
+    return Model(reference=reference)
 
 
 def _scaled(reader: Reader, model: Model, component: Mapping[str, Any], path: str) -> Model:
@@ -330,8 +334,6 @@ def _transformed(
     about = _about(metadata, transformer)
     annotations = about.get("annotations", {})
     model = _custom_model(reader, containers[0], place, annotations, "transformer")
-    if model.uri:
-        reader.fault(f"{place}.env", "storage uri should not be specified in transformer container")
     model = _scaled(reader, model, transformer, path)
     if stopped:
         model = _stopped(reader, model)

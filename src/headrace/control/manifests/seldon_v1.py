@@ -87,7 +87,7 @@ _NODE: Final[dict[str, Field]] = {
             }
         )
     ),
-    "modelUri": text("a model's `uri`"),
+    "modelUri": text("a model's `uri`; for a class, its parameter `model_uri`"),
     "serviceAccountName": idle(_CREDENTIALS),
     "envSecretRefName": idle(_CREDENTIALS),
     "storageInitializerImage": idle(pods.NO_PODS),
@@ -399,9 +399,13 @@ class _Graph:
         else:
             self.models[known] = Model(
                 runtime=FORM,
-                uri=node.get("modelUri", ""),
                 reference=self._class(node, path),
-                parameters=(parameters or EMPTY) if method == "predict" else {**parameters, METHOD: method},
+                parameters={
+                    **parameters,
+                    **({"model_uri": node["modelUri"]} if "modelUri" in node else {}),
+                    **({METHOD: method} if method != "predict" else {}),
+                }
+                or EMPTY,
             )
         return self._add(step)
 
