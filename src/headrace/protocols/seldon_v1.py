@@ -157,7 +157,8 @@ def _request(
     deadline: float | None = None,
 ) -> SeldonRequest:
     specs = signature.inputs if signature is not None else ()
-    meta = document.get("meta") or {}
+    meta = document.get("meta")
+    meta = {} if meta is None else meta
     if type(meta) is not dict:
         raise InvalidRequest("meta of a SeldonMessage must be an object")
     check_depth(meta, "meta")
@@ -599,7 +600,8 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     reward: float
     routing: Mapping[str, str] = EMPTY
     """Router to the branch that it chose, as the answer's `meta.routing` said; `-1` (all) is left out."""
-    request: SeldonRequest | None = None
+    request: InferenceRequest | None = None
+    """What was asked, where the caller gave it back; its id is the answer's `meta.puid`."""
 
 
 def parse_feedback(body: bytes | memoryview, *, model_name: str, signature: Signature | None = None) -> Feedback:
@@ -618,10 +620,13 @@ def parse_feedback(body: bytes | memoryview, *, model_name: str, signature: Sign
         for router, branch in _object(meta, "routing").items()
         if not isinstance(branch, int | float) or branch >= 0
     }
-    given = document.get("request")
-    request = None
-    if isinstance(given, dict) and any(given.get(kind) is not None for kind in _KINDS):
-        request = _request(given, model_name=model_name, signature=signature)
+    given = _object(document, "request")
+    puid = str(meta.get("puid") or _object(given, "meta").get("puid") or "")
+    request: InferenceRequest | None = None
+    if any(given.get(kind) is not None for kind in _KINDS):
+        request = msgspec.structs.replace(_request(given, model_name=model_name, signature=signature), id=puid)
+    elif puid:
+        request = InferenceRequest(model_name=model_name, inputs=(), id=puid)
     return Feedback(reward=float(reward), routing=routing, request=request)
 
 
