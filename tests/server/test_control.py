@@ -30,6 +30,7 @@ spec:
   steps: [{name: scale}]
   output: {steps: [scale]}
 """
+SERVER = "{apiVersion: headrace.io/v1, kind: Server, metadata: {name: here}, spec: {memoryBytes: 1000000}}"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -98,7 +99,7 @@ def test_with_a_token_it_is_asked_for(locked_server, headers, status):
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "none"}, 200),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_without_a_token_web_pages_are_kept_out(control_server, headers, status):
     """Without a token only this machine's own names are answered, and no web page."""
@@ -296,9 +297,7 @@ def test_a_watch_of_nothing_waits(client):
     watching.join(0.3)
     assert not found
     with ControlClient(client.url) as other:
-        other.apply(
-            [File(name="s.yaml", text=TWO.split("---")[0].replace("Model", "Server").replace("uri: scale.onnx", ""))]
-        )
+        other.apply([File(name="s.yaml", text=SERVER)])
     watching.join(20)
     assert found
 

@@ -212,6 +212,8 @@ class Watched(_Wire, frozen=True, kw_only=True):
     """Those that changed, as they are now."""
     deleted: tuple[tuple[str, str], ...] = ()
     """Kind and name of those that are gone."""
+    complete: bool = False
+    """Not what changed, which nobody knows any more, but all that there is: what is not among them is gone."""
 
 
 class TappedTensor(_Wire, frozen=True, kw_only=True):
@@ -259,6 +261,7 @@ class ControlClient:
         url: `http://host:port`, with a path when a proxy adds one.
         token: The server's `control.token`.
         timeout_seconds: How long one call may wait for the server.
+        user: Who asks, for the history; nobody checks it.
         tls: For HTTPS, in place of the system's default context.
     """
 
@@ -268,6 +271,7 @@ class ControlClient:
         *,
         token: str = "",
         timeout_seconds: float = 60.0,
+        user: str = "",
         tls: ssl.SSLContext | None = None,
     ) -> None:
         parts = address_of(url)
@@ -275,6 +279,8 @@ class ControlClient:
         self._parts, self._prefix = parts, parts.path.rstrip("/")
         self._timeout, self._tls = timeout_seconds, tls
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if user.isascii() and user.isprintable() and user:
+            self._headers["X-Headrace-User"] = user
         self._connection: http.client.HTTPConnection | None = None
 
     def __repr__(self) -> str:
@@ -314,6 +320,11 @@ class ControlClient:
             Conflict: others need it; the text names them.
         """
         return self._ask("DELETE", _path(kind, name) + ("?force=true" if force else ""), Changes)
+
+    def delete_all(self, resources: Iterable[tuple[str, str]], *, force: bool = False) -> Changes:
+        """Take resources away, by kind and name: all of them, or none. Raises as `delete`."""
+        named = [{"kind": kind, "name": name} for kind, name in resources]
+        return self._post("/v1/delete", {"resources": named, "force": force}, Changes)
 
     def rollback(self, kind: str, name: str, *, generation: int = 0) -> Changes:
         """Make a spec be what it was in a generation; 0: the one before the present."""
@@ -355,7 +366,7 @@ class ControlClient:
         return self._ask("GET", _path(kind, name) + "/history", _History).history
 
     def events(self, kind: str = "", name: str = "") -> tuple[Event, ...]:
-        """What happened, oldest first."""
+        """What happened, newest first."""
         query = {key: value for key, value in (("kind", kind), ("name", name)) if value}
         return self._ask("GET", "/v1/events" + (f"?{urlencode(query)}" if query else ""), _Events).events
 
@@ -397,34 +408,30 @@ class ControlClient:
             ModelNotReady: the time is up; the text says what was still missing, and why.
         """
         deadline = time.monotonic() + timeout_seconds
+        resources, version = self.snapshot()
+        here = {(each.kind, each.metadata.name): each for each in resources}
+        found: dict[tuple[str, str], Resource | None] = {key: here.get(key) for key in wanted}
         while True:
-            resources, version = self.snapshot()
-            here = {(each.kind, each.metadata.name): each for each in resources}
-            found: dict[tuple[str, str], Resource | None] = {key: here.get(key) for key in wanted}
-            newer = True
-            while newer:
-                if seen is not None:
-                    seen(found)
-                missing = {
-                    key: each
-                    for key, each in found.items()
-                    if each is None or not (is_met(each, condition, status) or (until is not None and until(each)))
-                }
-                if not missing:
-                    return {key: each for key, each in found.items() if each is not None}
-                while True:  # until one of them changed
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        told = "; ".join(_unmet(key, each, condition) for key, each in missing.items())
-                        raise ModelNotReady(f"after {timeout_seconds:g} s: {told}")
-                    watched = self.watch(version, timeout_seconds=left)
-                    newer = watched.resource_version >= version  # else the server began anew with another state
-                    version = watched.resource_version
-                    changed = {(each.kind, each.metadata.name): each for each in watched.resources}
-                    if not newer or found.keys() & {*changed, *watched.deleted}:
-                        break
-                gone = dict.fromkeys(watched.deleted)
-                found = {key: changed.get(key, None if key in gone else each) for key, each in found.items()}
+            if seen is not None:
+                seen(found)
+            missing = {
+                key: each
+                for key, each in found.items()
+                if each is None or not (is_met(each, condition, status) or (until is not None and until(each)))
+            }
+            if not missing:
+                return {key: each for key, each in found.items() if each is not None}
+            before = found
+            while found == before:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    told = "; ".join(_unmet(key, each, condition) for key, each in missing.items())
+                    raise ModelNotReady(f"after {timeout_seconds:g} s: {told}")
+                watched = self.watch(version, timeout_seconds=left)
+                version = watched.resource_version
+                gone = found.keys() if watched.complete else set(watched.deleted)
+                here = {(each.kind, each.metadata.name): each for each in watched.resources}
+                found = {key: here.get(key, None if key in gone else each) for key, each in found.items()}
 
     def tap(self, pipeline: str, *, reference: str = "", count: int = 0) -> Iterator[Tapped]:
         """What passes a place in a pipeline, as it passes: what it answers, unless another place is named.
