@@ -184,6 +184,8 @@ def test_shadow():
     assert verdict.decision == "promote"
     assert set(verdict.evidence) == {"agreement", "requests"}
     assert judge(counts(5000), Counts(compared=20, agreed=20), rule, shadow=True).decision == "wait"
+    failing = Counts(requests=300, failures=150, compared=150, agreed=150)
+    assert judge(counts(5000), failing, rule, shadow=True).reason == "ErrorRateIncreased"
 
 
 @pytest.mark.parametrize(

@@ -91,16 +91,18 @@ def judge(
         step: Which step, from 0; for the message.
         steps: How many there are: the error rate is shared among them.
         attempt: How often the counts of this step were lost before.
-        shadow: The candidate gets mirrored requests only, so that its answers are compared, and nothing else.
+        shadow: The candidate gets mirrored requests only: its answers are compared, and its failures too where they
+            are counted, but its latency is that of requests which nobody waits for.
     """
-    criteria = (0 if shadow else 1 + (judge.max_latency_ratio > 0)) + (judge.min_agreement > 0)
+    timed = judge.max_latency_ratio > 0 and not shadow
+    criteria = 1 + timed + (judge.min_agreement > 0)
     part = _FIRST * _AGAIN**attempt
-    alpha = min(max(judge.error_rate, 1e-12), 0.5) * part / (max(steps, 1) * max(criteria, 1))
+    alpha = min(max(judge.error_rate, 1e-12), 0.5) * part / (max(steps, 1) * criteria)
     findings: dict[str, _Finding] = {}
-    if not shadow:
+    if candidate.requests or not shadow:
         findings["errors"] = _errors(stable, candidate, judge, alpha)
-        if judge.max_latency_ratio > 0:
-            findings["latency"] = _latency(stable, candidate, judge, alpha)
+    if timed:
+        findings["latency"] = _latency(stable, candidate, judge, alpha)
     if judge.min_agreement > 0:
         findings["agreement"] = _agreement(candidate, judge, alpha)
     seen = max(candidate.requests, candidate.compared) if shadow else candidate.requests
