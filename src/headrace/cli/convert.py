@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,9 +45,9 @@ _NOT_OURS: Final = ("settings.json",)
 def command(names: tuple[str, ...], form: Literal["yaml", "json"]) -> None:
     """Print manifests made for other systems as our resources.
 
-    Of Seldon Core 1 and 2, KServe and KFServing, and of MLServer's folders. No server is asked. What has no effect here,
-    or is refused, stands above each resource with the reason. Exit code 1 when something cannot be converted; every
-    fault is told.
+    Of Seldon Core 1 and 2, KServe and KFServing, and of MLServer's folders. No server is asked. What has no effect
+    here, or is refused, stands above each resource with the reason. Relative paths become relative to this folder. Exit
+    code 1 when something cannot be converted; every fault is told.
 
     \b
     Examples:
@@ -57,7 +58,7 @@ def command(names: tuple[str, ...], form: Literal["yaml", "json"]) -> None:
     from headrace.control import parse
 
     try:
-        found = parse.read(list(files(names)))
+        found = [moved(each) for each in parse.read(list(files(names)))]
     except InvalidResources as exc:
         for fault in exc.faults:
             click.echo(f"error: {fault}", err=True)
@@ -99,6 +100,41 @@ def _is_manifest(path: Path) -> bool:
         return False
     beside = (path.parent / SETTINGS).is_file()  # the rest of such a folder is the model's
     return not beside or path.name == SETTINGS
+
+
+def moved(resource: Resource) -> Resource:
+    """The resource with its relative paths starting from the current folder, where what is printed will be."""
+    import msgspec
+
+    from headrace.control.resources import Model
+    from headrace.graph.spec import Pipeline
+
+    replace = msgspec.structs.replace
+    base, spec = resource.base, resource.spec
+    if isinstance(spec, Model):
+        spec = replace(spec, uri=_uri(spec.uri, base), reference=_reference(spec.reference, base))
+    elif isinstance(spec, Pipeline):
+        steps = []
+        for step in spec.steps:
+            route, combine = step.route, step.combine
+            if route is not None:
+                route = replace(route, reference=_reference(route.reference, base))
+            if combine is not None:
+                combine = replace(combine, reference=_reference(combine.reference, base))
+            steps.append(replace(step, python=_reference(step.python, base), route=route, combine=combine))
+        spec = replace(spec, steps=tuple(steps))
+    return replace(resource, spec=spec, base=str(Path.cwd()))
+
+
+def _uri(uri: str, base: str) -> str:
+    if not uri or "://" in uri or Path(uri).is_absolute():
+        return uri
+    return os.path.relpath(Path(base, uri))
+
+
+def _reference(reference: str, base: str) -> str:
+    file, colon, name = reference.rpartition(":")
+    return f"{_uri(file, base)}{colon}{name}" if file.endswith(".py") else reference
 
 
 def document(resource: Resource) -> dict[str, Any]:

@@ -231,7 +231,7 @@ class Reader:
                 labels=metadata.get("labels") or EMPTY,
                 annotations={**metadata.get("annotations", {}), **(annotations or {}), **origin},
             ),
-            spec=spec,
+            spec=_sparse(spec),
             origin=f"{self.where}: {self.api_version} {self.kind}",
             base=self.base,
             notes=tuple(self.notes) if main else (),
@@ -300,6 +300,19 @@ class Reader:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"known fields are {', '.join(sorted(known))}"
         self.fault(path or "the document", f"unknown field '{name}'; {hint}")
+
+
+def _sparse(value: Any) -> Any:
+    """The value with the type's own default in each field that equals it: what is rendered leaves these out."""
+    if isinstance(value, tuple):
+        return tuple(_sparse(each) for each in value)
+    if not isinstance(value, msgspec.Struct):
+        return value
+    said = {}
+    for field in msgspec.structs.fields(value):
+        given = getattr(value, field.name)
+        said[field.name] = field.default if given == field.default else _sparse(given)
+    return type(value)(**said)
 
 
 _FORMS: Final[Mapping[Form, tuple[str, Callable[[Any], bool]]]] = MappingProxyType(
