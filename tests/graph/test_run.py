@@ -31,7 +31,7 @@ def function(compute, *, wait=0):
     async def infer(request):
         for _ in range(wait):
             await asyncio.sleep(0)
-        results = compute(**{each.name: each.data for each in request.inputs})
+        results = compute({each.name: each.data for each in request.inputs})
         return answer(request, [Tensor(name, "FP64", np.asarray(data)) for name, data in results.items()])
 
     return infer
@@ -39,11 +39,11 @@ def function(compute, *, wait=0):
 
 def tfsimple(wait=0):
     """Triton's `simple`: sum and difference of its two inputs."""
-    return function(lambda INPUT0, INPUT1: {"OUTPUT0": INPUT0 + INPUT1, "OUTPUT1": INPUT0 - INPUT1}, wait=wait)
+    return function(lambda x: {"OUTPUT0": x["INPUT0"] + x["INPUT1"], "OUTPUT1": x["INPUT0"] - x["INPUT1"]}, wait=wait)
 
 
-MUL10 = function(lambda INPUT: {"OUTPUT": INPUT * 10})
-ADD10 = function(lambda INPUT: {"OUTPUT": INPUT + 10})
+MUL10 = function(lambda x: {"OUTPUT": x["INPUT"] * 10})
+ADD10 = function(lambda x: {"OUTPUT": x["INPUT"] + 10})
 
 
 def make(text, models, *, name="pipe", **options):
@@ -142,7 +142,7 @@ output: {steps: [mul10, add10], stepsJoin: JOIN}
 async def test_a_branch_is_taken_by_the_tensor_that_is_there(join, choice, expected):
     """`tfsimple-conditional`: the branch whose tensor is absent is dead at once, whatever the output's join."""
     models = {
-        "conditional": function(lambda CHOICE, INPUT: {f"OUTPUT{int(CHOICE[0])}": INPUT}),
+        "conditional": function(lambda x: {f"OUTPUT{int(x['CHOICE'][0])}": x["INPUT"]}),
         "mul10": MUL10,
         "add10": ADD10,
     }
@@ -371,7 +371,7 @@ async def test_a_soft_failure_counts_as_no_answer():
 async def test_when_only_soft_failures_are_left_they_are_told():
     """No answer because a soft step failed: the text has its reason, the cause its error."""
     pipeline = make("steps: [{name: bad, dependency: soft}]", {"bad": failing(RuntimeFailed("broken"))})
-    with pytest.raises(RuntimeFailed, match="has no answer to this request: step 'bad' failed: .*broken") as caught:
+    with pytest.raises(RuntimeFailed, match=r"has no answer to this request: step 'bad' failed: .*broken") as caught:
         await run(pipeline, tensor("INPUT", 1))
     assert isinstance(caught.value.__cause__, RuntimeFailed)
 
@@ -450,7 +450,8 @@ async def test_a_failure_nobody_hears_is_not_reported_by_the_loop():
 
 async def test_steps_learn_what_concerns_them_of_the_request():
     """Id, deadline, traceable headers and parameters flow on; content headers do not, and what describes the request's
-    own tensors goes only to who takes them."""
+    own tensors goes only to who takes them.
+    """
     seen = []
 
     async def infer(request):

@@ -38,10 +38,14 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """The giver's name to the taker's."""
     prefix: str = ""
     """Put before the names that `renames` leaves alone."""
-    around: bool = False
-    """It comes from the node's own cycle, so again and again; else the first message is the one."""
     cyclic: bool = False
     """It comes from a cycle: a message without the wanted tensors says nothing of the next."""
+    around: bool = False
+    """It comes from the node's own cycle, so again and again, and running uses it up."""
+    latest: bool = False
+    """The latest message counts until the node runs; else the first is the one."""
+    forgets: bool = False
+    """A message without the wanted tensors takes the place of one that had them."""
 
     @property
     def plain(self) -> bool:
@@ -141,7 +145,13 @@ def compile_pipeline(name: str, pipeline: spec.Pipeline) -> Plan:
 
     nodes = []
     for index, (inputs, triggers) in enumerate(drafts):
-        slots = tuple([_placed(slot, index, givers, cycle_of) for slot in (*inputs, *triggers)])
+        ports_taken = [slot.port for slot in (*inputs, *triggers)]
+        slots = tuple(
+            [
+                _placed(slot, index, givers, cycle_of, paired=ports_taken.count(slot.port) > 1)
+                for slot in (*inputs, *triggers)
+            ]
+        )
         nodes.append(
             _output_node(index, pipeline, slots)
             if index == output
@@ -286,11 +296,16 @@ def _successors(
     return successors
 
 
-def _placed(slot: Slot, node: int, givers: Mapping[int, int], cycle_of: Mapping[int, int]) -> Slot:
+def _placed(slot: Slot, node: int, givers: Mapping[int, int], cycle_of: Mapping[int, int], *, paired: bool) -> Slot:
+    """A slot with how it stands to cycles. Slots of one node that share a port change together, with each message."""
     giver = givers[slot.port]
     if giver not in cycle_of:
         return slot
-    return msgspec.structs.replace(slot, cyclic=True, around=cycle_of.get(node) == cycle_of[giver])
+    around = cycle_of.get(node) == cycle_of[giver]
+    latest = around or node not in cycle_of
+    return msgspec.structs.replace(
+        slot, cyclic=True, around=around, latest=latest, forgets=around or (latest and paired)
+    )
 
 
 def _step_node(index: int, step: spec.Step, slots: tuple[Slot, ...], inputs: int, ports: Mapping[Port, int]) -> Node:

@@ -195,17 +195,15 @@ class Flow:
                 continue
             slot = self._plan.nodes[index].slots[number]
             held = self._held[index]
-            if not slot.around and held[number] is not None:
-                continue  # the first message was the one
+            if not slot.latest and held[number] is not None:
+                continue
             came = slot.pick(message)
             if came is not None:
                 self._set(index, number, came)
-            elif slot.around:
-                held[number] = None
-                self.reasons.append(Reason(self._plan, index, slot=number, found=message))
-                continue
             else:
                 self.reasons.append(Reason(self._plan, index, slot=number, found=message))
+                if slot.forgets:
+                    held[number] = None
                 if slot.cyclic:
                     continue  # the next one may have them
                 self._set(index, number, _BARREN)

@@ -381,11 +381,16 @@ class Pipeline:
                     if flow.settled and not aside:
                         return
                     self._tell(flow, work, given, await self._attempt(work, given, ask, context), context)
-                if flow.ready or (flow.settled and not aside):
-                    continue
-                if not running.tasks:
+                if flow.settled and not aside:
                     return
-                await running.wait(flow.next_window, context.deadline)
+                if not running.tasks:
+                    if flow.ready:
+                        continue
+                    return
+                if flow.ready:
+                    await asyncio.sleep(0)  # steps that never wait must not keep those from their turn that do
+                else:
+                    await running.wait(flow.next_window, context.deadline)
                 while running.ended:
                     work, given, outcome = running.take()
                     self._tell(flow, work, given, outcome, context)
