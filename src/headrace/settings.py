@@ -106,7 +106,7 @@ class MetricsSettings:
     """The TCP port of `/metrics`. 0 takes a free one and prints it."""
     path: str = "/metrics"
     """The path that is scraped."""
-    aliases: Literal["none", "mlserver", "kserve", "all"] = "none"
+    aliases: Literal["none", "mlserver", "kserve", "seldon", "all"] = "none"
     """Also expose the same counts under another server's metric names, so that its dashboards keep working."""
     rest_prefix: str = "rest_server"
     """What the names of MLServer's REST metrics begin with, among the aliases."""
