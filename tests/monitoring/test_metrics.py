@@ -14,6 +14,7 @@ from headrace.monitoring.metrics import (
     KSERVE_NAMES,
     MLSERVER_NAMES,
     NAMES,
+    SELDON_NAMES,
     Metrics,
     measure,
     status_of,
@@ -326,3 +327,59 @@ def test_a_version_that_is_forgotten_is_shown_no_more():
 def test_an_error_class_reads_as_a_label_value():
     """Class names become snake case."""
     assert status_of(InvalidRequest("x")) == "invalid_request"
+
+
+# -- models that come to memory and leave it --
+
+
+def test_models_that_come_and_leave_are_counted_until_they_are_unloaded():
+    """What comes to memory, leaves it and is waited for stands under its name; an unloaded version takes its rows along."""
+    metrics = Metrics()
+    memory = metrics.memory
+    memory.budgeted(1000)
+    memory.came("a", "1", 300, demanded=False)
+    memory.came("b", "", 200, demanded=True)
+    memory.left("b", "", "memory")
+    memory.came("b", "", 250, demanded=True)
+    memory.left("a", "1", "idle")
+    memory.waited(0.02)
+    found = samples(metrics)
+    b = (("model", "b"), ("version", ""))
+    assert found["headrace_memory_budget_bytes", ()] == 1000
+    assert found["headrace_resident_models", ()] == 1
+    assert found["headrace_resident_bytes", b] == 250
+    assert found["headrace_demand_loads_total", b] == 2
+    assert found["headrace_evictions_total", (("cause", "memory"), *b)] == 1
+    assert found["headrace_evictions_total", (("cause", "idle"), ("model", "a"), ("version", "1"))] == 1
+    assert found["headrace_load_wait_seconds_count", ()] == 1
+    assert found["headrace_load_wait_seconds_sum", ()] == pytest.approx(0.02)
+    assert found["headrace_load_wait_seconds_bucket", (("le", "0.025"),)] == 1
+    assert found["headrace_load_wait_seconds_bucket", (("le", "0.01"),)] == 0
+    for name, version in (("a", "1"), ("b", "")):
+        memory.forgotten(name, version)
+    assert not [key for key in samples(metrics) if dict(key[1]).get("model") in {"a", "b"}]
+
+
+def test_seldon_reads_the_same_under_its_names():
+    """Under Seldon Core's names the versions of a model are one model, and only what left for room is an eviction."""
+    metrics = Metrics(seldon_server="mlserver")
+    metrics.memory.budgeted(1000)
+    for version in ("1", "2"):
+        metrics.memory.came("a", version, 300, demanded=True)
+    metrics.memory.came("b", "", 200, demanded=False)
+    metrics.memory.left("b", "", "memory")
+    metrics.memory.came("c", "", 100, demanded=False)
+    metrics.memory.left("c", "", "idle")
+    found = {key: value for key, value in samples(metrics).items() if key[0].startswith("seldon_")}
+    server = ("server", "mlserver")
+    assert found == {
+        ("seldon_cache_evict_count", (server,)): 1,
+        ("seldon_cache_miss_count", (server,)): 2,
+        ("seldon_server_replica_memory_capacity_bytes_gauge", (server,)): 1000,
+        ("seldon_loaded_model_gauge", (("model", "a"), server)): 1,
+        ("seldon_loaded_model_memory_bytes_gauge", (("model", "a"), server)): 600,
+        ("seldon_evicted_model_memory_bytes_gauge", (("model", "b"), server)): 200,
+        ("seldon_evicted_model_memory_bytes_gauge", (("model", "c"), server)): 100,
+    }
+    assert {key[0] for key in found} == set(SELDON_NAMES)
+    assert not [key for key in samples(Metrics()) if key[0].startswith("seldon_")]

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from headrace.monitoring import mlserver_metrics
+from headrace.monitoring import memory_metrics, mlserver_metrics, traffic_metrics
 from headrace.monitoring.custom_metrics import NAMES_KEPT, CustomMetrics
 from headrace.monitoring.families import DEFAULT, NANOSECONDS, SECONDS, Family, Histogram
 from headrace.payload import Infer, InferenceRequest, InferenceResponse
@@ -58,8 +58,10 @@ NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "headrace_cache_bytes": ("gauge", "Memory that they take", ("model", "version")),
     "headrace_model_ready": ("gauge", "1 while the version answers", ("model", "version")),
     "headrace_model_load_seconds": ("gauge", "How long the last load took", ("model", "version")),
+    **memory_metrics.NAMES,
     "headrace_http_requests_total": ("counter", "HTTP requests by route", ("route", "method", "code")),
     "headrace_grpc_requests_total": ("counter", "gRPC calls by method", ("method", "code")),
+    **traffic_metrics.NAMES,
 }
 """Name to kind, meaning and labels."""
 
@@ -69,7 +71,8 @@ KSERVE_NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
 }
 
 
-PEERS_NAMES: Final = frozenset({*MLSERVER_NAMES, *KSERVE_NAMES})
+SELDON_NAMES: Final = memory_metrics.SELDON_NAMES
+PEERS_NAMES: Final = frozenset({*MLSERVER_NAMES, *KSERVE_NAMES, *SELDON_NAMES})
 _PROCESS_NAMES: Final = frozenset(
     {
         "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
@@ -271,6 +274,7 @@ class Metrics:
     Args:
         mlserver_names: Also count and show what MLServer does, under its names.
         kserve_names: Also show KServe's names.
+        seldon_server: Also show the names of Seldon Core v2's agent, with this as the label `server`; empty: do not.
         rest_prefix: What the names of MLServer's REST metrics begin with.
     """
 
@@ -279,10 +283,14 @@ class Metrics:
         *,
         mlserver_names: bool = False,
         kserve_names: bool = False,
+        seldon_server: str = "",
         rest_prefix: str = mlserver_metrics.REST_PREFIX,
     ) -> None:
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._kserve_names, self._rest_prefix = kserve_names, rest_prefix
+        self._seldon_server = seldon_server
+        self.memory = memory_metrics.MemoryMetrics()
+        """What `serving.residency` tells of models that come and leave."""
         self._taken = frozenset(
             stem
             for name in (
@@ -300,6 +308,8 @@ class Metrics:
         """What `server.metrics.timed` writes to; None: nobody asked for it."""
         self.grpc_times = mlserver_metrics.GrpcTimes() if mlserver_names else None
         """What `server.metrics.timed_calls` writes to; None: nobody asked for it."""
+        self.traffic = traffic_metrics.TrafficMetrics()
+        """What pipelines and splits count."""
         self._registry: CollectorRegistry | None = None
 
     def open(self) -> CollectorRegistry:
@@ -353,11 +363,13 @@ class Metrics:
         families = {name: Family(name, kind, text) for name, (kind, text, _) in NAMES.items()}
         for metrics in self._models.values():
             _fill(families, metrics)
+        self.memory.fill(families)
         for (route, method, code), count in self.http.items():
             labels = {"route": route, "method": method, "code": str(code)}
             families["headrace_http_requests_total"].value(labels, count)
         for (method, name), count in self.grpc.items():
             families["headrace_grpc_requests_total"].value({"method": method, "code": name}, count)
+        self.traffic.fill(families)
         for family in (*families.values(), *self._aliases(), *_custom(self._models.values())):
             yield family.metric
 
@@ -368,6 +380,19 @@ class Metrics:
             )
         if self._kserve_names:
             yield _kserve(self._models.values())
+        if self._seldon_server:
+            yield from self.memory.seldon(self._seldon_server)
+
+    def value(self, name: str, model: str, version: str) -> float | None:
+        """What a metric says of a version: its value, or the sum where it has several; None: it says nothing."""
+        own = ({"model": model, "version": version}, {"model_name": model, "model_version": version})
+        found = [
+            sample.value
+            for metric in self.collect()
+            for sample in metric.samples
+            if sample.name == name and any(labels.items() <= sample.labels.items() for labels in own)
+        ]
+        return sum(found) if found else None
 
     def describe(self) -> Iterator[Metric]:
         """Nothing up front: names do not depend on what was counted."""
@@ -435,7 +460,7 @@ def reference() -> str:
     def row(name: str, kind: str, text: str, labels: tuple[str, ...]) -> str:
         return f"`{name}` | {kind} | {', '.join(labels)} | {text} |"
 
-    peers = [("mlserver", MLSERVER_NAMES), ("kserve", KSERVE_NAMES)]
+    peers = [("mlserver", MLSERVER_NAMES), ("kserve", KSERVE_NAMES), ("seldon", SELDON_NAMES)]
     lines = [
         "# Metrics",
         "",
@@ -461,9 +486,9 @@ def reference() -> str:
         "",
         "## Names of other servers",
         "",
-        "`metrics.aliases: mlserver`, `kserve` or `all` adds the same counts under the names that dashboards made for",
-        "those servers read. `metrics.rest_prefix` replaces `rest_server`. Under MLServer's names `version` is `None`",
-        "for a model without versions, `path` is MLServer's (`/v2/models/{model_name}/infer`), and paths that MLServer",
+        "`metrics.aliases: mlserver`, `kserve`, `seldon` or `all` adds the same counts under the names that dashboards",
+        "made for those servers read. `metrics.rest_prefix` replaces `rest_server`. Under MLServer's names `version` is",
+        "`None` for a model without versions, `path` is MLServer's (`/v2/models/{model_name}/infer`), and paths that MLServer",
         "does not know, health checks and wrong methods are not counted.",
         "",
         "| setting | name | kind | labels | meaning |",
