@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from headrace.control import manifests, parse
+from headrace.control.manifests import components
 from headrace.errors import InvalidResources
 
 SAMPLES = sorted((Path(__file__).parent / "samples").glob("*.yaml"))
@@ -153,7 +154,10 @@ def test_samples_have_every_honoured_field():
     for row in manifests.fields():
         if row.result.startswith(("without effect", "refused", "as `", "env `")):
             continue
-        names = [part.split("|") for part in row.path.replace("[]", "").split(".")]
+        names = [
+            components.FRAMEWORKS if part == "FRAMEWORK" else part.split("|")
+            for part in row.path.replace("[]", "").split(".")
+        ]
         pattern = r"\.".join("[^.]+" if part == ["*"] else f"(?:{'|'.join(part)})" for part in names)
         if not any(re.search(f"^{pattern}(?:\\.|$)", path) for path in seen):
             missing.append(f"{row.kind}: {row.path}")
@@ -232,3 +236,10 @@ def test_unknown_kinds_and_versions():
         InvalidResources, match=r"'serving.kserve.io/v9' is not known; known are serving.kserve.io/v1beta1"
     ):
         convert({"apiVersion": "serving.kserve.io/v9", "kind": "InferenceService"})
+
+
+def test_the_page_of_the_docs_is_that_of_the_tables():
+    """The page says of each field what the tables say that is done with it."""
+    page = Path(__file__).parents[3] / "docs" / "manifests.md"
+    _, _, block = page.read_text().partition("<!-- generated: manifests -->\n")
+    assert block.partition("<!-- end -->")[0] == manifests.table().rstrip() + "\n"

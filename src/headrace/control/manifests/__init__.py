@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from headrace.control.manifests import base, kfserving, kserve, mlserver, seldon_v1, seldon_v2
+from headrace.control.manifests import base, kfserving, kserve, mlserver, pods, seldon_v1, seldon_v2
 from headrace.control.manifests.base import FORM, MADE_FROM, Converter, Document, Row
 from headrace.control.resources import Resource
 from headrace.errors import InvalidResources
@@ -92,4 +92,8 @@ def fields() -> list[Row]:
 def table() -> str:
     """`fields`, and the kinds that are refused as a whole, in Markdown."""
     refused = "\n".join(f"| {kind} | {reason} |" for kind, reason in kserve.REFUSED.items())
-    return f"{base.table(fields())}\n### Refused kinds\n\n| kind | reason |\n|---|---|\n{refused}\n"
+    sets = {
+        "the fields of a pod": pods.POD,
+        "the other fields of a container": [name for name, field in pods.CONTAINER.items() if field.note],
+    }
+    return f"{base.table(fields(), sets)}\n### Refused kinds\n\n| kind | reason |\n|---|---|\n{refused}\n"

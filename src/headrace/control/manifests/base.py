@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -52,6 +52,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     secret: bool = False
     """Its value is not repeated."""
+    called: str = ""
+    """What the docs call fields of which there are many alike: `FRAMEWORK`."""
 
 
 def text(to: str, *choices: str) -> Field:
@@ -393,7 +395,7 @@ def rows(kind: str, table: Field, path: str = "") -> Iterator[Row]:
         alike.setdefault(id(field) if field.fields else id(name), []).append(name)
     for names in alike.values():
         field = table.fields[names[0]]
-        place = ".".join([*([path] if path else []), "|".join(names)])
+        place = ".".join([*([path] if path else []), field.called or "|".join(names)])
         inner = field
         while inner.form in {"list", "map"} and inner.of is not None and not inner.note:
             place += "[]" if inner.form == "list" else ".*"
@@ -406,8 +408,13 @@ def rows(kind: str, table: Field, path: str = "") -> Iterator[Row]:
             yield Row(kind, place, inner.to or field.to)
 
 
-def table(found: Sequence[Row]) -> str:
-    """The rows in Markdown: by kind what becomes of fields, then what is refused or without effect, by reason."""
+def table(found: Sequence[Row], sets: Mapping[str, Collection[str]]) -> str:
+    """The rows in Markdown: by kind what becomes of fields, then what is refused or without effect, by reason.
+
+    Args:
+        found: The rows.
+        sets: What fields are called that are named together, where all of them are.
+    """
     lines: list[str] = []
     for kind in dict.fromkeys(row.kind for row in found):
         of_kind = [row for row in found if row.kind == kind]
@@ -421,7 +428,7 @@ def table(found: Sequence[Row]) -> str:
                     reasons.setdefault(row.result.removeprefix(f"{word}: "), []).append(row.path)
             if reasons:
                 lines += ["", f"{word.capitalize()}:", ""]
-            lines += [f"- {reason}: {', '.join(_folded(paths))}" for reason, paths in reasons.items()]
+            lines += [f"- {reason}: {', '.join(_folded(paths, sets))}" for reason, paths in reasons.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -430,13 +437,20 @@ def _noted(row: Row) -> bool:
     return row.result.startswith(("without effect: ", "refused: "))
 
 
-def _folded(paths: Sequence[str]) -> list[str]:
-    """Paths with those of one parent together: `spec.x.{a, b}`."""
+def _folded(paths: Sequence[str], sets: Mapping[str, Collection[str]]) -> list[str]:
+    """Paths with those of one parent together: `spec.x.{a, b}`, and the set of them that has a name by that."""
     parents: dict[str, list[str]] = {}
     for path in paths:
         parent, _, name = path.replace("|", ", ").rpartition(".")
         parents.setdefault(parent, []).append(name)
-    return [
-        f"`{parent}{'.' if parent else ''}{names[0] if len(names) == 1 else '{' + ', '.join(names) + '}'}`"
-        for parent, names in parents.items()
-    ]
+    folded = []
+    for parent, given in parents.items():
+        names = given
+        for title, members in sets.items():
+            if set(members) <= set(names):
+                names = [each for each in names if each not in members]
+                folded.append(f"{title} in `{parent}`")
+        if names:
+            shown = names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"
+            folded.append(f"`{parent}{'.' if parent else ''}{shown}`")
+    return folded

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
+
 from headrace.control.manifests import base, components, pods
 from headrace.control.manifests.base import Converter, Document, Field, Reader, group, idle, text, whole
 from headrace.control.resources import Candidate, Experiment, Resource
@@ -32,7 +34,8 @@ def _frameworks(uri: str) -> dict[str, Field]:
         "resources": idle(pods.NO_PODS),
         "parallelism": idle(pods.NO_PODS),
     }
-    found = dict.fromkeys(("sklearn", "xgboost", "tensorflow", "tensorrt", "triton", "onnx"), group(fields))
+    alike = msgspec.structs.replace(group(fields), called="FRAMEWORK")
+    found = dict.fromkeys(("sklearn", "xgboost", "tensorflow", "tensorrt", "triton", "onnx"), alike)
     return {**found, "pytorch": group({**fields, "modelClassName": idle("a model is recognised by its content")})}
 
 

@@ -37,7 +37,7 @@ GROUP: Final = "serving.kserve.io"
 OLD_GROUP: Final = "serving.kubeflow.org"
 FORM: Final = "inference_graph"
 
-_FRAMEWORK: Final = group(components.FRAMEWORK)
+_FRAMEWORK: Final = msgspec.structs.replace(group(components.FRAMEWORK), called="FRAMEWORK")
 _MODEL: Final = group(
     {
         **components.FRAMEWORK,

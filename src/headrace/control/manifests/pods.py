@@ -17,15 +17,15 @@ NO_IMAGE: Final = "code is loaded from files, not from images"
 ENV: Final = several(
     group(
         {
-            "name": text("see the table of variables"),
-            "value": text("see the table of variables"),
+            "name": text("`PREDICT_PROBA` of sklearn and `MODEL_NAME` of a class count; others are without effect"),
+            "value": text("as its name says"),
             "valueFrom": idle(NO_PODS),
         }
     )
 )
 CONTAINER: Final[Mapping[str, Field]] = {
-    "name": text("found by it"),
-    "image": text("see custom containers"),
+    "name": text("annotations name it"),
+    "image": text("not run: an annotation names the class that it holds"),
     "env": ENV,
     **{
         name: idle(NO_PODS)

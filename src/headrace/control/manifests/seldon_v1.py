@@ -137,7 +137,7 @@ _PREDICTOR: Final[Mapping[str, Field]] = {
         ),
     ),
     "shadow": flag("the experiment's `mirror`"),
-    "ssl": idle("set `tls` of the server's settings"),
+    "ssl": idle("set `http.tls_certificate` of the server"),
     "progressDeadlineSeconds": idle(pods.NO_PODS, "whole"),
 }
 _DEPLOYMENT: Final[Mapping[str, Field]] = {

@@ -135,7 +135,7 @@ SERVER_CONFIG: Final[Mapping[str, Field]] = {"podSpec": idle(_PODS), "volumeClai
 _CONFIG: Final = group(
     {
         "scalingConfig": idle("the server's own settings decide"),
-        "tracingConfig": idle("set `tracing` of the server's settings"),
+        "tracingConfig": idle("set `tracing.otlp_endpoint` of the server"),
         "kafkaConfig": idle(_KAFKA),
         "agentConfig": idle("files are read with the rights of the server itself", secret=True),
         "serviceConfig": idle(_PODS),
