@@ -169,12 +169,12 @@ def _condition(operator: str, wanted: str) -> Callable[[Any], bool]:
         return lambda value: compare(kind(value))
     if not operator:
         return lambda value: value is not MISSING
-    text = _unquoted(wanted)
-    of_boolean = _booleans(operator, text)
     if operator in {"%", "!%"}:
-        like, expected = _pattern(text), operator == "%"
+        quoted = len(wanted) > 1 and wanted[0] == wanted[-1] == '"'
+        like, expected = _pattern(wanted[1:-1] if quoted else wanted), operator == "%"
         return lambda value: isinstance(value, str) and (like.fullmatch(value) is not None) is expected
-    order, number = _ORDER[operator], _number(text)
+    text = _unquoted(wanted)
+    of_boolean, order, number = _booleans(operator, text), _ORDER[operator], _number(text)
 
     def holds(value: Any) -> bool:
         if isinstance(value, bool):
