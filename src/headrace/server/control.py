@@ -561,7 +561,7 @@ def _past(past: Past) -> dict[str, Any]:
 
 def _failed(error: Exception, request: HttpRequest) -> HttpReply:
     code = status.http_status(error)
-    if code >= 500 and not isinstance(error, NotSupported):
+    if code >= 500 and not isinstance(error, NotSupported | Temporary):
         unexpected = None if isinstance(error, HeadraceError) else error
         log.warning("%s: %s", request.target.decode("latin-1"), error, exc_info=unexpected)
     if isinstance(error, InvalidResources):
