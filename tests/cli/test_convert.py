@@ -120,7 +120,8 @@ def test_faults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"), [(None, "there is no nothing.yaml"), (b"\xff\xfe\x00", "nothing.yaml cannot be read")]
+    ("content", "expected"),
+    [(None, "nothing.yaml: there is no such file"), (b"\xff\xfe\x00", "nothing.yaml: cannot be read")],
 )
 def test_what_cannot_be_read(content, expected, tmp_path, monkeypatch):
     """A file that is not there, or is no text, is wrong usage, and named."""
@@ -136,4 +137,4 @@ def test_empty_folder(tmp_path):
     """A folder without manifests is wrong usage."""
     result = run("-f", str(tmp_path))
     assert result.exit_code == 2
-    assert "holds no .yaml, .yml, .json" in result.stderr
+    assert "no manifest in this folder" in result.stderr

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
-from headrace.cli import output
+from headrace.cli import manifests, output
 from headrace.errors import InvalidResources
 
 if TYPE_CHECKING:
-    from headrace.control.parse import File
     from headrace.control.resources import Resource
-
-SUFFIXES: Final = (".yaml", ".yml", ".json")
-SETTINGS: Final = "model-settings.json"
-"""The only JSON file of a folder made for MLServer that becomes a resource."""
-_NOT_OURS: Final = ("settings.json",)
 
 
 @click.command(short_help="Print manifests made for other systems as our resources.")
-@click.option(
-    "-f",
-    "--filename",
-    "names",
-    multiple=True,
-    required=True,
-    metavar="FILE|DIR|-",
-    help="A manifest, a folder of them with what is below it, or - for standard input. Repeatable.",
-)
+@manifests.file_option()
 @click.option(
     "-o",
     "--output",
@@ -42,7 +27,7 @@ _NOT_OURS: Final = ("settings.json",)
     show_default=True,
     help="YAML shows what is refused or without effect as comments above each resource; JSON is a list of resources.",
 )
-def command(names: tuple[str, ...], form: Literal["yaml", "json"]) -> None:
+def command(paths: tuple[str, ...], form: Literal["yaml", "json"]) -> None:
     """Print manifests made for other systems as our resources.
 
     Of Seldon Core 1 and 2, KServe and KFServing, and of MLServer's folders. No server is asked. What has no effect
@@ -58,7 +43,7 @@ def command(names: tuple[str, ...], form: Literal["yaml", "json"]) -> None:
     from headrace.control import parse
 
     try:
-        found = [moved(each) for each in parse.read(list(files(names)))]
+        found = [moved(each) for each in parse.read(manifests.read(paths))]
     except InvalidResources as exc:
         for fault in exc.faults:
             click.echo(f"error: {fault}", err=True)
@@ -67,39 +52,6 @@ def command(names: tuple[str, ...], form: Literal["yaml", "json"]) -> None:
         output.write_json([document(each) for each in found])
     else:
         click.echo(render(found), nl=False)
-
-
-def files(names: Sequence[str]) -> Iterator[File]:
-    """The manifests at these places, with their text; those of a folder in the order of their paths.
-
-    Raises:
-        click.UsageError: nothing is there, or it is not text in UTF-8.
-    """
-    from headrace.control.parse import File
-
-    for name in names:
-        if name == "-":
-            yield File(name="standard input", text=sys.stdin.read(), base=str(Path.cwd()))
-            continue
-        path = Path(name)
-        if not path.exists():
-            raise click.UsageError(f"there is no {name}")
-        found = sorted(each for each in path.rglob("*") if _is_manifest(each)) if path.is_dir() else [path]
-        if not found:
-            raise click.UsageError(f"{name} holds no {', '.join(SUFFIXES)}")
-        for file in found:
-            try:
-                text = file.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as exc:
-                raise click.UsageError(f"{file} cannot be read: {exc}") from exc
-            yield File(name=str(file), text=text, base=str(file.parent.resolve()))
-
-
-def _is_manifest(path: Path) -> bool:
-    if path.suffix not in SUFFIXES or not path.is_file() or path.name in _NOT_OURS:
-        return False
-    beside = (path.parent / SETTINGS).is_file()  # the rest of such a folder is the model's
-    return not beside or path.name == SETTINGS
 
 
 def moved(resource: Resource) -> Resource:
