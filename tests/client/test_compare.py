@@ -59,8 +59,8 @@ def answer(**outputs):
 def test_forms_of_lines(value):
     """Whatever it is wrapped in, the request is found as it is."""
     found = recorded.parse(3, json.dumps(value).encode())
-    assert found.index == 3
-    assert json.loads(bytes(found.fields["inputs"])) == REQUEST["inputs"]
+    assert found.request.index == 3
+    assert json.loads(bytes(found.request.fields["inputs"])) == REQUEST["inputs"]
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_any_line(value):
         found = recorded.parse(0, value)
     except InvalidRequest:
         return
-    assert found is None or found.index == 0
+    assert found is None or found.request.index == 0
 
 
 def test_events_name_their_request():
     """A request without an id of its own goes by that of its event."""
     found = recorded.parse(0, json.dumps({"id": "e7", "data": REQUEST}).encode())
-    assert found.id == "e7"
+    assert found.request.id == "e7"
 
 
 # -- differences --
@@ -271,6 +271,34 @@ def test_order_is_in_turn(replay, server):
     assert [asked.first for asked in server.asked] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert (report.requests, report.agreed, report.agreement) == (5, 5, 1.0)
     assert len(report.milliseconds_a) == len(report.milliseconds_b) == 5
+
+
+def test_recorded_answers(server):
+    """Against the answers in the log only the other side is asked; a line without an answer is a failure of the log."""
+    sides = side_of("recorded", url=server.url), side_of("b", url=server.url)
+
+    def exchange(value, answered):
+        tensor = {"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [answered]}
+        return json.dumps({"request": json.loads(line(value)), "response": {"outputs": [tensor]}}).encode()
+
+    texts = [
+        exchange(1, 2.0),
+        exchange(2, 4.0),
+        exchange(3, 5.0),
+        line(4),
+        b'{"request": {"inputs": []}, "response": 3}',
+    ]
+    report = compare.run(texts, *sides, Options())
+    assert [asked.path for asked in server.asked] == ["/v2/models/b/infer"] * 5
+    assert (report.requests, report.compared, report.agreed, report.failed_a) == (5, 5, 2, 2)
+    assert report.latency_a is None
+    assert report.latency_b.p50 > 0
+    assert report.ratio is None
+    assert {each.message.partition(" is not")[0] for each in report.failures} == {
+        "the line has no answer",
+        "the recorded answer",
+    }
+    assert "<polyline" in compare_page.render(report)
 
 
 def test_one_connection_each(replay, server):

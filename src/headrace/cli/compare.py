@@ -89,6 +89,7 @@ def command(
 
     A and B are NAME, NAME@VERSION, NAME.pipeline, or a URL: http://host:port/v2/models/NAME/versions/VERSION. Each
     request goes to both, one right after the other, every second one to B first, so that their latencies compare.
+    "recorded" as A stands for the answers that the log has.
 
     A line of a log is a V2 inference request, an exchange {"request": ..., "response": ...}, or a CloudEvent whose
     data is either, as payload loggers write them. Rows of a table are one request each.
@@ -101,6 +102,7 @@ def command(
       headrace compare iris@1 iris@2 --from rows.csv --html report.html
       headrace compare iris http://staging:8080/v2/models/iris --from log.jsonl --min-agreement 0.99
       headrace compare iris@1 iris@2 --from requests.jsonl --output predict
+      headrace compare recorded iris@2 --from exchanges.jsonl
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     from headrace.client import compare
     from headrace.client.differences import Tolerance
@@ -153,6 +155,8 @@ def _rows(source: str, side: Side, timeout: float, headers: tuple[str, ...]) -> 
     from headrace.client import tensors
     from headrace.payload import InferenceRequest
 
+    if side.target is None:
+        raise InvalidRequest(f"a table has no answers to compare with: name a model in place of {side.label!r}")
     name, _, version = side.path.removeprefix("/v2/models/").partition("/versions/")
     with remote.connect(side.target.url, timeout, headers) as client:
         specs = client.metadata(unquote(name), version=unquote(version)).inputs

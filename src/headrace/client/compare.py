@@ -34,10 +34,12 @@ from headrace.client.differences import (
 )
 from headrace.client.http import error_text, model_path
 from headrace.client.lines import Line
+from headrace.client.recorded import Recorded
 from headrace.errors import HeadraceError, InvalidRequest, ModelNotFound, ModelNotReady
 from headrace.payload import InferenceResponse
 
 _PATH: Final = re.compile(r"(?P<prefix>.*)/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/infer)?/?")
+RECORDED: Final = "recorded"
 _EXCERPT: Final = 300
 _FAILURES_KEPT: Final = 20
 _REFUSED_KEPT: Final = 5
@@ -48,7 +50,8 @@ class Side(msgspec.Struct, frozen=True):
 
     label: str
     """As it was given."""
-    target: Target
+    target: Target | None
+    """None: the answers that the log has."""
     path: str
     """The route of the model or version, without `/infer`."""
 
@@ -130,6 +133,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Why, for the first few."""
     seconds: float
     latency_a: Latency | None
+    """None: nothing was answered, or it was recorded."""
     latency_b: Latency | None
     ratio: tuple[float, float, float] | None
     """Median of B's time over A's, pair by pair, and its interval at 95 % confidence."""
@@ -138,12 +142,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     examples: tuple[Example, ...]
     tolerance: Tolerance
     milliseconds_a: tuple[float, ...] = ()
-    """Of each pair, in the order of `milliseconds_b`; for plots."""
+    """Of each pair that both answered; for plots."""
     milliseconds_b: tuple[float, ...] = ()
 
 
 def side_of(text: str, *, url: str) -> Side:
     """What is asked: `NAME`, `NAME@VERSION`, `NAME.pipeline`, or `http://host:port/v2/models/NAME[/versions/VERSION]`.
+
+    `recorded` asks nobody: it stands for the answers that the log has.
 
     Args:
         text: One of these.
@@ -152,6 +158,8 @@ def side_of(text: str, *, url: str) -> Side:
     Raises:
         InvalidRequest: it is none of these.
     """
+    if text == RECORDED:
+        return Side(text, None, "")
     if "://" in text:
         place, _, query = text.partition("?")
         scheme, _, rest = place.partition("://")
@@ -198,7 +206,8 @@ def run(
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    seconds: float
+    seconds: float | None
+    """None: it was recorded."""
     response: InferenceResponse | None = None
     error: str = ""
 
@@ -216,7 +225,7 @@ class _Replay:
         self._reading = asyncio.Lock()
         self._headers = header_lines({"Content-Type": "application/json", **options.headers})
         self._tally = Tally(options.tolerance, options.outputs)
-        self._asked = self._agreed = self._refused = self._rows = self._rows_differing = 0
+        self._asked = self._both = self._agreed = self._refused = self._rows = self._rows_differing = 0
         self._failed: Counter[tuple[bool, bool]] = Counter()
         self._refusals: list[str] = []
         self._failures: dict[tuple[str, str], Failures] = {}
@@ -227,7 +236,10 @@ class _Replay:
         begun = time.perf_counter()
         workers = max(1, self._options.concurrency)
         channels = [
-            [Channel(side.target, timeout_seconds=self._options.timeout_seconds) for side in self._sides]
+            [
+                None if side.target is None else Channel(side.target, timeout_seconds=self._options.timeout_seconds)
+                for side in self._sides
+            ]
             for _ in range(workers)
         ]
         try:
@@ -239,23 +251,23 @@ class _Replay:
         except* HeadraceError as errors:  # one is enough to say
             raise errors.exceptions[0] from None
         finally:
-            for channel in (one for pair in channels for one in pair):
+            for channel in (one for pair in channels for one in pair if one is not None):
                 channel.close()
         return self._summary(time.perf_counter() - begun)
 
-    async def _work(self, channels: Sequence[Channel]) -> None:
+    async def _work(self, channels: Sequence[Channel | None]) -> None:
         if self._options.concurrency > 1:  # connecting is no part of a latency
             for side, channel in zip(self._sides, channels, strict=True):
                 await _greet(side, channel)
         while (found := await self._next()) is not None:
-            number, line = found
-            body = lines.render(line)
+            number, exchange = found
+            body = lines.render(exchange.request)
             first = number % 2
-            one = await self._ask(first, channels[first], body)
-            two = await self._ask(1 - first, channels[1 - first], body)
-            self._settle(line, *((two, one) if first else (one, two)))
+            one = await self._ask(first, channels[first], body, exchange.answer)
+            two = await self._ask(1 - first, channels[1 - first], body, exchange.answer)
+            self._settle(exchange.request, *((two, one) if first else (one, two)))
 
-    async def _next(self) -> tuple[int, Line] | None:
+    async def _next(self) -> tuple[int, Recorded] | None:
         """The next request and its number among them; None at the end."""
         async with self._reading:
             while not self._options.limit or self._asked < self._options.limit:
@@ -264,18 +276,20 @@ class _Replay:
                 except StopAsyncIteration:
                     return None
                 try:
-                    line = recorded.parse(index, text)
+                    found = recorded.parse(index, text)
                 except InvalidRequest as exc:
                     self._refused += 1
                     if len(self._refusals) < _REFUSED_KEPT:
                         self._refusals.append(str(exc))
                     continue
-                if line is not None:
+                if found is not None:
                     self._asked += 1
-                    return self._asked - 1, line
+                    return self._asked - 1, found
             return None
 
-    async def _ask(self, which: int, channel: Channel, body: bytes) -> _Answer:
+    async def _ask(self, which: int, channel: Channel | None, body: bytes, answered: bytes) -> _Answer:
+        if channel is None:
+            return _recorded(answered)
         begun = time.perf_counter()
         try:
             answer = await channel.post(f"{self._sides[which].path}/infer", [body], self._headers)
@@ -295,8 +309,10 @@ class _Replay:
                 self._count_failure(side, answer.error, line.index)
         difference = PairDifference(outputs=(), rows=0, rows_differing=0)
         if a.response is not None and b.response is not None:
-            self._seconds[0].append(a.seconds)
-            self._seconds[1].append(b.seconds)
+            self._both += 1
+            for seconds, answer in zip(self._seconds, (a, b), strict=True):
+                if answer.seconds is not None:
+                    seconds.append(answer.seconds)
             difference = self._tally.add(line.index, a.response, b.response)
             self._rows += difference.rows
             self._rows_differing += difference.rows_differing
@@ -337,10 +353,10 @@ class _Replay:
 
     def _summary(self, seconds: float) -> Report:
         both = self._failed[True, True]
-        compared = sum(self._failed.values()) - both + len(self._seconds[0])
+        compared = sum(self._failed.values()) - both + self._both
         of_a, of_b = ([1000 * each for each in values] for values in self._seconds)
         worst_first = sorted(self._examples, key=lambda each: (-each[0], -each[1]))
-        ratios = [y / x for x, y in zip(of_a, of_b, strict=True) if x > 0]
+        ratios = [y / x for x, y in zip(of_a, of_b, strict=False) if x > 0]  # one side may be recorded
         return Report(
             a=self._sides[0].label,
             b=self._sides[1].label,
@@ -369,8 +385,19 @@ class _Replay:
         )
 
 
-async def _greet(side: Side, channel: Channel) -> None:
+def _recorded(answer: bytes) -> _Answer:
+    if not answer:
+        return _Answer(None, error="the line has no answer")
+    try:
+        return _Answer(None, tensors.parse(bytearray(answer), None))
+    except HeadraceError as exc:
+        return _Answer(None, error=str(exc).replace("the server's answer", "the recorded answer"))
+
+
+async def _greet(side: Side, channel: Channel | None) -> None:
     """Connect, and find out that it is there."""
+    if channel is None:
+        return
     answer = await channel.get(f"{side.path}/ready")
     if answer.status == 404:
         raise ModelNotFound(f"{side.label}: {error_text(answer.body)}")

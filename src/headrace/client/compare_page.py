@@ -89,17 +89,17 @@ def _summary(report: Report) -> str:
 
 
 def _latencies(report: Report) -> str:
-    if report.latency_a is None or report.latency_b is None:
-        return ""
     heads = ["", "mean ms", "p50", "p90", "p95", "p99", "max"]
 
     def row(label: str, kind: str, latency: Latency) -> list[str]:
         values = (latency.mean, latency.p50, latency.p90, latency.p95, latency.p99, latency.max)
         return [f"<span class={kind}>{_t(label)}</span>", *(f"{value:.3g}" for value in values)]
 
-    table = _table(
-        heads, [row(report.a, "a", report.latency_a), row(report.b, "b", report.latency_b)], numbers=range(1, 7)
-    )
+    sides = ((report.a, "a", report.latency_a), (report.b, "b", report.latency_b))
+    rows = [row(label, kind, latency) for label, kind, latency in sides if latency is not None]
+    if not rows:
+        return ""
+    table = _table(heads, rows, numbers=range(1, 7))
     said = ""
     if report.ratio is not None:
         middle, low, high = report.ratio
@@ -204,6 +204,8 @@ def _cumulative(a: Any, b: Any) -> str:
     frame = _frame(low, high, [0, 0.25, 0.5, 0.75, 1], lambda share: f"{100 * share:g} %")
     lines = []
     for kind, values in (("a", np.sort(a)), ("b", np.sort(b))):
+        if not values.size:
+            continue  # recorded
         keep = np.unique(np.linspace(0, len(values) - 1, min(len(values), 300)).astype(int))
         points = [f"{_x(values[at], low, high):.1f},{_y((at + 1) / len(values)):.1f}" for at in keep]
         lines.append(f'<polyline fill="none" stroke="var(--{kind})" stroke-width="2" points="{" ".join(points)}"/>')

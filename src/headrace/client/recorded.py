@@ -1,4 +1,7 @@
-"""A line of a log to the request that it holds, to be asked again. `compare` calls it. Pure: opens nothing."""
+"""A line of a log to the request that it holds, to be asked again, and the answer that it had. `compare` calls it.
+
+Pure: opens nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,15 @@ _ANY: Final = msgspec.json.Decoder()
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def parse(index: int, text: bytes) -> Line | None:
+class Recorded(msgspec.Struct, frozen=True):
+    """What a line holds."""
+
+    request: Line
+    answer: bytes = b""
+    """The V2 response that it had, in JSON; empty where the line does not say."""
+
+
+def parse(index: int, text: bytes) -> Recorded | None:
     """The request in a line; None where the line holds none and is right so: an empty line, an event of an answer.
 
     Three forms are known: a V2 inference request; an exchange `{"request": ..., "response": ...}` around one; and a
@@ -44,17 +55,19 @@ def parse(index: int, text: bytes) -> Line | None:
     inner = _inner(index, fields, "data" if "data" in fields else "data_base64")
     found = _request(index, inner, _fields(index, inner))
     own = _ANY.decode(fields["id"]) if "id" in fields else ""
-    if found is not None and "id" not in found.fields and isinstance(own, str) and own:
-        return msgspec.structs.replace(found, id=own)  # by which the log's other lines call it
-    return found
+    if found is None or "id" in found.request.fields or not isinstance(own, str) or not own:
+        return found
+    named = msgspec.structs.replace(found.request, id=own)  # by which the log's other lines call it
+    return msgspec.structs.replace(found, request=named)
 
 
-def _request(index: int, text: bytes, fields: Mapping[str, msgspec.Raw]) -> Line | None:
+def _request(index: int, text: bytes, fields: Mapping[str, msgspec.Raw]) -> Recorded | None:
     """The request of a line that is one, or an exchange around one."""
     if "request" in fields:
-        return lines.parse(index, _inner(index, fields, "request"))
+        request = lines.parse(index, _inner(index, fields, "request"))
+        return Recorded(request, _inner(index, fields, "response") if "response" in fields else b"")
     if "inputs" in fields:
-        return lines.parse(index, text)
+        return Recorded(lines.parse(index, text))
     if "outputs" in fields or "response" in fields:
         return None
     names = ", ".join(fields) or "nothing"
