@@ -24,8 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 import headrace
+from headrace.control.parse import File
 from headrace.environments.files import is_asked
 from headrace.errors import SettingsError
+from headrace.local.backend import LocalBackend
+from headrace.local.plane import Plane
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
 from headrace.monitoring.tracing import Tracing
@@ -52,6 +55,7 @@ from headrace.serving.discovery import Problem
 from headrace.serving.engine import Engine, load_engine
 from headrace.serving.models import Models, Served, State
 from headrace.serving.repository import Repository
+from headrace.serving.residency import Residency
 from headrace.serving.spec import ModelSpec, warm_up_bodies
 from headrace.settings import Settings
 
@@ -112,6 +116,7 @@ class App:
         defaults: Mapping[str, Any] = EMPTY,
         overrides: Mapping[str, Any] = EMPTY,
         problems: Sequence[Problem] = (),
+        resources: Sequence[File] = (),
     ) -> None:
         """Store what to serve.
 
@@ -122,6 +127,7 @@ class App:
             defaults: Fields of every spec where nothing is said of the model itself, as discovery had them.
             overrides: Fields of every spec that hold over its own headrace.yaml, as discovery had them.
             problems: What was found and cannot be a model; the start-up policy decides what that means.
+            resources: Manifests to apply at the start; `settings.control.enabled` with them.
         """
         self._settings = settings
         self._specs, self._problems = list(specs), list(problems)
@@ -130,14 +136,24 @@ class App:
         self.metrics = Metrics(
             mlserver_names=aliases in {"mlserver", "all"},
             kserve_names=aliases in {"kserve", "all"},
+            seldon_server=settings.server.name if aliases in {"seldon", "all"} else "",
             rest_prefix=settings.metrics.rest_prefix,
         )
         self.http_port: int | None = None
         self.grpc_port: int | None = None
         self.metrics_port: int | None = None
+        self._residency = Residency(
+            self._load,
+            memory_bytes=settings.models.memory_bytes,
+            always=settings.control.enabled,
+            max_parallel_loads=settings.models.max_parallel_loads,
+            pids=lambda loaded: loaded.engine.pids,
+            changed=lambda *told: self._repository.refresh(*told),  # noqa: PLW0108 - it is made below
+            witness=self.metrics.memory,
+        )
         self._repository = Repository(
             models=self.models,
-            load_engine=self._load,
+            load_engine=self._residency.load_engine,
             paths=paths,
             defaults=defaults,
             overrides=overrides,
@@ -153,6 +169,7 @@ class App:
         self._scrapes: HttpServer | None = None
         self._opening: asyncio.Task[Any] | None = None
         self._tracing: Tracing | None = None
+        self._plane = self._plane_of(settings, resources) if settings.control.enabled else None
 
     async def start(self) -> None:
         """Listen, load, and return when the start-up policy is content.
@@ -180,8 +197,13 @@ class App:
             )
         self.models.complete = False
         await self._listen(settings)
+        if self._plane is not None:
+            with _taken(settings.control.host, settings.control.port, "control.port"):
+                await self._plane.open()
         await asyncio.to_thread(build.prepare, [spec.runtime for spec in self._specs if spec.placement != "process"])
         await self._repository.start(self._specs, self._problems)
+        if self._plane is not None:
+            await self._plane.start()
         if settings.metrics.enabled:
             self._opening = asyncio.create_task(asyncio.to_thread(self.metrics.open))  # before the first scrape asks
 
@@ -243,11 +265,16 @@ class App:
     async def stop(self) -> None:
         """Accept nothing new, let what is in flight end, unload, close."""
         self._stopping.set()
+        if self._plane is not None:
+            await self._plane.stop()
         grace = self._settings.models.drain_seconds
         listeners = [listener for listener in (self._http, self._grpc) if listener is not None]
         await asyncio.gather(*(listener.stop(grace) for listener in listeners))
         await self._lookout.close()
+        if self._plane is not None:
+            await self._plane.close()
         await self._repository.close()
+        await self._residency.close()
         if self._opening is not None:
             await self._opening
         if self._scrapes is not None:
@@ -255,7 +282,33 @@ class App:
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 
+    @property
+    def control_port(self) -> int | None:
+        """Of the control API; None: it is off."""
+        return self._plane.port if self._plane is not None else None
+
     # -- what the rooms below are given --
+
+    def _plane_of(self, settings: Settings, resources: Sequence[File]) -> Plane:
+        backend = LocalBackend(
+            self.models,
+            self._repository,
+            self._residency,
+            mirrors=settings.models.uri_mirrors,
+            memory_bytes=settings.models.memory_bytes,
+            metric=self.metrics.value,
+            counted=lambda key, infer: measure(infer, self.metrics.model(key, "")),
+            gauges=self.metrics.traffic,
+            load_policy=settings.models.load_policy,
+        )
+        return Plane(
+            settings.control,
+            backend,
+            self.models,
+            taken=lambda: sorted({spec.name for spec in self._specs}),
+            files=resources,
+            max_parallel_loads=settings.models.max_parallel_loads,
+        )
 
     @functools.cached_property
     def _environments(self) -> Environments:
@@ -356,7 +409,7 @@ class App:
         return Cors(handler, cors) if cors.enabled else handler
 
     def _statistics(self, served: Served) -> v2_control.Statistics:
-        counted = self.metrics.find(served.name, served.version) or ModelMetrics(served.name, served.version)
+        counted = self.metrics.find(served.key, served.version) or ModelMetrics(served.key, served.version)
         hits, misses, _ = counted.cache_totals()
         return v2_control.Statistics(
             name=served.name,
@@ -378,7 +431,7 @@ class App:
 
     def _render_metrics(self) -> bytes:
         for served in self.models:
-            counted = self.metrics.find(served.name, served.version)
+            counted = self.metrics.find(served.key, served.version)
             if counted is not None:
                 counted.ready = served.state is State.READY
         return self.metrics.render()
@@ -392,6 +445,7 @@ def run(
     defaults: Mapping[str, Any] = EMPTY,
     overrides: Mapping[str, Any] = EMPTY,
     problems: Sequence[Problem] = (),
+    resources: Sequence[File] = (),
     started: Callable[[App], None] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, then drain. Blocks.
@@ -403,6 +457,7 @@ def run(
         defaults: As for `App`.
         overrides: As for `App`.
         problems: As for `App`.
+        resources: As for `App`.
         started: Called once everything answers.
 
     Returns:
@@ -418,7 +473,15 @@ def run(
 
     async def serve() -> bool:
         """Whether everything that began has ended."""
-        app = App(settings, specs, paths=paths, defaults=defaults, overrides=overrides, problems=problems)
+        app = App(
+            settings,
+            specs,
+            paths=paths,
+            defaults=defaults,
+            overrides=overrides,
+            problems=problems,
+            resources=resources,
+        )
         loop = asyncio.get_running_loop()
         leave = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -79,8 +79,8 @@ def place(uri: str, base: str, mirrors: Sequence[str] = (), *, where: str = "uri
         return Path(unquote(parts.path))
     if parts.scheme and "://" in uri:
         raise LoadFailed(
-            f"{where}: {uri} cannot be fetched: expected a path or file://. Copy it to a folder of this machine and set "
-            f"models.uri_mirrors to '{parts.scheme}://{parts.netloc}=FOLDER'"
+            f"{where}: {uri} cannot be fetched: expected a path or file://. Copy it to a folder of this machine and "
+            f"set models.uri_mirrors to '{parts.scheme}://{parts.netloc}=FOLDER'"
         )
     return Path(base or ".", uri).expanduser().absolute()
 

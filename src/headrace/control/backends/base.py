@@ -36,6 +36,8 @@ class PipelineUnit(_Unit, frozen=True, kw_only=True):
 
     version: int
     spec: Pipeline
+    form: str = ""
+    """Whose clients it answers in their own form: `seldon_v1`, `inference_graph`; empty: ours."""
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):

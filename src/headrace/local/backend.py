@@ -1,0 +1,558 @@
+"""Carries out a plan in this process. `app` builds it and gives it to `control`; nothing here decides what should be.
+
+A unit becomes what the routing table can answer with: a revision of a model is given to the repository, a pipeline or a
+split becomes a `Served` of its own kind, whose steps and candidates look their models up in the table at each call. So
+a model that is loaded again, moved or split needs nothing done over here but its readiness told (`_look_again`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from headrace.client.remote import Remote
+from headrace.control.backends.base import (
+    Action,
+    Counts,
+    ModelUnit,
+    Observed,
+    PipelineUnit,
+    ServerUnit,
+    Share,
+    SplitUnit,
+    Unit,
+    UnitKey,
+    key_of,
+)
+from headrace.errors import HeadraceError, ModelNotFound, NotFound, NotSupported
+from headrace.graph import picture as graph_picture
+from headrace.graph import run as graph
+from headrace.graph import spec as graph_spec
+from headrace.graph.combine import Combiner, combiner
+from headrace.graph.external import Feed
+from headrace.graph.route import Router, router
+from headrace.graph.taps import Listener, Taps
+from headrace.local import picture
+from headrace.local.capabilities import capabilities
+from headrace.local.models import model_spec
+from headrace.local.steps import implicit_model, key_of_step
+from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature
+from headrace.routing import sticky
+from headrace.routing.mirror import Mirror
+from headrace.routing.shares import Candidate
+from headrace.routing.split import Split
+from headrace.runtimes.own_code import OwnCode
+from headrace.security import load_policy
+from headrace.serving.models import Models, Served, State
+from headrace.serving.repository import Repository
+from headrace.serving.residency import Residency
+
+_log = logging.getLogger(__name__)
+
+
+class Gauges(Protocol):
+    """Where what candidates and steps do is shown (`monitoring`)."""
+
+    def attach(self, key: str, source: Any) -> None:
+        """Show what a pipeline or a split counts, under its key in the routing table."""
+
+    def detach(self, key: str) -> None:
+        """No longer."""
+
+
+class _Deployed(msgspec.Struct, eq=False):
+    """A unit that somebody wanted, and what carries it."""
+
+    unit: Unit
+    state: str = "progressing"
+    reason: str = ""
+    served: Served | None = None
+    pipeline: graph.Pipeline | None = None
+    split: Split | None = None
+    feed: Feed | None = None
+    remotes: tuple[Remote, ...] = ()
+    needs: frozenset[str] = frozenset()
+    """Keys of the table without which it is not ready."""
+    implicit: frozenset[tuple[str, str]] = frozenset()
+    """Models that stand in the repository for its steps, by name and version."""
+
+
+class LocalBackend:
+    """What `control.backends.base.Backend` asks for, over the rooms of this process. Used on one event loop."""
+
+    def __init__(
+        self,
+        models: Models,
+        repository: Repository,
+        residency: Residency,
+        *,
+        mirrors: Sequence[str] = (),
+        memory_bytes: int = 0,
+        changed: Callable[[], None] = lambda: None,
+        metric: Callable[[str, str, str], float | None] = lambda *_: None,
+        counted: Callable[[str, Infer], Infer] = lambda _, infer: infer,
+        gauges: Gauges | None = None,
+        load_policy: str = "auto",
+    ) -> None:
+        """Store the rooms.
+
+        Args:
+            models: The routing table.
+            repository: Loads models.
+            residency: Decides which of them are in memory.
+            mirrors: As the setting `models.uri_mirrors`.
+            memory_bytes: As the setting; what holds where no Server resource says otherwise.
+            changed: Called when something changes state by itself.
+            metric: A metric's value by its name, a model's name and version.
+            counted: An `Infer` that counts what is asked of one, by its key in the routing table.
+            gauges: Where what steps and candidates did is shown.
+            load_policy: As the setting `models.load_policy`: for code that steps name.
+        """
+        self._models, self._repository, self._residency = models, repository, residency
+        self._mirrors, self._memory_bytes = tuple(mirrors), memory_bytes
+        self.changed = changed
+        self.metric = metric
+        self._counted, self._gauges, self._load_policy = counted, gauges, load_policy
+        self._deployed: dict[UnitKey, _Deployed] = {}
+        self._dependents: dict[str, set[UnitKey]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        models.listen(self._look_again)
+
+    # -- the role --
+
+    async def observe(self) -> Sequence[Observed]:
+        """All units there are, in any state."""
+        return [self._observed(key, deployed) for key, deployed in self._deployed.items()]
+
+    async def carry_out(self, action: Action) -> None:
+        """Do it, and return when it is done.
+
+        Raises:
+            HeadraceError: it cannot be done; what was there before stays.
+        """
+        if action.verb == "remove":
+            await self._remove(action.key)
+            return
+        match action.unit:
+            case ModelUnit() as unit:
+                await self._set_model(unit)
+            case PipelineUnit() as unit:
+                await self._set_pipeline(unit)
+            case SplitUnit() as unit:
+                self._set_split(unit)
+            case ServerUnit() as unit:
+                self._set_server(unit)
+
+    def counts(self, split: str) -> Mapping[str, Counts]:
+        """What each candidate of a split has done."""
+        deployed = self._deployed.get(("split", split, 0))
+        if deployed is None or deployed.split is None:
+            return {}
+        return {
+            name: Counts(
+                requests=counted.requests,
+                failures=counted.failures,
+                latency=counted.latency,
+                compared=counted.compared,
+                agreed=counted.agreed,
+            )
+            for name, counted in deployed.split.counts().items()
+        }
+
+    async def close(self) -> None:
+        """Take everything away that is not the repository's."""
+        for key in [key for key in self._deployed if key[0] in {"split", "pipeline"}]:
+            self._forget(key)
+        await asyncio.gather(*self._closing)
+
+    # -- for the control API --
+
+    def tap(self, pipeline: str, reference: str, listener: Listener) -> Callable[[], None]:
+        """Tell a listener what passes a reference of a pipeline; returns what ends it. Follows no new version.
+
+        Raises:
+            NotFound: no such pipeline, or no such reference in it.
+        """
+        taps = self._pipeline(pipeline).taps
+        taps.subscribe(reference or "outputs", listener)
+        return lambda: taps.unsubscribe(reference or "outputs", listener)
+
+    def picture(self, name: str, form: str) -> str:
+        """A pipeline or an experiment, as `text` or `mermaid`.
+
+        Raises:
+            NotFound: no such pipeline or experiment.
+        """
+        split = self._deployed.get(("split", name, 0))
+        if split is not None and isinstance(split.unit, SplitUnit):
+            return picture.split(split.unit, form)
+        spec = self._pipeline(name).spec
+        return graph_picture.mermaid(name, spec) if form == "mermaid" else graph_picture.text(name, spec)
+
+    async def prefetch(self, model: str) -> None:
+        """Load a model that is not in memory; returns when it is."""
+        await self._residency.prefetch(model)
+
+    async def evict(self, model: str) -> None:
+        """Take a model out of memory."""
+        await self._residency.evict(model)
+
+    def _pipeline(self, name: str) -> graph.Pipeline:
+        deployed = self._deployed.get(("pipeline", name, 0))
+        if deployed is None or deployed.pipeline is None:
+            raise NotFound(f"pipeline '{name}' is not found")
+        return deployed.pipeline
+
+    # -- models --
+
+    async def _set_model(self, unit: ModelUnit) -> None:
+        key = key_of(unit)
+        deployed = self._deployed.setdefault(key, _Deployed(unit))
+        try:
+            spec = await asyncio.to_thread(model_spec, unit, mirrors=self._mirrors)
+            await self._repository.add(spec)
+        except HeadraceError as error:
+            if deployed.state != "ready":
+                deployed.unit, deployed.state, deployed.reason = unit, "failed", str(error)
+            raise
+        deployed.unit, deployed.state, deployed.reason = unit, "ready", ""
+
+    # -- pipelines --
+
+    async def _set_pipeline(self, unit: PipelineUnit) -> None:
+        key = key_of(unit)
+        before = self._deployed.get(key)
+        remotes: list[Remote] = []
+        implicit: set[tuple[str, str]] = set()
+        for step in unit.spec.steps:
+            if step.python:
+                spec = await asyncio.to_thread(implicit_model, unit, step)
+                await self._repository.add(spec)
+                implicit.add((spec.name, spec.version))
+        pipeline = graph.Pipeline(
+            unit.name,
+            unit.spec,
+            version=str(unit.version),
+            ask=lambda step: self._ask(unit.name, step, remotes),
+            combiner=lambda step: self._combiner(step, unit.base),
+            router=lambda step: self._router(step, unit.base),
+            base=unit.base,
+        )
+        needs = frozenset(filter(None, (key_of_step(unit.name, step) for step in unit.spec.steps)))
+        served = before.served if before is not None and before.served is not None else None
+        served = served or Served(name=unit.name, kind="pipeline", wanted=False)
+        served.infer, served.placement = self._counted(served.key, pipeline.infer), "inline"
+        served.feedback = pipeline.feedback if any(step.route is not None for step in unit.spec.steps) else None
+        served.graph = bool(unit.form)
+        served.declared = {"properties": {"pipeline.version": str(unit.version)}}
+        deployed = _Deployed(
+            unit,
+            served=served,
+            pipeline=pipeline,
+            remotes=tuple(remotes),
+            needs=needs,
+            implicit=frozenset(implicit),
+        )
+        if unit.spec.input is not None:
+            deployed.feed = Feed(unit.name, unit.spec.input, infer=pipeline.infer, find=self._taps_of)
+        self._put(key, deployed)
+        self._refresh_feeds()
+        if before is not None:
+            self._later(self._close_pipeline(before, before.implicit - implicit))
+
+    def _ask(self, pipeline: str, step: graph_spec.Step, remotes: list[Remote]) -> Infer:
+        """What a step asks: looked up at each call, so that it follows what becomes of the model."""
+        if step.url:
+            remote = Remote(step.url, model=step.model or step.name, version=step.version)
+            remotes.append(remote)
+            return remote.infer
+        models, key, version = self._models, key_of_step(pipeline, step), step.version
+
+        def infer(request: InferenceRequest) -> Awaitable[InferenceResponse]:
+            return models.route(key, version).infer(request)  # type: ignore[misc]  # set while READY
+
+        return infer
+
+    def _combiner(self, step: graph_spec.Step, base: str) -> Combiner:
+        if step.combine is None:
+            raise NotSupported(f"step '{step.name}' combines nothing")
+        return combiner(step.combine, base=base, code=OwnCode, allowed=self._allowed(step.combine.reference, base))
+
+    def _router(self, step: graph_spec.Step, base: str) -> Router:
+        if step.route is None:
+            raise NotSupported(f"step '{step.name}' chooses nothing")
+        return router(step.route, base=base, code=OwnCode, allowed=self._allowed(step.route.reference, base))
+
+    def _allowed(self, reference: str, base: str) -> tuple[str, ...] | None:
+        """Whether the code that a step names may run: None; otherwise what the load policy allows."""
+        file = Path(base or ".", reference.rpartition(":")[0])
+        return load_policy.decide(file if file.is_file() else Path(base or "."), self._load_policy)
+
+    def _taps_of(self, name: str) -> Taps | None:
+        deployed = self._deployed.get(("pipeline", name, 0))
+        return deployed.pipeline.taps if deployed is not None and deployed.pipeline is not None else None
+
+    def _refresh_feeds(self) -> None:
+        """Pipelines came or went: who is fed by others listens to those that there are."""
+        for deployed in self._deployed.values():
+            if deployed.feed is not None:
+                deployed.feed.refresh()
+
+    async def _close_pipeline(self, deployed: _Deployed, implicit: Collection[tuple[str, str]]) -> None:
+        if deployed.feed is not None:
+            await deployed.feed.close()
+        if deployed.pipeline is not None:
+            await deployed.pipeline.close()
+        for remote in deployed.remotes:
+            await remote.close()
+        for name, version in implicit:
+            await self._repository.remove(name, version)
+
+    # -- splits --
+
+    def _set_split(self, unit: SplitUnit) -> None:
+        key = key_of(unit)
+        before = self._deployed.get(key)
+        was = before.unit if before is not None and isinstance(before.unit, SplitUnit) else None
+        if (
+            before is not None
+            and before.split is not None
+            and was is not None
+            and _but_weights(was) == _but_weights(unit)
+        ):
+            before.split.set_weights({_name(share): share.weight for share in unit.shares})
+            before.unit = unit
+            return
+        split = Split(
+            unit.name,
+            [self._candidate(share) for share in unit.shares],
+            mirror=self._mirror(unit),
+        )
+        served = Served(name=unit.name, kind="experiment", wanted=False)
+        served.infer, served.placement = self._counted(served.key, split.infer), "inline"
+        served.infer_stream = split.infer_stream
+        needs = frozenset(share.name for share in unit.shares)
+        self._put(key, _Deployed(unit, served=served, split=split, needs=needs))
+        if was is not None and was.diverts and was.diverts != unit.diverts:
+            self._models.divert(was.diverts, "")
+        if unit.diverts:
+            self._models.divert(unit.diverts, served.key)
+        if before is not None and before.split is not None:
+            before.split.close()
+
+    def _candidate(self, share: Share) -> Candidate:
+        models, name, version = self._models, share.name, share.version
+
+        def infer(request: InferenceRequest) -> Awaitable[InferenceResponse]:
+            return models.direct(name, version).infer(request)  # type: ignore[misc]  # set while READY
+
+        def infer_stream(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
+            served = models.direct(name, version)
+            return served.infer_stream(request) if served.infer_stream is not None else _once(infer(request))
+
+        return Candidate(
+            name=name,
+            version=version,
+            weight=share.weight,
+            infer=infer,
+            route=sticky.route_of(name, version),
+            infer_stream=infer_stream,
+        )
+
+    def _mirror(self, unit: SplitUnit) -> Mirror | None:
+        if unit.mirror is None:
+            return None
+        signature = self._signature_of(unit.mirror.name, unit.mirror.version)
+        return Mirror(
+            unit.name,
+            self._candidate(unit.mirror),
+            compares=unit.compares,
+            merges=signature is not None and signature.batchable,
+        )
+
+    # -- servers --
+
+    def _set_server(self, unit: ServerUnit) -> None:
+        deployed = self._deployed.setdefault(key_of(unit), _Deployed(unit))
+        deployed.unit, deployed.state = unit, "ready"
+        if not unit.spec.url:
+            self._residency.set_budget(unit.spec.memory_bytes or self._memory_bytes)
+
+    # -- what is there --
+
+    async def _remove(self, key: UnitKey) -> None:
+        deployed = self._deployed.get(key)
+        if deployed is None:
+            return
+        match deployed.unit:
+            case ModelUnit(name=name, revision=revision):
+                deployed.state = "leaving"
+                await self._repository.remove(name, str(revision))
+                del self._deployed[key]
+            case ServerUnit(spec=spec):
+                del self._deployed[key]
+                if not spec.url:
+                    self._residency.set_budget(self._memory_bytes)
+            case _:
+                self._forget(key)
+
+    def _forget(self, key: UnitKey) -> None:
+        """Take a pipeline or split out of the table; what is in flight on it ends by itself."""
+        deployed = self._deployed.pop(key)
+        if isinstance(deployed.unit, SplitUnit) and deployed.unit.diverts:
+            self._models.divert(deployed.unit.diverts, "")
+        for need in deployed.needs:
+            self._dependents.get(need, set()).discard(key)
+        if deployed.served is not None:
+            self._models.forget(deployed.served)
+            if self._gauges is not None:
+                self._gauges.detach(deployed.served.key)
+        if deployed.pipeline is not None:
+            self._later(self._close_pipeline(deployed, deployed.implicit))
+            self._refresh_feeds()
+        if deployed.split is not None:
+            deployed.split.close()
+
+    def _put(self, key: UnitKey, deployed: _Deployed) -> None:
+        """Let callers reach a pipeline or split, in place of the one that was there."""
+        before = self._deployed.get(key)
+        for need in before.needs if before is not None else ():
+            self._dependents.get(need, set()).discard(key)
+        for need in deployed.needs:
+            self._dependents.setdefault(need, set()).add(key)
+        self._deployed[key] = deployed
+        served = deployed.served
+        if served is None:
+            return
+        self._judge(deployed)
+        self._models.put(served)
+        if self._gauges is not None:
+            self._gauges.attach(served.key, deployed.pipeline or deployed.split)
+
+    def _look_again(self, key: str) -> None:
+        """Tell the readiness of what depends on something in the table that changed."""
+        for dependent in list(self._dependents.get(key, ())):
+            deployed = self._deployed[dependent]
+            served = deployed.served
+            if served is None:
+                continue
+            state, reason = served.state, served.reason
+            self._judge(deployed)
+            if (served.state, served.reason) != (state, reason):
+                self._models.changed(served, served.state, served.reason)
+        self.changed()
+
+    def _judge(self, deployed: _Deployed) -> None:
+        """Write whether a pipeline or split can answer, from what it needs."""
+        served = deployed.served
+        if served is None:
+            return
+        missing = [f"{need} is {why}" for need in sorted(deployed.needs) if (why := self._why_not(need))]
+        ready = not missing if deployed.pipeline is not None else len(missing) < len(deployed.needs)
+        served.state = State.READY if ready else State.UNAVAILABLE
+        served.reason = "; ".join(missing)
+        served.signature = self._signature(deployed) if ready else served.signature
+
+    def _why_not(self, key: str) -> str:
+        # The model itself, whatever its name is diverted to: a split must not look at its own readiness.
+        own = key if key.endswith((".pipeline", ".experiment")) else f"{key}.model"
+        try:
+            served = self._models.find(own)
+        except ModelNotFound:
+            return "not found"
+        if served.state is State.READY:
+            return ""
+        return served.state.lower() + (f": {served.reason}" if served.reason else "")
+
+    def _signature(self, deployed: _Deployed) -> Signature | None:
+        try:
+            if deployed.pipeline is not None and isinstance(deployed.unit, PipelineUnit):
+                name = deployed.unit.name
+                return deployed.pipeline.signature(
+                    lambda step: self._signature_of(key_of_step(name, step), step.version)
+                )
+            if isinstance(deployed.unit, SplitUnit):
+                shares = deployed.unit.shares
+                default = next((each for each in shares if each.name == deployed.unit.default), shares[0])
+                return self._signature_of(default.name, default.version)
+        except HeadraceError as error:
+            _log.warning("%s: its signature is not known: %s", deployed.unit.name, error)
+        return None
+
+    def _signature_of(self, key: str, version: str) -> Signature | None:
+        if not key:
+            return None
+        try:
+            return self._models.direct(key, version).signature
+        except HeadraceError:
+            return None
+
+    def _observed(self, key: UnitKey, deployed: _Deployed) -> Observed:
+        state, reason, details = deployed.state, deployed.reason, dict[str, Any]()
+        match deployed.unit:
+            case ModelUnit(name=name, revision=revision, spec=spec):
+                state, reason = self._model_state(deployed, name, str(revision))
+                details = self._model_details(name, str(revision), spec.requirements)
+            case PipelineUnit() | SplitUnit() if deployed.served is not None:
+                state = "ready" if deployed.served.state is State.READY else "progressing"
+                reason = deployed.served.reason
+        return Observed(key=key, digest=deployed.unit.digest, state=state, reason=reason, details=details)  # type: ignore[arg-type]  # one of the literals
+
+    def _model_state(self, deployed: _Deployed, name: str, version: str) -> tuple[str, str]:
+        try:
+            served = self._models.find(f"{name}.model", version)
+        except ModelNotFound:
+            return deployed.state, deployed.reason
+        match served.state:
+            case State.READY:
+                return "ready", served.reason
+            case State.LOADING:
+                return "progressing", served.reason
+            case State.UNLOADING:
+                return "leaving", served.reason
+        return "failed", served.reason
+
+    def _model_details(self, name: str, version: str, requirements: Sequence[str]) -> dict[str, Any]:
+        details: dict[str, Any] = {}
+        usage = self._residency.usage().get((name, version))
+        if usage is not None:
+            details = {"memoryBytes": usage.bytes, "inMemory": usage.resident, "measured": usage.measured}
+        try:
+            served = self._models.find(f"{name}.model", version)
+        except ModelNotFound:
+            return details
+        if served.placement:
+            details["placement"] = served.placement
+        if served.signature is not None:
+            details["platform"] = served.signature.platform
+        unmet = sorted(set(requirements) - capabilities())
+        warnings = [
+            f"requires '{each}', which is nothing this server knows; its files say what it is" for each in unmet
+        ]
+        if warnings or served.warnings:
+            details["warnings"] = [*served.warnings, *warnings]
+        return details
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+async def _once(answer: Awaitable[InferenceResponse]) -> AsyncIterator[InferenceResponse]:
+    yield await answer
+
+
+def _name(share: Share) -> str:
+    return f"{share.name}@{share.version}" if share.version else share.name
+
+
+def _but_weights(unit: SplitUnit) -> SplitUnit:
+    """What of a split cannot be changed while it runs."""
+    shares = tuple(msgspec.structs.replace(share, weight=0.0) for share in unit.shares)
+    return msgspec.structs.replace(unit, shares=shares, digest="")

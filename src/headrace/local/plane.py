@@ -1,0 +1,106 @@
+"""The control plane of this process, put together: the state file, the loop, the API's listener. `app` starts it beside
+the data plane, and gives it what it decides about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from headrace.control.parse import File
+from headrace.control.service import Control
+from headrace.control.store import Store
+from headrace.local.backend import LocalBackend
+from headrace.payload import Signature
+from headrace.server.control import LIMITS, ControlApi, check_host
+from headrace.server.http import HttpServer
+from headrace.serving.models import Models
+from headrace.settings import ControlSettings
+
+
+class Plane:
+    """What is declared, from the state file to this process.
+
+    Args:
+        settings: The section `control`.
+        backend: Carries plans out.
+        models: The routing table.
+        taken: Names of models that the server was started with.
+        files: Manifests to apply at the start.
+        max_parallel_loads: As the setting.
+    """
+
+    def __init__(
+        self,
+        settings: ControlSettings,
+        backend: LocalBackend,
+        models: Models,
+        *,
+        taken: Callable[[], Sequence[str]] = tuple,
+        files: Sequence[File] = (),
+        max_parallel_loads: int = 2,
+    ) -> None:
+        self._settings, self._backend, self._models, self._files = settings, backend, models, files
+        self._store = Store(Path(settings.state))
+        self.control = Control(
+            self._store,
+            backend,
+            signatures=self._signatures,
+            taken=taken,
+            loads=max_parallel_loads,
+        )
+        self._api = ControlApi(self.control, backend, token=settings.token)
+        self._listener = HttpServer(self._api, limits=LIMITS)
+        self.port: int | None = None
+
+    async def open(self) -> None:
+        """Read the state file and listen.
+
+        Raises:
+            SettingsError: the file cannot be used, or other machines would reach the API without a token.
+            OSError: the address is taken.
+        """
+        check_host(self._settings.host, self._settings.token)
+        await asyncio.to_thread(self._store.open)
+        self._models.starting = True
+        self.port = await self._listener.start(self._settings.host, self._settings.port)
+
+    async def start(self) -> None:
+        """Begin to make what is declared so, with the manifests applied, and return when all that can be is done.
+
+        Raises:
+            InvalidResources: a manifest is wrong; nothing of what came with it was applied.
+        """
+        self._backend.changed = self.control.changed
+        if self._files:
+            await self.control.apply(self._files)
+        await self.control.start()
+        await self.control.settled()
+        self._models.starting = False
+
+    async def stop(self) -> None:
+        """End the API and the loop; what is served goes on."""
+        self._api.close()
+        if self.port is not None:
+            await self._listener.stop(1.0)
+        self._backend.changed = _nobody
+        await self.control.stop()
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._store.close)
+
+    async def close(self) -> None:
+        """Take pipelines and splits away."""
+        await self._backend.close()
+
+    def _signatures(self) -> Mapping[str, Signature]:
+        return {
+            served.name: served.signature
+            for served in self._models
+            if served.kind == "model" and served.signature is not None
+        }
+
+
+def _nobody() -> None:
+    """Nobody is told."""
