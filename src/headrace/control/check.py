@@ -268,6 +268,7 @@ class _Checker:
             for each in self._all.values()
             if isinstance(each.spec, Pipeline)
         }
+        uses = {name: [each for each in asked if each != name] for name, asked in uses.items()}  # graph.check's own
         for read in self._incoming:
             name = read.resource.metadata.name
             if read.resource.kind == "Pipeline" and (circle := _circle(name, uses)):

@@ -512,7 +512,9 @@ class _Planner:
                 self._set(each, todo)
             acting = [each for each in group if each in self.actions]
             after += acting
-            if not acting and patient and not any(self._is_ready(each) for each in group):
+            if acting or any(self._is_ready(each) for each in group):
+                continue
+            if patient or any(self._is_loading(each) for each in group):
                 return
         if isinstance(unit, SplitUnit) and unit.mirror is not None:
             for group in _share_keys(unit.mirror, self._revisions):
@@ -541,6 +543,10 @@ class _Planner:
     def _is_ready(self, key: UnitKey) -> bool:
         seen = self._there.get(key)
         return seen is not None and seen.state == "ready"
+
+    def _is_loading(self, key: UnitKey) -> bool:
+        seen = self._there.get(key)
+        return key[0] == "model" and seen is not None and seen.state == "progressing"
 
     def remove_all(self, gone: Sequence[UnitKey]) -> None:
         if not gone:

@@ -9,6 +9,7 @@ are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -352,7 +353,6 @@ def _transitions(resources: Mapping[Key, Resource], statuses: Mapping[Key, Statu
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     if event.is_set() or seconds <= 0:
         return
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may lose a cancellation
+            await event.wait()

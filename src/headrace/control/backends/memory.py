@@ -103,10 +103,6 @@ class MemoryBackend:
         """A metric that was written into `metrics`."""
         return self.metrics.get((name, model, version))
 
-    def keys(self) -> set[UnitKey]:
-        """What is there, by key."""
-        return set(self.units)
-
     def fail(self, key: UnitKey, reason: str) -> None:
         """Let something that is there fail by itself."""
         self.lost[key] = reason
