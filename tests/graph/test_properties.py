@@ -175,7 +175,8 @@ def asked(request):
 @given(graphs())
 def test_any_pipeline_answers_as_a_naive_reading_of_it(case):
     """The answer, or that there is none, is what reading the pipeline backwards from its output gives; a second
-    request, which knows what waits, gets the same; no window is waited for, and no task is left."""
+    request, which knows what waits, gets the same; no window is waited for, and no task is left.
+    """
     pipeline, behaviours, request = case
     if any("two tensors" in fault for fault in check.faults("pipe", pipeline)):
         return
@@ -213,7 +214,8 @@ def _in_time(pipeline):
 
 def _fails_beside(pipeline, behaviours, request):
     """A hard step fails that the naive reading never came to, though an answer could depend on it: with `last` and
-    `outer` joins the naive reading looks at all, so only steps behind dead ones are not looked at."""
+    `outer` joins the naive reading looks at all, so only steps behind dead ones are not looked at.
+    """
     naive = Naive(pipeline, behaviours, request)
     for step in pipeline.steps:
         try:

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.errors import DeadlineExceeded, HeadraceError, InvalidRequest, RuntimeFailed
+from headrace.errors import DeadlineExceeded, HeadraceError, InvalidRequest, ModelNotReady, RuntimeFailed
 from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, Parameters, Tensor
 
 DEFAULT_WINDOW_MS: Final = 50
@@ -96,7 +96,7 @@ class Gatherer:
             if gathered.timer is not None:
                 gathered.timer.cancel()
             for member in gathered.members:
-                member.answer.cancel()
+                self._turn_away(member)
         self._open.clear()
         calls = list(self._calls)
         for call in calls:
@@ -152,7 +152,11 @@ class Gatherer:
                     member.answer.set_exception(exc)
         finally:
             for member in members:
-                member.answer.cancel()
+                self._turn_away(member)
+
+    def _turn_away(self, member: _Member) -> None:
+        if not member.answer.done():
+            member.answer.set_exception(ModelNotReady(f"{self._where} is being taken down"))
 
     async def _alone(self, member: _Member) -> None:
         try:
