@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import yaml
 
-from headrace.graph.check import faults
+from headrace.graph.check import faults, feeding_faults
 from headrace.graph.spec import Pipeline
 from headrace.payload import Signature, TensorSpec
 
@@ -245,3 +245,43 @@ def test_models_whose_outputs_are_unknown_are_not_guessed_at():
     assert (
         found(CHAIN.replace("TENSOR", ".z").replace("MAP", "a.outputs.z: x"), signatures={"a": gives, "b": TAKES}) == []
     )
+
+
+def many(text):
+    return {name: msgspec.convert(each, Pipeline) for name, each in yaml.safe_load(text).items()}
+
+
+FED = """
+one: {steps: [{name: s}]}
+two: {input: {externalInputs: [one.step.s.outputs], externalTriggers: [one.inputs]}, steps: [{name: s}]}
+three: {steps: [{name: s, pipeline: two}]}
+"""
+
+
+def test_pipelines_may_feed_and_ask_each_other():
+    """A pipeline fed by one and asked by another is fine."""
+    assert feeding_faults(many(FED)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "one.step.s.",
+            "none.step.s.",
+            "input none.step.s.outputs is of pipeline 'none', which does not exist; did you mean 'one'?",
+        ),
+        ("one.step.s.", "one.step.ss.", "is of step 'ss', which does not exist; did you mean 's'?"),
+        (
+            "[one.inputs]}, steps: [{name: s}",
+            "[one.inputs]}, steps: [{name: s, pipeline: one}",
+            "without a bound: one -> two -> one",
+        ),
+        ("one: {", "one: {input: {externalInputs: [two.outputs]}, ", "in a cycle without a bound: one -> two -> one"),
+    ],
+    ids=["unknown pipeline", "unknown step", "asks what feeds it", "feed each other"],
+)
+def test_what_cannot_be_between_pipelines_is_refused(old, new, sentence):
+    """References to others must lead somewhere, and no message may go round for ever."""
+    found_ = feeding_faults(many(FED.replace(old, new)))
+    assert any(sentence in each for each in found_), found_

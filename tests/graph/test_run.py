@@ -735,3 +735,20 @@ async def test_every_error_is_one_of_ours():
     pipeline = make(CONDITIONAL.replace("JOIN", "any"), {"conditional": MUL10, "mul10": MUL10, "add10": ADD10})
     with pytest.raises(HeadraceError):
         await run(pipeline, tensor("other", 1))
+
+
+async def test_a_step_is_asked_for_tensors_that_it_gives_only_when_asked():
+    """Once signatures are known, a tensor beyond a model's default outputs can be taken by name."""
+    specs = tuple([TensorSpec(name=name, datatype="FP64", shape=(-1,)) for name in ("label", "proba", "other")])
+    model = Signature(platform="x", outputs=specs, default_outputs=("label",))
+
+    async def infer(request):
+        return answer(request, [tensor(name, 1) for name in [each.name for each in request.outputs] or ["label"]])
+
+    text = "{steps: [{name: m}], output: {steps: [m.outputs.proba]}}"
+    pipeline = make(text, {"m": infer})
+    assert [each.name for each in pipeline.signature(lambda step: model).outputs] == ["proba"]
+    assert await run(pipeline, tensor("x", 1)) == {"proba": [1]}
+    whole = make("{steps: [{name: m}], output: {steps: [m]}}", {"m": infer})
+    whole.signature(lambda step: model)
+    assert await run(whole, tensor("x", 1)) == {"label": [1]}

@@ -54,6 +54,41 @@ def faults(
     return found or [*_collision_faults(plan, signatures), *_tensor_faults(plan, signatures)]
 
 
+def feeding_faults(pipelines: Mapping[str, spec.Pipeline]) -> list[str]:
+    """What is wrong between pipelines: references to others that are not there, and ways round without an end.
+
+    Args:
+        pipelines: All that there are, by name, each without faults of its own.
+    """
+    found = []
+    names = sorted(pipelines)
+    successors: list[list[int]] = [[] for _ in names]
+    for number, name in enumerate(names):
+        pipeline = pipelines[name]
+        for step in pipeline.steps:
+            if step.pipeline in pipelines:
+                successors[number].append(names.index(step.pipeline))
+        outside = pipeline.input or spec.Input()
+        for text in (*outside.external_inputs, *outside.external_triggers):
+            reference = references.parse_external(text)
+            other = pipelines.get(reference.pipeline)
+            if other is None:
+                near = _near(reference.pipeline, names)
+                found.append(
+                    f"pipeline {name} input {text} is of pipeline '{reference.pipeline}', which does not exist{near}"
+                )
+                continue
+            steps = [step.name for step in other.steps]
+            if reference.step and reference.step not in steps:
+                near = _near(reference.step, steps)
+                found.append(f"pipeline {name} input {text} is of step '{reference.step}', which does not exist{near}")
+            successors[names.index(reference.pipeline)].append(number)
+    for cycle in order.cycles(successors):
+        around = " -> ".join([names[number] for number in (*cycle, cycle[0])])
+        found.append(f"pipelines ask or feed each other in a cycle without a bound: {around}")
+    return found
+
+
 # -- names and kinds --
 
 

@@ -33,9 +33,18 @@ from headrace.graph.combine import Combiner
 from headrace.graph.compile import Message, Node, Slot, compile_pipeline
 from headrace.graph.flow import Flow, Given
 from headrace.graph.route import Router
-from headrace.graph.signatures import pipeline_signature
+from headrace.graph.signatures import pipeline_signature, wanted
 from headrace.graph.taps import Taps
-from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, Parameters, Signature, Trace
+from headrace.payload import (
+    EMPTY,
+    Infer,
+    InferenceRequest,
+    InferenceResponse,
+    Parameters,
+    RequestedOutput,
+    Signature,
+    Trace,
+)
 
 _T = TypeVar("_T")
 _ROUTING: Final = "headrace-routing"
@@ -43,7 +52,7 @@ _ROUTE: Final = "x-seldon-route"
 _REMEMBERED: Final = 10_000
 """Requests whose routing is kept for feedback that names only the request."""
 _ASIDE_SECONDS: Final = 60.0
-"""For steps off the path, whose caller waits for nothing."""
+"""For steps off the path, whose caller waits for nothing; beside what their batches wait."""
 _KEPT_HEADERS: Final = frozenset({"traceparent", "tracestate", "baggage"})
 _KEPT_PREFIXES: Final = ("x-", "seldon-", "headrace-")
 _DROPPED_HEADERS: Final = frozenset({"seldon-model", "seldon-internal-model", "headrace-routing"})
@@ -82,6 +91,7 @@ class _Work:
         "model",
         "nanoseconds",
         "node",
+        "outputs",
         "parameters",
         "requests",
         "router",
@@ -99,6 +109,7 @@ class _Work:
         self.model = step.pipeline or step.model or step.name
         self.version = step.version
         self.parameters: Parameters = EMPTY if step.python else step.parameters
+        self.outputs: tuple[RequestedOutput, ...] = ()  # none: what it gives unasked
         self.soft = step.dependency == "soft"
         self.timeout_seconds = step.timeout_ms / 1000
         self.slot: Slot | None = None if node.slots[0].plain else node.slots[0]
@@ -118,11 +129,11 @@ class _Work:
         if self.combiner is not None:
             assert not isinstance(given, tuple)
             combined = self.combiner(given)
-            outputs = await combined if inspect.isawaitable(combined) else combined
+            outputs = await _in_task(combined) if inspect.isawaitable(combined) else combined
             return InferenceResponse(model_name=self.model, outputs=tuple(outputs), id=ask.id)
         assert self.router is not None
         choice = self.router.choose(ask)
-        branches = tuple(await choice if inspect.isawaitable(choice) else choice)
+        branches = tuple(await _in_task(choice) if inspect.isawaitable(choice) else choice)
         for branch in branches:
             if branch not in self.node.branch_ports:
                 known = ", ".join(self.node.branch_ports)
@@ -178,7 +189,9 @@ class Pipeline:
         ask: Gives the `Infer` of a step that is a model, here or elsewhere, a pipeline or Python.
         combiner: Gives the function of a step that combines.
         router: Gives the router of a step that routes.
-        aside: Requests whose steps off the path may run at once; the steps of more are dropped, and counted.
+        base: The folder of the manifest, for who wants to know.
+        aside: Requests whose steps off the path may run at once; the steps of more are dropped, and counted. None: 64,
+            and as many as can gather in such a step's batches.
 
     Raises:
         InvalidRequest: a reference or a condition cannot be understood.
@@ -194,7 +207,7 @@ class Pipeline:
         combiner: Callable[[spec.Step], Combiner],
         router: Callable[[spec.Step], Router],
         base: str = "",
-        aside: int = 64,
+        aside: int | None = None,
     ) -> None:
         self.name = name
         self.version = version
@@ -212,7 +225,9 @@ class Pipeline:
         self._remembered: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._ids = itertools.count(1)
         self._prefix = f"{time.time_ns():x}"
-        self._aside = aside
+        batches = [step.batch for step in pipeline.steps if step.batch is not None]
+        self._aside = 64 + 2 * max([batch.size for batch in batches], default=0) if aside is None else aside
+        self._aside_seconds = _ASIDE_SECONDS + max([batch.window_ms for batch in batches], default=0) / 1000
         self._asides: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[_Outcome]] = set()
         self._closed = False
@@ -259,6 +274,7 @@ class Pipeline:
                         inputs=tensors,
                         model_version=work.version,
                         id=request.id,
+                        outputs=work.outputs,
                         parameters={**parameters, **work.parameters} if work.parameters else parameters,
                         headers=headers,
                         protocol=request.protocol,
@@ -316,9 +332,10 @@ class Pipeline:
         try:
             flow.begin(request.inputs)
             await self._drive(flow, context)
-        finally:
-            if self._plan.has_aside:
-                self._go_aside(flow, context)
+        except HeadraceError:
+            self._go_aside(flow, context)
+            raise
+        self._go_aside(flow, context)
 
         tensors = self._answer(flow)
         if tapped:
@@ -345,13 +362,13 @@ class Pipeline:
     def _selected(self, tensors: Message, request: InferenceRequest) -> Message:
         """The outputs that the caller asks for, in that order."""
         by_name = {tensor.name: tensor for tensor in tensors}
-        for wanted in request.outputs:
-            if wanted.name not in by_name:
+        for each in request.outputs:
+            if each.name not in by_name:
                 found = ", ".join(by_name) or "none"
                 raise InvalidRequest(
-                    f"pipeline '{self.name}' gave no output '{wanted.name}' that the request asks for; it gave {found}"
+                    f"pipeline '{self.name}' gave no output '{each.name}' that the request asks for; it gave {found}"
                 )
-        return tuple([by_name[wanted.name] for wanted in request.outputs])
+        return tuple([by_name[each.name] for each in request.outputs])
 
     # -- steps side by side --
 
@@ -412,6 +429,7 @@ class Pipeline:
             inputs=tensors,
             model_version=work.version,
             id=context.id,
+            outputs=work.outputs,
             parameters={**parameters, **work.parameters} if work.parameters else parameters,
             headers=context.request.headers
             if work.router is not None or work.condition is not None
@@ -505,6 +523,8 @@ class Pipeline:
 
     def _go_aside(self, flow: Flow, context: _Context) -> None:
         """Run the steps that the answer did not depend on, in a task of the pipeline's."""
+        if not self._plan.has_aside:
+            return
         flow.turn_aside()
         if not flow.ready:
             return
@@ -512,7 +532,7 @@ class Pipeline:
             for index, _ in flow.ready:
                 self._works[index].dropped += 1
             return
-        aside = _Context(context.request, context.id, time.monotonic() + _ASIDE_SECONDS, None)
+        aside = _Context(context.request, context.id, time.monotonic() + self._aside_seconds, None)
         aside.guarded = True
         task = asyncio.get_running_loop().create_task(self._drive_aside(flow, aside))
         self._asides.add(task)
@@ -578,10 +598,16 @@ class Pipeline:
     def signature(self, of: Callable[[spec.Step], Signature | None]) -> Signature:
         """What the pipeline takes and gives, as far as its steps' signatures are known.
 
+        From then on a step is asked for the tensors that others take from it by name and that it gives only when asked.
+
         Args:
             of: Gives a step's signature; None where it is not known.
         """
-        return pipeline_signature(self.name, self.spec, {step.name: of(step) for step in self.spec.steps})
+        signatures = {step.name: of(step) for step in self.spec.steps}
+        for work in self._works:
+            names = wanted(self._plan, work.node, signatures[work.node.name])
+            work.outputs = tuple([RequestedOutput(name) for name in names])
+        return pipeline_signature(self.name, self.spec, signatures)
 
     def steps(self) -> Mapping[str, StepCounts]:
         """What each step has done so far, by name."""
@@ -690,6 +716,13 @@ class _Running:
         if not task.cancelled():
             task.exception()  # whoever dismissed it does not ask
         self._look()
+
+
+async def _in_task(call: Awaitable[_T]) -> _T:
+    """Await other people's code, which may ask for the task it runs in: a request's first step has none yet."""
+    while asyncio.current_task() is None:  # noqa: ASYNC110 - a turn of the loop is all there is to wait for
+        await asyncio.sleep(0)
+    return await call
 
 
 @types.coroutine

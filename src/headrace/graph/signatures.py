@@ -36,7 +36,8 @@ class Places:
         if node is None or port in self._looking:
             return None
         if node.kind == "model" and port == node.outputs_port:
-            return outputs(self._signatures.get(node.name))
+            signature = self._signatures.get(node.name)
+            return outputs(signature, wanted(self._plan, node, signature))
         if node.kind == "combine" and port == node.outputs_port:
             return None
         self._looking.add(port)
@@ -75,12 +76,27 @@ class Places:
         return self.of_request(node.slots[0])
 
 
-def outputs(signature: Signature | None) -> Known:
-    """What a step gives when nobody asks it for anything else; None where its signature does not say."""
+def outputs(signature: Signature | None, asked: tuple[str, ...] = ()) -> Known:
+    """What a step gives when it is asked for these, or for nothing; None where its signature does not say."""
     if signature is None or not signature.outputs:
         return None
-    wanted = signature.default_outputs
-    return {each.name: each for each in signature.outputs if not wanted or each.name in wanted}
+    names = asked or signature.default_outputs
+    return {each.name: each for each in signature.outputs if not names or each.name in names}
+
+
+def wanted(plan: Plan, node: Node, signature: Signature | None) -> tuple[str, ...]:
+    """The outputs that a step must be asked for, as somebody takes one of them that it does not give unasked; empty:
+    what it gives unasked will do.
+    """
+    if signature is None or not signature.default_outputs or node.kind != "model":
+        return ()
+    slots = [plan.nodes[taker].slots[number] for taker, number in plan.deliveries[node.outputs_port]]
+    named = {tensor for slot in slots for tensor in (*slot.tensors, *slot.renames)}
+    if named <= set(signature.default_outputs):
+        return ()
+    if not all(slot.tensors for slot in slots):
+        named |= set(signature.default_outputs)
+    return tuple([each.name for each in signature.outputs if each.name in named])
 
 
 def renamed(slot: Slot, name: str) -> str:
