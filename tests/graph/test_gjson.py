@@ -1,5 +1,7 @@
 """gjson paths: the examples of its own documentation, KServe's of InferenceGraph, and the corners of queries."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,10 +182,8 @@ JSON = st.recursive(
 def test_any_text_is_a_path_or_refused(text, document):
     """No text and no document make it raise anything but InvalidRequest, and a path changes no document."""
     before = repr(document)
-    try:
+    with contextlib.suppress(InvalidRequest):
         path(text)(document)
-    except InvalidRequest:
-        pass
     assert repr(document) == before
 
 

@@ -50,7 +50,7 @@ METHODS: Final = ("predict", "transform_input", "transform_output")
 """What a model can be asked for, the first that a class has unless told otherwise."""
 _METHOD: Final = "method"
 _OTHERS: Final = frozenset({"route", "aggregate"})
-_NAMES: Final = re.compile(r"(feature_?)?names(_list)?")
+_NAMES: Final = re.compile(r"(features?_?)?names(_list)?")
 """The second argument of a component's methods, as people call it."""
 _LARGEST_SOURCE: Final = 1 << 20
 _TAGS: Final = "tags"
