@@ -338,7 +338,7 @@ def test_no_server(args, unused_url):
 @pytest.mark.parametrize(
     "args",
     [["get", "-w", "-o", "name"], ["get", "-w"], ["events", "-w", "--json"]],
-    ids=lambda args: " ".join(args),
+    ids=" ".join,
 )
 def test_watching(args, control_server, run, folder):
     """A watch shows what comes as it comes, line by line into a pipe, until it is interrupted, and then ends with 130."""

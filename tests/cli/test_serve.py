@@ -320,3 +320,114 @@ def test_placement_by_flag_stands_over_their_workers(mlserver_folder):
     environ = {"HEADRACE_MODELS_PLACEMENT": "thread", "HEADRACE_MODELS_LOAD_AT_START": "no"}
     loaded = settings.load(settings.Settings(), "", environ, {"models.replicas": 2}, foreign=values)
     assert serve.said_of_models(loaded, values) == {"placement": "thread", "replicas": 2, "load_at_start": False}
+
+
+# -- resources --
+
+SHOP = """
+apiVersion: headrace.io/v1
+kind: Model
+metadata: {name: first}
+spec: {uri: sorter.joblib}
+---
+apiVersion: headrace.io/v1
+kind: Pipeline
+metadata: {name: shop}
+spec:
+  steps: [{name: first}]
+  output: {steps: [first]}
+"""
+
+
+@contextlib.contextmanager
+def serving_resources(*args, cwd):
+    """A server process that takes resources, and what it printed until its control API stood."""
+    ports = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-port", "0"]
+    options = ["--cache-dir", str(cwd / "cache"), "--optimize", "off", "--state", str(cwd / "state.db")]
+    command = [sys.executable, "-m", "headrace", "serve", *map(str, args), *ports, *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        printed = []
+        for line in process.stdout:
+            printed.append(line.rstrip("\n"))
+            if line.startswith("control"):
+                break
+        yield process, printed
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A folder of manifests, and the model that they speak of."""
+    place = tmp_path / "shop"
+    place.mkdir()
+    joblib.dump(SORTER, place / "sorter.joblib")
+    (place / "shop.yaml").write_text(SHOP)
+    return place
+
+
+def asked(line, *words):
+    """Runs a command that asks the control API of the line that a server printed."""
+    return CliRunner().invoke(headrace, [*map(str, words), "--control-url", line.split()[1]])
+
+
+def test_resources_survive_a_kill(shop, tmp_path):
+    """A server without paths waits for resources; what was applied is served again after it was killed."""
+    with serving_resources(cwd=tmp_path) as (process, printed):
+        assert process.poll() is None, process.communicate()
+        assert process.stdout.readline() == "\n"
+        assert process.stdout.readline().startswith("no models yet; declare some: headrace apply -f FILE --control-url")
+        result = asked(printed[-1], "apply", "-f", shop, "--wait", "--timeout", 30)
+        assert result.exit_code == 0, result.stderr
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    with serving_resources(cwd=tmp_path) as (process, printed):
+        assert process.poll() is None, process.communicate()
+        rows = {line.split()[0]: line.split()[1:] for line in printed if line}
+        assert rows["first"][:2] == ["1", "READY"]
+        assert rows["shop"][:2] == ["pipeline", "READY"]
+        words = shlex.split(process.stdout.readline() + process.stdout.readline())
+        assert words[1].endswith("/v2/pipelines/shop/infer")
+        request = urllib.request.Request(words[1], words[3].encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            assert json.loads(reply.read())["outputs"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_manifests_at_the_start(shop, folder, tmp_path):
+    """With -f, manifests are applied when the server starts, beside the models of its paths."""
+    with serving_resources(folder, "-f", shop, cwd=tmp_path) as (process, printed):
+        assert process.poll() is None, process.communicate()
+        names = {line.split()[0] for line in printed if "READY" in line}
+        assert names == {"adder", "sorter", "first", "shop"}
+        assert asked(printed[-1], "get", "-o", "name").output.split() == ["model/first", "pipeline/shop"]
+
+
+def test_manifests_that_are_wrong(shop, tmp_path):
+    """A server whose manifests are wrong does not start, and lists every fault with file and line."""
+    (shop / "shop.yaml").write_text(SHOP.replace("uri:", "urii:").replace("output:", "outptu:"))
+    with serving_resources("-f", shop, cwd=tmp_path) as (process, _):
+        assert process.wait(30) == 6
+        error = process.stderr.read()
+    assert "error: 2 faults" in error
+    assert "shop.yaml:5" in error
+
+
+@pytest.mark.parametrize("args", [[], ["-f", "."]], ids=["without paths", "with manifests"])
+def test_no_control_where_it_is_needed(args, shop, monkeypatch):
+    """Without the control loop there is nothing that could serve resources: a usage error says so."""
+    monkeypatch.chdir(shop)
+    result = CliRunner().invoke(headrace, ["serve", "--no-control", *args])
+    assert result.exit_code == 2
+    assert "--no-control" in result.stderr
+
+
+def test_the_control_api_of_other_machines_needs_a_token(tmp_path):
+    """Where other machines would reach the control API, a server without a token does not start."""
+    with serving_resources("--set", "control.host=0.0.0.0", cwd=tmp_path) as (process, _):
+        assert process.wait(30) == 2
+        assert "HEADRACE_CONTROL_TOKEN" in process.stderr.read()

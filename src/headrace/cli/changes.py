@@ -175,11 +175,16 @@ def _write_change(change: Change) -> None:
         f": generation {change.generation}" if updates else ""
     )
     output.write_line(head, _COLOURS.get(change.action, ""))
-    fields = list(field_changes(_spec(change.before), _spec(change.after))) if change.action != "deleted" else []
-    width = max((len(path) for _, path, _ in fields), default=0)
-    for mark, path, text in fields:
-        colour = {"+": "green", "-": "red", "~": "yellow"}[mark] if updates else ""
-        output.write_line(f"      {mark if updates else ' '} {path.ljust(width)}  {text}", colour)
+    if updates:
+        fields = list(field_changes(_spec(change.before), _spec(change.after)))
+        width = max((len(path) for _, path, _ in fields), default=0)
+        for mark, path, text in fields:
+            output.write_line(
+                f"      {mark} {path.ljust(width)}  {text}", {"+": "green", "-": "red"}.get(mark, "yellow")
+            )
+    elif change.after is not None and change.after.get("spec"):
+        for line in output.yaml_of(change.after["spec"]).splitlines():
+            output.write_line(f"      {line}", "green")
     _write_notes(change)
     click.echo("")
 

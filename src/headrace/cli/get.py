@@ -177,8 +177,17 @@ def _progress(resource: Resource) -> str:
     return " ".join(filter(None, (str(progress.get("state", "")), f"{weight:g}%" if weight is not None else "")))
 
 
+def _memory(resource: Resource) -> str:
+    """What a model takes, measured; whether it takes it now."""
+    details = resource.status.details
+    size = _size(str(details.get("memoryBytes", "")))
+    if details.get("inMemory") is False:
+        return f"none ({size} when asked)" if size else "none"
+    return size
+
+
 def _size(value: str) -> str:
-    return f"{int(value) / (1 << 20):.0f} MiB" if value.isdecimal() and value != "0" else ""
+    return output.size_of(int(value)) if value.isdecimal() and value != "0" else ""
 
 
 _COLUMNS: Final[Mapping[str, Mapping[str, _Cell]]] = MappingProxyType(
@@ -202,7 +211,7 @@ _COLUMNS: Final[Mapping[str, Mapping[str, _Cell]]] = MappingProxyType(
 _WIDE: Final[Mapping[str, _Cell]] = MappingProxyType(
     {
         "GENERATION": lambda resource: str(resource.metadata.generation or ""),
-        "MEASURED": lambda resource: _size(_detail("memoryBytes")(resource)),
+        "MEMORY": _memory,
         "PLACEMENT": _detail("placement"),
         "ENGINE": _detail("engine"),
         "MADE OF": lambda resource: resource.origin,

@@ -147,6 +147,16 @@ def age_of(moment: dt.datetime | None) -> str:
     return f"{seconds}s"
 
 
+def size_of(count: int) -> str:
+    """Bytes as a person reads them: `120 KiB`, `1.5 GiB`."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+
+
 def engine_of(properties: Mapping[str, Any]) -> str:
     """The engine that answers, by number of rows, as the tables show it."""
     return str(properties.get("engine", "")).removeprefix("any number of rows: ")

@@ -206,7 +206,6 @@ def run(
     if specs and output.on_terminal():
         several = f"{len(specs)} models" if len(specs) != 1 else "1 model"
         click.echo(f"loading {several}; engines that were checked before are taken from the cache", err=True)
-    more: dict[str, Any] = {"resources": resources} if resources else {}
     with modules_importable(paths):
         return app.run(
             loaded,
@@ -216,7 +215,7 @@ def run(
             overrides=overrides,
             problems=found.problems,
             started=lambda running: announce(running, loaded),
-            **more,
+            resources=resources,
         )
 
 
@@ -297,6 +296,8 @@ def _check_name(name: str, found: set[str]) -> None:
 
 def announce(running: App, loaded: settings.Settings) -> None:
     """Say what is served and where, with a request to paste."""
+    from headrace.client.control import DEFAULT_URL
+
     served = sorted(running.models, key=lambda each: (each.name, each.version))
     models = [each for each in served if each.kind == "model"]
     endpoints = [each for each in served if each.kind != "model"]
@@ -304,7 +305,7 @@ def announce(running: App, loaded: settings.Settings) -> None:
     host = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "localhost"}.get(loaded.http.host, loaded.http.host)  # noqa: S104
     host = f"[{host}]" if ":" in host else host
     base = f"{scheme}://{host}:{running.http_port}"
-    if models or not endpoints:
+    if models:
         output.write_table(
             ["model", "version", "state", "platform", "engine", "placement", "inputs", "reason"],
             [_row(each) for each in models],
@@ -319,14 +320,13 @@ def announce(running: App, loaded: settings.Settings) -> None:
         click.echo(f"gRPC     {host}:{running.grpc_port}")
     if loaded.metrics.enabled:
         click.echo(f"metrics  http://{host}:{running.metrics_port}/metrics")
-    control_port = getattr(running, "control_port", None)
-    if control_port is not None:
-        control = f"http://{loaded.control.host}:{control_port}"
-        option = "" if control_port == settings.ControlSettings.port else f" --control-url {control}"
+    if running.control_port is not None:
+        control = f"http://{loaded.control.host}:{running.control_port}"
+        option = "" if control == DEFAULT_URL else f" --control-url {control}"
         click.echo(f"control  {control}   headrace apply -f FILE{option}")
         if not served:
             click.echo(f"\nno models yet; declare some: headrace apply -f FILE{option}")
-    for each in models:
+    for each in [*endpoints, *models]:
         paste = request_to_paste(base, each)
         if paste:
             click.echo(f"\n{paste}")
@@ -334,10 +334,12 @@ def announce(running: App, loaded: settings.Settings) -> None:
 
 
 def _place(base: str, served: Served) -> str:
-    """Where an endpoint that is no model is asked."""
-    if served.kind == "pipeline":
-        return f"{base}/v2/pipelines/{served.name}/infer"
-    return f"{base}/v2/models/{served.key}/infer"
+    """Where it is asked."""
+    return (
+        f"{base}/v2/pipelines/{served.name}/infer"
+        if served.kind == "pipeline"
+        else f"{base}/v2/models/{served.key}/infer"
+    )
 
 
 def request_to_paste(base: str, served: Served) -> str:
@@ -357,7 +359,7 @@ def request_to_paste(base: str, served: Served) -> str:
             return ""
         value = _EXAMPLES.get(spec.datatype, 1)
         tensors.append({"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [value] * count})
-    return f"curl {base}/v2/models/{served.name}/infer -d '{json.dumps({'inputs': tensors})}'"
+    return f"curl {_place(base, served)} -d '{json.dumps({'inputs': tensors})}'"
 
 
 def _example_shape(spec: TensorSpec) -> list[int]:
