@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headrace.control import manifests, parse
 from headrace.control.manifests import components
@@ -236,6 +238,47 @@ def test_unknown_kinds_and_versions():
         InvalidResources, match=r"'serving.kserve.io/v9' is not known; known are serving.kserve.io/v1beta1"
     ):
         convert({"apiVersion": "serving.kserve.io/v9", "kind": "InferenceService"})
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 200)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "root", "x", "1"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "value", "x"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.data())
+def test_whatever_comes_is_converted_or_refused(data):
+    """A document with anything in any place is converted, or refused by a fault of ours; nothing else is raised."""
+    document = copy.deepcopy(data.draw(st.sampled_from(list(DOCUMENTS.values()))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        places = sorted({keys[:end] for keys, _ in walk(document) for end in range(2, len(keys) + 1)}, key=repr)
+        if not places:
+            break
+        *keys, last = data.draw(st.sampled_from(places))
+        place = document
+        for key in keys:
+            place = place[key]
+        if data.draw(st.booleans()):
+            del place[last]
+        else:
+            place[last] = data.draw(ANYTHING)
+    try:
+        found = convert(document)
+    except InvalidResources:
+        return
+    text = yaml.safe_dump_all([parse.render(each) for each in found])
+    try:
+        parse.read([parse.File(name="ours.yaml", text=text, base="/work")])
+    except InvalidResources as error:
+        pytest.fail(f"{error} of {document}")
 
 
 def test_the_page_of_the_docs_is_that_of_the_tables():

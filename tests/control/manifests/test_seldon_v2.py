@@ -58,7 +58,11 @@ def test_explainer_waits():
     """A model that is an explainer is kept, refused in a note, and not loaded before somebody asks."""
     found = sample("models", "income-explainer")
     assert found.spec.load == "onDemand"
-    assert found.notes == ("spec.explainer: refused: explainers are not served",)
+    assert found.spec.requirements == ()
+    assert found.notes == (
+        "spec.explainer: refused: explainers are not served",
+        "spec.requirements: without effect: the explainer is refused",
+    )
 
 
 def test_model_that_may_leave():

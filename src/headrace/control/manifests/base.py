@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -262,6 +263,8 @@ class Reader:
         if not _FORMS[field.form][1](value):
             self._wrong(path, _FORMS[field.form][0], value)
             return None
+        if field.form in {"whole", "number"} and value < 0:
+            self._wrong(path, "0 or more", value)
         if field.choices and value not in field.choices:
             self._wrong(path, f"one of {', '.join(field.choices)}", value)
         if field.form == "object":
@@ -317,11 +320,15 @@ def _sparse(value: Any) -> Any:
     return type(value)(**said)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 _FORMS: Final[Mapping[Form, tuple[str, Callable[[Any], bool]]]] = MappingProxyType(
     {
         "text": ("text", lambda value: isinstance(value, str)),
         "whole": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-        "number": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+        "number": ("a number", _is_number),
         "flag": ("true or false", lambda value: isinstance(value, bool)),
         "quantity": (
             "a quantity such as 512Mi",

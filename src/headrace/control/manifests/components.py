@@ -179,12 +179,12 @@ def model_of(
     model = _scaled(reader, model, predictor, path)
     batcher = predictor.get("batcher")
     if batcher is not None:
-        batching = Batching(max_batch_size=batcher.get("maxBatchSize", 32))
+        batching = Batching(max_batch_size=batcher.get("maxBatchSize") or 32)
         if "maxLatency" in batcher:
             batching = msgspec.structs.replace(batching, max_wait_seconds=batcher["maxLatency"] / 1000)
         model = msgspec.structs.replace(model, batching=batching)
     percent = predictor.get("canaryTrafficPercent")
-    if percent is not None and not 0 <= percent <= 100:
+    if percent is not None and percent > 100:
         reader.fault(f"{path}.canaryTrafficPercent", f"expected 0 to 100, came {percent}")
     return msgspec.structs.replace(
         model, timeout_seconds=float(predictor.get("timeout", 0)), canary_traffic_percent=percent
@@ -244,8 +244,6 @@ def _custom_model(
 def _scaled(reader: Reader, model: Model, component: Mapping[str, Any], path: str) -> Model:
     least, most = component.get("minReplicas"), component.get("maxReplicas")
     for key, value in (("minReplicas", least), ("maxReplicas", most)):
-        if value is not None and value < 0:
-            reader.fault(f"{path}.{key}", f"expected 0 or more, came {value}")
         if value is not None and value > 1:
             reader.note(f"{path}.{key}", f"without effect: {_SCALING}", value)
     if least and most and least > most:

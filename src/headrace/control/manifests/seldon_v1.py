@@ -244,6 +244,10 @@ def _traffic(reader: Reader, predictors: list[dict[str, Any]], names: list[str])
     mirror = None
     if shadows:
         name, each = shadows[0]
+        if each.get("traffic", 0) > 100:
+            reader.fault(
+                "spec.predictors", f"predictor '{name}': expected traffic of 0 to 100, came {each['traffic']:g}"
+            )
         mirror = Mirror(name=f"{reader.name}-{name}", percent=float(each.get("traffic", 0) or 100))
     alone = len(shown) == 1
     return Experiment(
@@ -446,6 +450,9 @@ class _Graph:
             seed = parameters.pop("seed", None)
             epsilon = parameters.pop("epsilon", 0.1)
             greedy = bandit == "epsilonGreedy"
+            if not isinstance(epsilon, int | float) or not 0 <= epsilon <= 1:
+                self._reader.fault(path, f"expected an epsilon of 0 to 1, came {epsilon!r}")
+                epsilon = 0.1
             for index, each in enumerate(node.get("parameters", ())):
                 if not greedy and each.get("name") in {"best_branch", "epsilon"}:
                     self._reader.note(

@@ -163,12 +163,14 @@ def _model(content: Document, where: str, folder: str) -> list[Resource]:
     for key in ("minReplicas", "maxReplicas"):
         if spec.get(key, 0) > 1:
             reader.note(f"spec.{key}", "without effect: replicas do not come and go in one process", spec[key])
+    if elsewhere and "requirements" in spec:
+        reader.note("spec.requirements", f"without effect: the {elsewhere[0]} is refused")
     replicas = spec.get("replicas", 1)
     waits = bool(elsewhere) or replicas == 0
     model = Model(
         uri=spec.get("storageUri", ""),
         artifact_version=str(spec["artifactVersion"]) if "artifactVersion" in spec else "",
-        requirements=tuple(spec.get("requirements", ())),
+        requirements=() if elsewhere else tuple(spec.get("requirements", ())),
         memory_bytes=base.amount(spec.get("memory", 0)),
         replicas=max(replicas, 1),
         min_replicas=spec.get("minReplicas"),
@@ -184,9 +186,6 @@ def _model(content: Document, where: str, folder: str) -> list[Resource]:
 
 def _bounds(reader: Reader, spec: Mapping[str, Any]) -> None:
     replicas, least, most = spec.get("replicas"), spec.get("minReplicas"), spec.get("maxReplicas")
-    for key in ("artifactVersion", "replicas", "minReplicas", "maxReplicas"):
-        if spec.get(key, 0) < 0:
-            reader.fault(f"spec.{key}", f"expected 0 or more, came {spec[key]}")
     if replicas is not None and least is not None and replicas < least:
         reader.fault("spec.replicas", f"number of replicas {replicas} must be >= min replicas {least}")
     if replicas is not None and most is not None and replicas > most:
@@ -215,8 +214,10 @@ def _experiment(content: Document, where: str, folder: str) -> list[Resource]:
     for path, each in named:
         if not each.get("name"):
             reader.fault(f"spec.{path}.name", "expected a name, came none")
-    reader.finish()
     mirror = spec.get("mirror")
+    if mirror is not None and mirror.get("percent", 0) > 100:
+        reader.fault("spec.mirror.percent", f"expected 0 to 100, came {mirror['percent']}")
+    reader.finish()
     experiment = Experiment(
         default=spec.get("default", ""),
         candidates=tuple(
