@@ -260,7 +260,7 @@ class Sizes:
 
 # -- giving back --
 
-_SWEEP_SHARE: Final = 0.05
+SWEEP_SHARE: Final = 0.05
 """Of the time, at most, that goes into looking for garbage."""
 
 
@@ -279,11 +279,18 @@ class Sweeper:
 
     Args:
         collect: Looks for cycles.
+        share: Of the time, at most.
         clock: Seconds.
     """
 
-    def __init__(self, collect: Callable[[], object] = gc.collect, clock: Callable[[], float] = time.monotonic) -> None:
-        self._collect, self._clock = collect, clock
+    def __init__(
+        self,
+        collect: Callable[[], object] = gc.collect,
+        *,
+        share: float = SWEEP_SHARE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._collect, self._share, self._clock = collect, share, clock
         self._not_before = 0.0
 
     def pause(self) -> float:
@@ -296,4 +303,4 @@ class Sweeper:
         self._collect()
         await asyncio.to_thread(trim)
         ended = self._clock()
-        self._not_before = ended + (ended - began) / _SWEEP_SHARE
+        self._not_before = ended + (ended - began) / self._share
