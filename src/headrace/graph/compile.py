@@ -54,7 +54,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
     def pick(self, message: Message) -> Message | None:
         """The wanted tensors by their new names, in order; None when there is none of them."""
-        if self.plain:
+        if not self.tensors and not self.renames and not self.prefix:
             return message
         kept = [tensor for tensor in message if tensor.name in self.tensors] if self.tensors else message
         if self.tensors and not kept:
@@ -90,6 +90,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     inputs_port: int = 0
     outputs_port: int = 0
     branch_ports: Mapping[str, int] = EMPTY
+    direct: bool = False
+    """It has one slot, off any cycle, and takes the message as it is: a wanted one is all it needs to run."""
     of_request: bool = False
     """All its tensors are the request's own, so the request's parameters describe them."""
 
@@ -161,6 +163,7 @@ def compile_pipeline(name: str, pipeline: spec.Pipeline) -> Plan:
         msgspec.structs.replace(
             node,
             cycle=cycle_of.get(node.index, -1),
+            direct=len(node.slots) == 1 and node.index not in cycle_of and node.kind != "combine",
             aside=node.index != output and (node.index not in heard or steps[node.index].mirror),
         )
         for node in nodes

@@ -190,11 +190,18 @@ class Flow:
 
     def _emit(self, port: int, message: Message) -> None:
         touched: list[int] = []
+        nodes = self._plan.nodes
         for index, number in self._plan.deliveries[port]:
             if not self._waiting[index]:
                 continue
-            slot = self._plan.nodes[index].slots[number]
+            node = nodes[index]
+            slot = node.slots[number]
             held = self._held[index]
+            if node.direct:
+                came = slot.pick(message)
+                if came is not None:
+                    self._fire(node, (came,))
+                    continue
             if not slot.latest and held[number] is not None:
                 continue
             came = slot.pick(message)
@@ -268,13 +275,16 @@ class Flow:
 
     def _fire(self, node: Node, came: Sequence[Message | None]) -> None:
         index = node.index
-        try:
-            given = self._given(node, came)
-        except RuntimeFailed:
-            if not node.aside:
-                raise
-            self._kill(node)
-            return
+        if node.direct and came[0] is not None:
+            given: Given = came[0]
+        else:
+            try:
+                given = self._given(node, came)
+            except RuntimeFailed:
+                if not node.aside:
+                    raise
+                self._kill(node)
+                return
         if node.kind == "output":
             assert isinstance(given, tuple)
             self._waiting[index] = False
