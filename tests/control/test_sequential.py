@@ -108,7 +108,7 @@ def test_quantile_interval_covers(quantile, step):
     """The interval of a quantile holds the true one at all looks together, in all but alpha of the runs, whatever the
     buckets are.
     """
-    runs, n, every = 300, 1200, 20
+    runs, n, every = 200, 1200, 40
     bounds = np.append(step ** np.arange(-60 / math.log2(step), 60 / math.log2(step)), np.inf)
     bounds = bounds[(bounds > 1e-3) & ((bounds < 1e4) | np.isinf(bounds))]
     values = np.random.default_rng(8).exponential(size=(runs, n))
