@@ -9,6 +9,7 @@ of the docs, so that what is said there is what is done. Called by the dialects;
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 import re
@@ -314,10 +315,15 @@ def _sparse(value: Any) -> Any:
     if not isinstance(value, msgspec.Struct):
         return value
     said = {}
-    for field in msgspec.structs.fields(value):
-        given = getattr(value, field.name)
-        said[field.name] = field.default if given == field.default else _sparse(given)
+    for name, default in _defaults(type(value)).items():
+        given = getattr(value, name)
+        said[name] = default if given == default else _sparse(given)
     return type(value)(**said)
+
+
+@functools.cache
+def _defaults(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.name: field.default for field in msgspec.structs.fields(struct)}
 
 
 def _is_number(value: Any) -> bool:
