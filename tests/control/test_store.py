@@ -83,6 +83,22 @@ def test_an_apply_is_all_or_nothing(store):
     assert actions(store.apply([model("a", uri="w")])) == [("a", "configured", 2, 2)]
 
 
+def test_a_status_that_is_written_between_deciding_and_writing_is_kept(store):
+    """What the reconciler writes while an apply is being checked is not undone by that apply."""
+    store.apply([model("a"), model("b")])
+    prepared = store.prepare([model("a", uri="v")])
+    for name in "ab":
+        each = store.get("Model", name)
+        store.write_statuses({each.key: (each.metadata.uid, Status(ready_revision=1))})
+    version = store.resource_version
+    store.apply((), prepared=prepared)
+    for _ in range(2):
+        statuses = [each.status for each in store.all()]
+        assert [(each.revision, each.ready_revision) for each in statuses] == [(2, 1), (1, 1)]
+        reopened(store)
+    assert store.get("Model", "a").metadata.resource_version == version + 1
+
+
 def test_history_and_rollback_material(store):
     """Each generation is kept with who, when and what, newest first, and can be declared again."""
     for uri in "uvw":

@@ -367,7 +367,7 @@ class Store:
             resources: What is declared.
             who: For the history.
             deletes: What goes in the same step.
-            prepared: What `prepare` said of the same, when nothing was written since.
+            prepared: What `prepare` said of the same, if nothing was declared since; statuses may have been written.
         """
         with self._mutex:
             decided = prepared or self.prepare(resources, deletes=deletes)
@@ -376,15 +376,25 @@ class Store:
             now = self._clock()
             verdicts = {each.key: each.action for each in decided.changes}
             version = self._version
+            everything, revisions = dict(self._resources), dict(self._revisions)
             gone: list[tuple[int, Key]] = []
             written: list[Resource] = []
+            for key in decided.touched:
+                version += 1
+                if verdicts[key] == "deleted":
+                    gone.append((version, key))
+                    del everything[key]
+                    if key[0] == "Model":
+                        revisions.pop(key[1], None)
+                    continue
+                made = _carried_over(decided.resources[key], self._resources.get(key), version)
+                everything[key] = made
+                written.append(made)
+                if isinstance(made.spec, Model):
+                    number, name = made.status.revision, made.metadata.name
+                    own = Revision(number=number, spec=made.spec, base=made.base)
+                    revisions[name] = revisions.get(name, {}) | {number: own}
             with self._writing(durable=True) as database:
-                for key in decided.touched:
-                    version += 1
-                    if verdicts[key] == "deleted":
-                        gone.append((version, key))
-                    else:
-                        written.append(decided.resources[key])
                 self._write(database, written, verdicts, now=now, who=who)
                 for _, key in gone:
                     self._erase(database, self._resources[key], now=now, who=who)
@@ -395,8 +405,7 @@ class Store:
                 self._last_event.pop(key, None)
             for each in written:
                 self._generations[each.key] = each.metadata.generation, each.status.revision
-            self._resources = dict(decided.resources)
-            self._revisions = {name: dict(each) for name, each in decided.revisions.items()}
+            self._resources, self._revisions = everything, revisions
             self._gone = [*self._gone, *gone]
             if len(self._gone) > CHANGES_KEPT:
                 self._known_from = self._gone[-CHANGES_KEPT - 1][0]
@@ -599,6 +608,15 @@ class Store:
 
 
 _TRIM: Final = "DELETE FROM history WHERE kind = ? AND name = ? AND generation <= ?"
+
+
+def _carried_over(made: Resource, before: Resource | None, version: int) -> Resource:
+    """A declaration that was prepared, with the status that its resource has by now."""
+    status = made.status
+    if before is not None:
+        status = msgspec.structs.replace(before.status, revision=status.revision, notes=status.notes)
+    metadata = msgspec.structs.replace(made.metadata, resource_version=version)
+    return msgspec.structs.replace(made, metadata=metadata, status=status)
 
 
 def _revises(spec: Model, base: str, before: Resource) -> bool:
