@@ -65,6 +65,8 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     changes: tuple[Change, ...]
     actions: tuple[Action, ...]
+    documents: Mapping[Key, tuple[dict[str, Any] | None, dict[str, Any] | None]]
+    """By resource that changes: the manifest as it stands and as it would; None: there is none."""
     resource_version: int
 
 
@@ -278,9 +280,15 @@ class Control:
         read = await asyncio.to_thread(parse.documents, _files(files))
         async with self._turn:
             prepared = await self._prepared(read)
+            stored = self._store.resources
         observed = list(await self._backend.observe())
         actions = self._reconciler.plan(prepared.resources, prepared.revisions, observed)
-        return Planned(changes=prepared.changes, actions=tuple(actions), resource_version=self._store.resource_version)
+        return Planned(
+            changes=prepared.changes,
+            actions=tuple(actions),
+            documents=_documents(prepared, stored),
+            resource_version=self._store.resource_version,
+        )
 
     async def diff(self, files: Sequence[Manifest]) -> Compared:
         """What applying the files would change, field by field.
@@ -292,9 +300,7 @@ class Control:
         async with self._turn:
             prepared = await self._prepared(read)
             stored = self._store.resources
-        documents = {
-            key: (_declared(stored.get(key)), _declared(prepared.resources.get(key))) for key in prepared.touched
-        }
+        documents = _documents(prepared, stored)
         differences = [
             Difference(kind=kind, name=name, path=path, before=before, after=after)
             for (kind, name), (old, new) in documents.items()
@@ -417,6 +423,13 @@ def _events(changes: Sequence[Change], now: float) -> list[Event]:
         for each in changes
         if each.action in _WORDS
     ]
+
+
+def _documents(
+    prepared: Prepared, stored: Mapping[Key, Resource]
+) -> dict[Key, tuple[dict[str, Any] | None, dict[str, Any] | None]]:
+    """What is touched, before and after."""
+    return {key: (_declared(stored.get(key)), _declared(prepared.resources.get(key))) for key in prepared.touched}
 
 
 def _declared(resource: Resource | None) -> dict[str, Any] | None:
