@@ -83,16 +83,26 @@ class Local:
 
 
 @pytest.fixture
-def control_server(tmp_path):
-    """A control API without a token."""
-    server = ControlServer(tmp_path)
-    yield server
-    server.close()
+def control_server_with(tmp_path):
+    """Makes a control API with a token."""
+    made = []
+
+    def make(token):
+        made.append(ControlServer(tmp_path, token))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture
-def locked_server(tmp_path):
+def control_server(control_server_with):
+    """A control API without a token."""
+    return control_server_with("")
+
+
+@pytest.fixture
+def locked_server(control_server_with):
     """A control API whose token is `secret`."""
-    server = ControlServer(tmp_path, token="secret")
-    yield server
-    server.close()
+    return control_server_with("secret")

@@ -84,6 +84,15 @@ def test_with_a_token_it_is_asked_for(locked_server, headers, status):
     assert ask(locked_server, "GET", "/v1/resources", headers=headers)[0] == status
 
 
+def test_a_token_of_any_letters(control_server_with):
+    """A token may be of letters that are not ASCII; one that no header can carry is told before anything is sent."""
+    server = control_server_with("schlüssel-ключ")
+    with ControlClient(server.url, token="schlüssel-ключ") as client:
+        assert client.get() == ()
+    with pytest.raises(errors.SettingsError, match="token"):
+        ControlClient(server.url, token="a\nb")
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

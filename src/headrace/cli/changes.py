@@ -97,7 +97,8 @@ def wait(
                     has = resource.condition(condition) if resource is not None else None
                     missing.append(f"{key[0].lower()}/{key[1]}" + (f" ({has.reason})" if has and has.reason else ""))
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            tell(f"{total - len(missing)} of {total} {condition}; waiting for {', '.join(missing[:3])}{more}")
+            waiting = f"; waiting for {', '.join(missing[:3])}{more}" if missing else ""
+            tell(f"{total - len(missing)} of {total} {condition}{waiting}")
 
         ended = client.wait(
             wanted,

@@ -278,7 +278,9 @@ class ControlClient:
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._parts, self._prefix = parts, parts.path.rstrip("/")
         self._timeout, self._tls = timeout_seconds, tls
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if not token.isprintable():
+            raise SettingsError("the token holds a line break or another character that no header can carry")
+        self._headers: dict[str, str | bytes] = {"Authorization": f"Bearer {token}".encode()} if token else {}
         if user.isascii() and user.isprintable() and user:
             self._headers["X-Headrace-User"] = user
         self._connection: http.client.HTTPConnection | None = None

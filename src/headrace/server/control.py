@@ -298,10 +298,8 @@ class ControlApi:
         return _changes(found.changes, found.resource_version, documents=found.documents)
 
     async def _plan(self, request: HttpRequest, query: Mapping[str, str]) -> HttpReply:
-        files = _files(request, query).files
-        found = await self._control.diff(files)
-        planned = await self._control.plan(files)
-        return _changes(planned.changes, planned.resource_version, documents=found.documents, actions=planned.actions)
+        found = await self._control.plan(_files(request, query).files)
+        return _changes(found.changes, found.resource_version, documents=found.documents, actions=found.actions)
 
     async def _get(self, kind: str, name: str) -> HttpReply:
         version = self._control.resource_version
