@@ -752,3 +752,97 @@ async def test_a_step_is_asked_for_tensors_that_it_gives_only_when_asked():
     whole = make("{steps: [{name: m}], output: {steps: [m]}}", {"m": infer})
     whole.signature(lambda step: model)
     assert await run(whole, tensor("x", 1)) == {"label": [1]}
+
+
+async def test_closing_lets_requests_inside_end():
+    """A pipeline that is replaced answers whom it has let in; routers and batches are there until then."""
+    event = asyncio.Event()
+    pipeline = make(
+        "{steps: [{name: slow}, {name: mul10, batch: {size: 9, windowMs: 2}}], output: {steps: [slow, mul10]}}",
+        {"slow": late(event), "mul10": MUL10},
+    )
+    asked = asyncio.create_task(run(pipeline, tensor("INPUT", 1)))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(pipeline.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    event.set()
+    assert await asked == {"late": [1], "OUTPUT": [10]}
+    await closing
+
+
+async def test_closing_waits_only_so_long():
+    """A request that never ends does not keep a pipeline open."""
+    pipeline = make("steps: [{name: slow, when: 'exists(INPUT)'}]", {"slow": late(asyncio.Event())})
+    asked = asyncio.create_task(run(pipeline, tensor("INPUT", 1)))
+    await asyncio.sleep(0)
+    await pipeline.close(drain_seconds=0.001)
+    asked.cancel()
+    await asyncio.wait([asked])
+
+
+async def test_what_nobody_waits_for_has_an_end():
+    """A step off the path that never answers is ended after its time, and counted as a failure."""
+    pipeline = make(
+        "{steps: [{name: mul10}, {name: drift, inputs: [mul10]}], output: {steps: [mul10]}}",
+        {"mul10": MUL10, "drift": late(asyncio.Event())},
+    )
+    pipeline._aside_seconds = 0.001
+    await run(pipeline, tensor("INPUT", 1))
+    while not pipeline.steps()["drift"].failures:
+        await asyncio.sleep(0.001)
+    assert "aside=0" in repr(pipeline)
+
+
+async def test_a_request_stepped_without_a_task_is_answered():
+    """The server steps a request once before it gives it a task: a pipeline whose steps never wait ends in that step."""
+    for text in (
+        "steps: [{name: mul10}]",
+        "{steps: [{name: mul10}, {name: add10}], output: {steps: [mul10, add10], byStep: true}}",
+    ):
+        pipeline = make(text, {"mul10": MUL10, "add10": ADD10})
+        await run(pipeline, tensor("INPUT", 1))  # learns that its steps never wait
+        with pytest.raises(StopIteration) as ended:
+            pipeline.infer(request(tensor("INPUT", 1))).send(None)
+        assert ended.value.value.outputs[0].data.tolist() == [10]
+
+
+async def test_a_router_of_ones_own_may_ask_for_its_task():
+    """Async code of the user's runs in a task, even on the first step of a request."""
+
+    class Own:
+        async def choose(self, asked):
+            async with asyncio.timeout(10):
+                return ("a",)
+
+        def close(self):
+            pass
+
+    pipeline = msgspec.convert(
+        {"steps": [{"name": "r", "route": {"branches": [{"name": "a"}]}}, {"name": "mul10", "inputs": ["r.branches.a"]}],
+         "output": {"steps": ["mul10"]}},
+        spec.Pipeline,
+    )  # fmt: skip
+    made = Pipeline("pipe", pipeline, ask=lambda step: MUL10, combiner=None, router=lambda step: Own())
+    coroutine = made.infer(request(tensor("INPUT", 1)))
+    loop = asyncio.get_running_loop()
+    stepped = loop.create_future()
+    loop.call_soon(lambda: stepped.set_result(coroutine.send(None)))  # as the server does, in no task
+    assert await stepped is None, "it waits for a turn, and so for a task"
+
+    async def rest():
+        return await _Rest(coroutine)
+
+    response = await asyncio.create_task(rest())
+    assert response.outputs[0].data.tolist() == [10]
+
+
+class _Rest:
+    """What is left of a coroutine that was stepped once and waits for a turn of the loop."""
+
+    def __init__(self, coroutine):
+        self.coroutine = coroutine
+
+    def __await__(self):
+        yield
+        return (yield from self.coroutine.__await__())

@@ -14,6 +14,7 @@ Conditions and routers see all headers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import itertools
@@ -231,6 +232,8 @@ class Pipeline:
         self._asides: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[_Outcome]] = set()
         self._closed = False
+        self._inside = 0
+        self._drained: asyncio.Event | None = None  # set by close, for requests that are still inside
         sides = [f"{step.name}.{side}" for step in pipeline.steps for side in ("inputs", "outputs")]
         self.taps = Taps(name, ["inputs", "outputs", *sides])
 
@@ -329,12 +332,17 @@ class Pipeline:
             self.taps.offer(request_id, "inputs", request.inputs)
 
         flow = Flow(self._plan)
+        self._inside += 1
         try:
             flow.begin(request.inputs)
             await self._drive(flow, context)
         except HeadraceError:
             self._go_aside(flow, context)
             raise
+        finally:
+            self._inside -= 1
+            if self._drained is not None and not self._inside:
+                self._drained.set()
         self._go_aside(flow, context)
 
         tensors = self._answer(flow)
@@ -480,6 +488,10 @@ class Pipeline:
                 raise error from exc
             error.__cause__ = exc
             return error
+        except asyncio.CancelledError:
+            if work.node.aside:  # out of time: nobody else would tell
+                work.failures += 1
+            raise
         finally:
             took = time.perf_counter_ns() - began
             work.requests += 1
@@ -533,21 +545,29 @@ class Pipeline:
                 self._works[index].dropped += 1
             return
         aside = _Context(context.request, context.id, time.monotonic() + self._aside_seconds, None)
-        aside.guarded = True
         task = asyncio.get_running_loop().create_task(self._drive_aside(flow, aside))
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 
     async def _drive_aside(self, flow: Flow, context: _Context) -> None:
         try:
-            await self._drive(flow, context, aside=True)
-        except HeadraceError as exc:
+            async with asyncio.timeout(self._aside_seconds):
+                await self._drive(flow, context, aside=True)
+        except (HeadraceError, TimeoutError) as exc:
             _log.debug("pipeline '%s': a step that no answer depends on: %s", self.name, exc)
 
-    async def close(self) -> None:
-        """End what runs aside and wait for it; taps fall silent. Requests on the path are their callers'."""
+    async def close(self, *, drain_seconds: float = 10.0) -> None:
+        """Let the requests inside end, then end what runs aside and what gathers, and wait for that; taps fall silent.
+
+        Args:
+            drain_seconds: How long requests that are still inside may take before their batches are given up.
+        """
         self._closed = True
         self.taps.close()
+        if self._inside:
+            self._drained = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), drain_seconds)
         for task in self._asides:
             task.cancel()
         for work in self._works:
