@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headrace.control import parse
 from headrace.control.backends.memory import MemoryBackend
 from headrace.control.parse import File
 from headrace.control.service import Control
@@ -460,13 +461,30 @@ async def test_any_sequence_converges(tmp_path_factory, steps):
             assert (await control.plan()).actions == ()
 
 
+GRAPH = """
+apiVersion: machinelearning.seldon.io/v1
+kind: SeldonDeployment
+metadata: {name: d}
+spec:
+  predictors:
+  - name: main
+    graph: {name: a, implementation: SKLEARN_SERVER, modelUri: "gs://x/a", children: [%s]}
+"""
+
+
 async def test_resources_made_of_one_foreign_resource_go_with_it(control):
-    """What a later form of a foreign resource no longer gives is taken away by the apply of that form."""
-    made = "apiVersion: headrace.io/v1\nkind: Model\nmetadata: {name: %s, annotations: {headrace.io/made-from: X}}\nspec: {uri: u}\n---\n"
-    await control.apply(files(made % "a", made % "b", model("c")))
-    applied = await control.apply(files(made % "a"))
-    assert [(each.name, each.action) for each in applied.changes] == [("a", "unchanged"), ("b", "deleted")]
-    assert [each.metadata.name for each in control.get()] == ["a", "c"]
+    """What a later form of a foreign resource no longer gives is taken away by the apply of that form, and by no other."""
+    child = '{name: b, implementation: SKLEARN_SERVER, modelUri: "gs://x/b"}'
+    await control.apply(files(GRAPH % child))
+    before = {each.key for each in control.get()}
+    await control.apply(
+        files(*(msgspec.json.encode(parse.render(each)).decode() + "\n---\n" for each in control.get("Pipeline")))
+    )
+    assert {each.key for each in control.get()} == before
+    applied = await control.apply(files(GRAPH % ""))
+    gone = {each.key for each in applied.changes if each.action == "deleted"}
+    assert len(gone) >= 1
+    assert {each.key for each in control.get()} == {each.key for each in applied.changes} - gone
 
 
 async def test_counts_are_shown_where_they_are_asked_for(control, backend):

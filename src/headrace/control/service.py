@@ -19,6 +19,7 @@ import msgspec
 from headrace.control import check, parse
 from headrace.control.backends.base import Action, Backend
 from headrace.control.events import KEPT_EACH, Event
+from headrace.control.manifests.base import MADE_FROM
 from headrace.control.parse import File, Read
 from headrace.control.reconciler import LOADS, LOOK_SECONDS, Reconciler
 from headrace.control.resources import KINDS, Resource
@@ -28,10 +29,6 @@ from headrace.payload import Signature
 
 T = TypeVar("T")
 Key = tuple[str, str]
-
-MADE_FROM: Final = "headrace.io/made-from"
-"""The annotation that says of which foreign resource ours was made. What a later form of that one no longer gives goes
-with the apply of that form."""
 
 
 class Manifest(Protocol):
@@ -218,20 +215,20 @@ class Control:
         """
         async with self._turn:
             old = await self._call(functools.partial(self._store.past, kind, name, generation))
-            prepared = await self._prepared([Read(resource=old, file="history", lines={})])
+            prepared = await self._prepared([Read(resource=old, file="history", lines={})], alone=True)
             if prepared.touched:
                 who = who or "rollback"
                 await self._commit(functools.partial(self._store.apply, (), who=who, prepared=prepared))
         return Applied(changes=prepared.changes, resource_version=self._store.resource_version)
 
-    async def _prepared(self, read: Sequence[Read]) -> Prepared:
-        """What an apply would write, if it can be.
+    async def _prepared(self, read: Sequence[Read], *, alone: bool = False) -> Prepared:
+        """What an apply would write, if it can be; `alone`: nothing else goes with it.
 
         Raises:
             InvalidResources: it cannot.
         """
         stored = self._store.resources
-        deletes = _replaced(read, stored)
+        deletes = [] if alone else _replaced(read, stored)
         kept = {key: each for key, each in stored.items() if key not in deletes}
         signatures, taken, capabilities = self._signatures(), self._taken(), self._capabilities()
 
@@ -246,7 +243,8 @@ class Control:
                 capabilities=capabilities,
             )
             resources = [each.resource for each in read]
-            left = [each for key, each in kept.items() if key not in {other.key for other in resources}]
+            incoming = {each.key for each in resources}
+            left = [each for key, each in kept.items() if key not in incoming]
             faults += [
                 f"{each.describe()}: needs {kind} '{name}', which this apply takes away"
                 for each, (kind, name) in check.dependants(deletes, left)
@@ -396,8 +394,14 @@ def _files(files: Sequence[Manifest]) -> list[File]:
 
 
 def _replaced(read: Sequence[Read], stored: Mapping[Key, Resource]) -> list[Key]:
-    """What was made of a foreign resource that is applied again, and is made of it no longer."""
-    sources = {source for each in read if (source := each.resource.metadata.annotations.get(MADE_FROM))}
+    """What was made of a foreign resource that is applied again, and is made of it no longer. Ours, that were printed
+    and are applied on their own, take nothing with them.
+    """
+    sources = {
+        source
+        for each in read
+        if each.resource.origin and (source := each.resource.metadata.annotations.get(MADE_FROM))
+    }
     if not sources:
         return []
     incoming = {each.resource.key for each in read}
