@@ -102,7 +102,7 @@ def test_statuses_become_errors(peer, client, status, kind):
     """Each status is one of our errors, with the server's own text."""
     peer.answers.append((status, {"error": "because of this"}))
     with pytest.raises(kind, match="because of this"):
-        client.get()
+        client.get("Model", "iris")
 
 
 def test_faults_come_one_by_one(peer, client):
@@ -113,10 +113,11 @@ def test_faults_come_one_by_one(peer, client):
     assert raised.value.faults == ("a", "b")
 
 
-def test_an_answer_of_something_else(peer, client):
-    """What is no control API is told as that."""
-    peer.answers.append((200, b"<html>"))
-    with pytest.raises(errors.RuntimeFailed, match="not a control API"):
+@pytest.mark.parametrize("answer", [(200, b"<html>"), (404, {"error": "no such path"})], ids=["page", "another port"])
+def test_an_answer_of_something_else(peer, client, answer):
+    """What is no control API, such as the server's own REST port, is told as that."""
+    peer.answers.append(answer)
+    with pytest.raises(Unreachable, match="not a control API"):
         client.get()
 
 

@@ -493,6 +493,8 @@ class ControlClient:
             connection.close()
         else:
             self._connection = connection
+        if response.status == 404 and path.partition("?")[0] in _ALWAYS:
+            raise _not_ours(error_text(answer))
         if response.status >= 400:
             raise _error(response.status, answer)
         return _decode(answer, kind)
@@ -568,12 +570,20 @@ def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as exc:
-        raise RuntimeFailed(
-            f"what answers there is not a control API, or one of another version: {exc}; --control-url takes the "
-            "address that the server prints as `control`"
-        ) from exc
+        raise _not_ours(str(exc)) from exc
 
 
+def _not_ours(why: str) -> Unreachable:
+    return Unreachable(
+        f"what answers there is not a control API, or one of another version: {why}; --control-url takes the address "
+        "that the server prints as `control`"
+    )
+
+
+_ALWAYS: Final = frozenset(
+    {f"/v1/{each}" for each in ("apply", "plan", "diff", "delete", "resources", "events", "watch")}
+)
+"""Paths that every control API has."""
 _BY_STATUS: Final[Mapping[int, type[HeadraceError]]] = MappingProxyType(
     {
         400: InvalidRequest,
