@@ -10,7 +10,7 @@ repository a loaded model like any other, whose engine may have left memory. A r
 The budget is for memory: any number of models may be registered, and those in memory take no more than the budget, by
 what they were measured to take (`memory`). Before a load its expected size is reserved, and the least recently used
 models leave for it: first those without a request in flight; then those with, whose requests end first. Nobody's
-request fails for want of room but that of the model that finds none. A first load that turns out larger than expected
+request fails for want of room but that of the model that finds none. A load that turns out larger than expected
 is over the budget until others have left for it.
 
 The routing table keeps an absent model READY: a request does get its answer. Where nothing asks for any of this, the
