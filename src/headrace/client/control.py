@@ -580,10 +580,8 @@ def _not_ours(why: str) -> Unreachable:
     )
 
 
-_ALWAYS: Final = frozenset(
-    {f"/v1/{each}" for each in ("apply", "plan", "diff", "delete", "resources", "events", "watch")}
-)
-"""Paths that every control API has."""
+_ALWAYS: Final = frozenset({f"/v1/{each}" for each in ("apply", "plan", "diff", "resources", "events", "watch")})
+"""Paths that every control API has, and that are there whatever is asked."""
 _BY_STATUS: Final[Mapping[int, type[HeadraceError]]] = MappingProxyType(
     {
         400: InvalidRequest,
