@@ -216,6 +216,15 @@ async def test_loads_run_side_by_side_up_to_the_bound(tmp_path, backend):
     assert (backend.busiest, len(backend.units)) == (5, 20)
 
 
+async def test_what_ends_while_a_pass_thinks_is_not_done_again(control, backend, monkeypatch):
+    """Though actions end while the next pass looks and thinks, each model is loaded once."""
+    monkeypatch.setattr("headrace.control.reconciler.MANY", 0)
+    backend.seconds = {f"m{n}": 0.0005 * n for n in range(40)}
+    await control.apply(files(*(model(f"m{n}") for n in range(40))))
+    await settle(control)
+    assert sorted(each.key[1] for each in backend.done) == sorted(backend.seconds)
+
+
 async def test_a_canary_end_to_end(control, backend):
     """A canary gets its share, changes it without a load, and is promoted or taken back."""
     await control.apply(files(model()))

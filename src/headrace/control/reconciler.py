@@ -44,6 +44,8 @@ RESYNC_SECONDS: Final = 30.0
 CRASHED_SECONDS: Final = 1.0
 """Before the next pass, when one crashed."""
 LONGEST_PAUSE_SECONDS: Final = 0.5
+MANY: Final = 500
+"""Resources from which on a pass thinks in a thread: some milliseconds, in which requests are answered."""
 
 
 class Reconciler:
@@ -80,6 +82,7 @@ class Reconciler:
         self._waiting: dict[UnitKey, tuple[Action, set[UnitKey]]] = {}
         self._waiters: dict[UnitKey, list[UnitKey]] = {}
         self._ready: dict[str, deque[Action]] = {each: deque() for each in self._limits}
+        self._ended: set[UnitKey] = set()  # since the last look at what is there
         self._begun: dict[str, int] = dict.fromkeys(self._limits, 0)
         self._wake, self._urgent, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._changed: asyncio.Event = asyncio.Event()
@@ -142,17 +145,27 @@ class Reconciler:
 
     async def _pass(self) -> float:
         """Look, decide, begin, report. Returns the seconds after which to look again, if nothing happens."""
+        self._ended.clear()
         observed = {each.key: each for each in await self._backend.observe()}
         now = self._clock()
         # What decides where traffic goes is on disk before anything is done about it.
         await self._keep(*self._moved(observed))
-        resources = self._store.resources
-        wanted = plan.units(resources.values(), revisions=self._store.revisions, observed=observed, memo=self._memo)
-        self._forget_failures(wanted, observed)
-        actions = plan.plan(wanted, observed.values(), current=self._current, failures=self._failures, now=now)
+        resources, revisions = self._store.resources, self._store.revisions
+        current, failures = dict(self._current), dict(self._failures)
+
+        def decide() -> tuple[list[Unit], dict[UnitKey, Failure], list[Action]]:
+            wanted = plan.units(resources.values(), revisions=revisions, observed=observed, memo=self._memo)
+            known = _still_so(failures, wanted, observed)
+            return wanted, known, plan.plan(wanted, observed.values(), current=current, failures=known, now=now)
+
+        wanted, known, actions = await self._think(decide)
+        for key in failures.keys() - known.keys() - self._ended:
+            self._failures.pop(key, None)
         idle = not actions and not self._running
         self._begin(actions)
-        statuses = self._reporter.statuses(resources, wanted, observed, self._failures, now=now)
+        statuses = await self._think(
+            lambda: self._reporter.statuses(resources, wanted, observed, known, now=now),
+        )
         try:
             await self._keep(statuses, _transitions(resources, statuses, now))
         except BaseException:
@@ -161,6 +174,10 @@ class Reconciler:
         if idle and not self._wake.is_set():
             self._settled.set()
         return self._next_look(resources, now)
+
+    async def _think(self, work: Callable[[], T]) -> T:
+        """What is pure: in a thread where there is much of it, so that requests are answered meanwhile."""
+        return work() if len(self._store.resources) < MANY else await asyncio.to_thread(work)
 
     def _next_look(self, resources: Mapping[Key, Resource], now: float) -> float:
         sleep = RESYNC_SECONDS
@@ -258,16 +275,6 @@ class Reconciler:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _forget_failures(self, wanted: list[Unit], observed: Mapping[UnitKey, Observed]) -> None:
-        if self._failures:
-            known = {key_of(each): each.digest for each in wanted}
-            self._failures = {
-                key: each
-                for key, each in self._failures.items()
-                if (each.digest == plan.REMOVAL and key in observed and key not in known)
-                or known.get(key) == each.digest
-            }
-
     # -- actions --
 
     def _begin(self, actions: list[Action]) -> None:
@@ -278,8 +285,8 @@ class Reconciler:
         self._waiters.clear()
         planned = {each.key for each in actions}
         for action in actions:
-            if action.key in self._running:
-                continue  # when that ends, this is looked at again
+            if action.key in self._running or action.key in self._ended:
+                continue  # this was decided without knowing how that ends, or ended; it is looked at again
             held = {each for each in action.after if each in planned or each in self._running}
             if held:
                 self._waiting[action.key] = (action, held)
@@ -312,6 +319,7 @@ class Reconciler:
     def _finished(self, action: Action, failure: str) -> None:
         key, unit = action.key, action.unit
         self._running.pop(key, None)
+        self._ended.add(key)
         self._begun[_class(action)] -= 1
         if failure:
             digest = unit.digest if unit is not None else plan.REMOVAL
@@ -333,6 +341,20 @@ class Reconciler:
             if action is not None and not held:
                 del self._waiting[waiter]
                 self._ready[_class(action)].append(action)
+
+
+def _still_so(
+    failures: Mapping[UnitKey, Failure], wanted: list[Unit], observed: Mapping[UnitKey, Observed]
+) -> dict[UnitKey, Failure]:
+    """The failures of what is still wanted as it failed, and of removals that are still to be done."""
+    if not failures:
+        return {}
+    known = {key_of(each): each.digest for each in wanted}
+    return {
+        key: each
+        for key, each in failures.items()
+        if (each.digest == plan.REMOVAL and key in observed and key not in known) or known.get(key) == each.digest
+    }
 
 
 def _class(action: Action) -> str:
