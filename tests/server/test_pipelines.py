@@ -166,7 +166,7 @@ async def test_lists_and_index_tell_them_apart(surface):
     """Names alone in their own lists, keys that can be asked in the lists of all."""
     assert await surface.answer("GET", "/v2/pipelines") == (200, {"pipelines": ["iris"]})
     assert await surface.answer("GET", "/v2/experiments") == (200, {"experiments": ["ab"]})
-    status, answer = await surface.answer("GET", "/v2/models")
+    _, answer = await surface.answer("GET", "/v2/models")
     assert answer == {"models": ["ab.experiment", "iris", "iris.pipeline", "other"]}
     _, index = await surface.answer("POST", "/v2/repository/index")
     assert {each["name"] for each in index} == set(answer["models"])

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import email.parser
 import math
 import secrets
 from collections.abc import Mapping, Sequence
@@ -98,8 +97,10 @@ def body_of(body: bytes, *, content_type: str = "", query: str = "") -> bytes:
 
 
 def _of_parts(body: bytes, content_type: str) -> bytes:
+    from email.parser import BytesParser  # forms are rare, and it takes longer to import than this module
+
     head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1", errors="replace")
-    message = email.parser.BytesParser().parsebytes(head + body)
+    message = BytesParser().parsebytes(head + body)
     fields: dict[str, bytes] = {}
     for part in message.get_payload() if message.is_multipart() else ():
         name = part.get_param("name", header="content-disposition")  # type: ignore[union-attr]  # parts are messages

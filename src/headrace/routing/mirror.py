@@ -26,7 +26,7 @@ from headrace.routing.shares import Candidate, Counted, Tally, is_failure
 
 log = logging.getLogger(__name__)
 
-_MOST_MERGED: Final = 64  # requests
+_MOST_MERGED: Final = 128  # requests
 _MOST_ROWS: Final = 256
 _EXAMPLES: Final = 20
 _EXAMPLES_A_CALL: Final = 2

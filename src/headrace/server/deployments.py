@@ -52,6 +52,11 @@ class Deployments:
         own: Mapping[str, Call],
     ) -> None:
         self._models, self._body, self._failed, self._own = models, body, failed, own
+        self._only: str = ""
+        models.listen(self._forget)
+
+    def _forget(self, key: str) -> None:
+        self._only = ""
 
     # -- paths --
 
@@ -136,20 +141,25 @@ class Deployments:
                 if models.versions(key):
                     return models.find(key)
             raise ModelNotFound(f"deployment '{name}' is not found: there is no experiment, pipeline or model of it")
-        keys = {served.key for served in models if served.graph}
+        self._only = self._only or self._find_only()
+        return models.find(self._only)
+
+    def _find_only(self) -> str:
+        """The key of the one deployment there is; kept until something changes."""
+        keys = {served.key for served in self._models if served.graph}
         for kind in ("experiment", "pipeline"):  # where an experiment shares its requests, it stands before them
             of_kind = {key for key in keys if key.endswith(f".{kind}")}
             if of_kind:
                 keys = of_kind
                 break
-        keys = keys or {served.key for served in models}
+        keys = keys or {served.key for served in self._models}
         if len(keys) != 1:
             listed = ", ".join(sorted(keys)[:20]) or "none"
             raise NotFound(
                 "this path is for a server with one deployment; name yours: /seldon/NAMESPACE/DEPLOYMENT/api/v1.0/..., "
                 f"or the header seldon-model. There are: {listed}"
             )
-        return models.find(keys.pop())
+        return keys.pop()
 
     def _asked(self, request: HttpRequest, target: Target) -> Served:
         return self.find(target.name or request.headers.get("seldon-model", ""))

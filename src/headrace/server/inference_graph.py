@@ -48,10 +48,21 @@ class Graphs:
         unknown: Callable[[HttpRequest, Target], Any],
     ) -> None:
         self._models, self._body, self._failed, self._unknown = models, body, failed, unknown
+        self._known: dict[str, str] | None = None
+        models.listen(self._forget)
+
+    def _forget(self, key: str) -> None:
+        self._known = None  # among thousands of endpoints, graphs are not searched for at each request
+
+    def _keys(self) -> dict[str, str]:
+        """Key in the routing table by the name of the graph."""
+        if self._known is None:
+            self._known = {served.name: served.key for served in self._models if served.graph}
+        return self._known
 
     def any(self) -> bool:
         """Whether there is a graph."""
-        return any(served.graph for served in self._models)
+        return bool(self._keys())
 
     async def call(self, request: HttpRequest, target: Target) -> HttpReply:
         """The answer of the graph that host or path name; of none, that there is no such path."""
@@ -68,7 +79,7 @@ class Graphs:
 
     def find(self, host: str, path: str) -> str:
         """The key of the graph that a host (`GRAPH.NAMESPACE`, `GRAPH-NAMESPACE`) or a path names; empty: none."""
-        graphs = {served.name: served.key for served in self._models if served.graph}
+        graphs = self._keys()
         match path.strip("/").split("/"):
             case ["serving", _, name]:
                 return graphs.get(name, "")
