@@ -26,8 +26,8 @@ from headrace.errors import HeadraceError, InvalidResources
 from headrace.payload import EMPTY
 
 MAX_DEPTH: Final = 64
-MAX_NODES: Final = 1_000_000
-"""Of all files together, aliases followed: a few lines of YAML may stand for billions of values."""
+FREE_NODES: Final = 50_000
+"""Values that files may stand for beside four for each letter: with aliases, a few lines may stand for billions."""
 
 Key = tuple[str, str]
 """Kind and name."""
@@ -75,7 +75,7 @@ def documents(files: Sequence[File]) -> list[Read]:
     Raises:
         InvalidResources: as of `read`.
     """
-    reader = _Reader()
+    reader = _Reader(sum(len(file.text) for file in files))
     found: list[Read] = []
     for file in files:
         for node in reader.compose(file):
@@ -232,9 +232,10 @@ class _Place(msgspec.Struct, frozen=True):
 class _Reader:
     """Reads documents, collects faults."""
 
-    def __init__(self) -> None:
+    def __init__(self, letters: int) -> None:
         self.faults: list[str] = []
         self._nodes = 0
+        self._most = FREE_NODES + 4 * letters
 
     def compose(self, file: File) -> list[yaml.Node]:
         """The documents of a file as nodes; empty ones left out."""
@@ -365,7 +366,7 @@ class _Reader:
     def value(self, node: yaml.Node, kind: kinds.Type, place: _Place, depth: int, field: str = "") -> Any:
         """What a node says, as a value of a type; `_WRONG` after writing why it cannot be."""
         self._nodes += 1
-        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+        if self._nodes > self._most or depth > MAX_DEPTH:
             return self._too_much(node, place)
         place.lines[place.path] = node.start_mark.line + 1
         match kind:
@@ -479,7 +480,7 @@ class _Reader:
 
     def _anything(self, node: yaml.Node, place: _Place, depth: int) -> Any:
         self._nodes += 1
-        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+        if self._nodes > self._most or depth > MAX_DEPTH:
             return self._too_much(node, place)
         if node.tag not in _PLAIN:
             return self.fault(node, place, f"expected plain values, found one tagged {node.tag!r}")
@@ -523,10 +524,12 @@ class _Reader:
                     yield name, key, value
 
     def _too_much(self, node: yaml.Node, place: _Place) -> Any:
-        if self._nodes > MAX_NODES + 1:
+        if self._nodes > self._most + 1:
             return _WRONG  # it has been said
-        self._nodes = MAX_NODES + 1
-        return self.fault(node, place, f"nested deeper than {MAX_DEPTH} levels, or more than {MAX_NODES} values in all")
+        self._nodes = self._most + 1
+        return self.fault(
+            node, place, f"nested deeper than {MAX_DEPTH} levels, or more than {self._most} values in all"
+        )
 
 
 def _nobody(version: str, kind: str) -> str:
