@@ -154,6 +154,7 @@ class App:
         self._repository = Repository(
             models=self.models,
             load_engine=self._residency.load_engine,
+            tune=self._residency.tune,
             paths=paths,
             defaults=defaults,
             overrides=overrides,
@@ -163,7 +164,7 @@ class App:
             drain_seconds=settings.models.drain_seconds,
         )
         self._stopping = threading.Event()
-        self._lookout = Lookout(self._repository.again)
+        self._lookout = Lookout(self._again)
         self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
         self._scrapes: HttpServer | None = None
@@ -316,6 +317,11 @@ class App:
 
         return Environments()
 
+    async def _again(self, name: str, version: str) -> None:
+        """A faster engine was found for a model; one that is not in memory takes it when it comes back."""
+        if self._residency.is_resident(name, version):
+            await self._repository.again(name, version)
+
     async def _load(self, spec: ModelSpec) -> LoadedModel:
         """The load walk: what may it name, where does it run, is it warm; counted from the first request on."""
         counted = self.metrics.model(spec.name, spec.version)
@@ -325,7 +331,7 @@ class App:
 
         def changed(ready: bool, reason: str) -> None:
             served = self.models.find(spec.name, spec.version)
-            if engine is not None and served.infer is infer:
+            if engine is not None and self._residency.stands_for(served.infer, infer):
                 self.models.changed(served, State.READY if ready else State.UNAVAILABLE, reason)
 
         def closed() -> None:

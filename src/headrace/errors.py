@@ -56,9 +56,9 @@ class InvalidResources(InvalidRequest):
     `faults` has one sentence for each: the file, the resource, the field or step, what was expected, what was found.
     """
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = tuple(faults)
+    def __init__(self, faults: Sequence[str] | str) -> None:
+        self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
 
 
 class Conflict(HeadraceError):

@@ -39,6 +39,7 @@ from headrace.control.backends.base import (
     UnitKey,
     key_of,
 )
+from headrace.control.manifests.base import FORM
 from headrace.control.resources import Experiment, Model, Resource, Rollout, Server
 from headrace.graph.spec import Pipeline, Step
 
@@ -139,7 +140,8 @@ def units(
             progress = progress_of(resource)
             found += _remembered(memo, resource, progress, functools.partial(_of_rollout, resource, spec, progress))
         else:
-            found += _remembered(memo, resource, None, functools.partial(_of_other, resource))
+            form = resource.metadata.annotations.get(FORM, "")
+            found += _remembered(memo, resource, form, functools.partial(_of_other, resource))
     memo.forget({each.key for each in everything})
     return found
 
@@ -278,7 +280,9 @@ def _of_other(resource: Resource) -> Unit:
     match spec:
         case Pipeline():
             version = resource.metadata.generation
-            return PipelineUnit(name=name, digest=digest_of(spec, base), base=base, version=version, spec=spec)
+            form = resource.metadata.annotations.get(FORM, "")
+            digest = digest_of(spec, base + form)
+            return PipelineUnit(name=name, digest=digest, base=base, version=version, spec=spec, form=form)
         case Experiment():
             mirror = spec.mirror
             return _split(
@@ -289,6 +293,7 @@ def _of_other(resource: Resource) -> Unit:
                 mirror=_share(mirror.name, spec.resource_type, mirror.percent) if mirror is not None else None,
                 owner=resource.key,
                 base=base,
+                form=resource.metadata.annotations.get(FORM, ""),
             )
         case Server():
             return ServerUnit(name=name, digest=digest_of(spec, base), base=base, spec=spec)
@@ -310,6 +315,7 @@ def _split(
     default: str = "",
     mirror: Share | None = None,
     base: str = "",
+    form: str = "",
 ) -> SplitUnit:
     made = SplitUnit(
         name=name,
@@ -321,6 +327,7 @@ def _split(
         mirror=mirror,
         compares=mirror is not None,
         owner=owner,
+        form=form,
     )
     return msgspec.structs.replace(made, digest=digest_of(made, base))
 

@@ -5,7 +5,7 @@ In YAML and JSON, names are in camelCase, as in Kubernetes, where the same docum
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -228,7 +228,7 @@ class Metadata(_Part, frozen=True, kw_only=True):
     """Counts the changes of the spec, from 1."""
     resource_version: int = 0
     """Counts the changes of anything, over all resources."""
-    creation_timestamp: datetime.datetime | None = None
+    creation_timestamp: dt.datetime | None = None
 
 
 class Condition(_Part, frozen=True, kw_only=True):
@@ -241,7 +241,7 @@ class Condition(_Part, frozen=True, kw_only=True):
     """One word in CamelCase, for programs."""
     message: str = ""
     """For people."""
-    last_transition_time: datetime.datetime | None = None
+    last_transition_time: dt.datetime | None = None
 
 
 class Status(_Part, frozen=True, kw_only=True):

@@ -333,7 +333,7 @@ class LocalBackend:
             [self._candidate(share) for share in unit.shares],
             mirror=self._mirror(unit),
         )
-        served = Served(name=unit.name, kind="experiment", wanted=False)
+        served = Served(name=unit.name, kind="experiment", wanted=False, graph=bool(unit.form))
         served.infer, served.placement = self._counted(served.key, split.infer), "inline"
         served.infer_stream = split.infer_stream
         needs = frozenset(share.name for share in unit.shares)

@@ -64,6 +64,8 @@ class SplitUnit(_Unit, frozen=True, kw_only=True):
     """Whether the mirror's answers are compared with the callers'."""
     owner: tuple[str, str] = ("", "")
     """Kind and name of the resource that it is made of."""
+    form: str = ""
+    """As of PipelineUnit."""
 
 
 class ServerUnit(_Unit, frozen=True, kw_only=True):
