@@ -193,7 +193,9 @@ async def test_a_step_that_is_its_own_giver_goes_round():
 
 async def test_a_cycle_that_never_waits_lets_others_have_their_turn():
     """An answer from a step that waits is given though a cycle beside it could go on and on."""
-    text = COUNTER.replace("REVISITS", "1000000").replace("identity-output.outputs]", "aside], stepsJoin: any")
+    text = COUNTER.replace("REVISITS", "1000000").replace(
+        "identity-output.outputs]", "identity-output, aside], stepsJoin: any"
+    )
     text = text.replace("output: {", "- {name: aside}\noutput: {")
 
     async def aside(request):
@@ -202,4 +204,40 @@ async def test_a_cycle_that_never_waits_lets_others_have_their_turn():
 
     endless = counter(10**9)
     models = {"counter": endless, "identity-output": identity, "identity-loop": identity, "aside": aside}
-    assert await run(make(text, models), tensor("counter", 0)) == {"here": [1]}
+    pipeline = make(text, models)
+    for _ in range(2):  # the second time it is known what waits
+        response = await pipeline.infer(InferenceRequest(model_name="counter-pipeline", inputs=(tensor("counter", 0),)))
+        assert [each.name for each in response.outputs] == ["here"]
+    await pipeline.close()
+    assert len(endless.seen) < 1000
+
+
+async def test_a_cycle_off_the_path_neither_holds_the_loop_nor_outlives_the_pipeline():
+    """It goes on beside others after the answer, and ends when the pipeline is closed."""
+    text = COUNTER.replace("REVISITS", "100000000").replace("identity-output.outputs]", "aside]")
+    text = text.replace("output: {", "- {name: aside}\noutput: {")
+    endless = counter(10**9)
+    models = {"counter": endless, "identity-output": identity, "identity-loop": identity, "aside": identity}
+    assert await run(make(text, models), tensor("counter", 0)) == {"output": [0]}
+    assert len(endless.seen) < 1000
+
+
+async def test_an_input_and_a_trigger_from_one_step_are_of_one_message():
+    """What a step on a cycle gave in one round is not joined with what it gave in another."""
+    text = """
+    allowCycles: true
+    maxStepRevisits: 20
+    steps:
+    - {name: counter, inputsJoinType: any, inputs: [counter-pipeline.inputs.counter, counter.outputs.next]}
+    - {name: last, inputs: [counter.outputs.even], triggers: [counter.outputs.big]}
+    output: {steps: [last]}
+    """
+
+    async def count(request):
+        value = int(request.inputs[0].data[0]) + 1
+        given = [tensor("next", value)]
+        given += [tensor("even", value)] if value % 2 == 0 else []
+        given += [tensor("big", value)] if value >= 3 else []
+        return answer(request, given)
+
+    assert await run(make(text, {"counter": count, "last": identity}), tensor("counter", 0)) == {"output": [4]}

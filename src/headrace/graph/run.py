@@ -59,6 +59,7 @@ _KEPT_PREFIXES: Final = ("x-", "seldon-", "headrace-")
 _DROPPED_HEADERS: Final = frozenset({"seldon-model", "seldon-internal-model", "headrace-routing"})
 _TICK: Final = 0.001  # seconds; clocks of loops are coarse: a timer that fires early would find nothing to do
 _log = logging.getLogger(__name__)
+_TURN: Final = 64  # calls of steps that never wait before the loop turns: cycles can be long
 _OF_ENCODING: Final = frozenset({"content_type", "binary_data_output"})
 
 
@@ -385,6 +386,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         running = _Running(loop)
         guarded = context.guarded
+        in_turn = 0
         try:
             while aside or not flow.settled:
                 calls = []
@@ -408,6 +410,10 @@ class Pipeline:
                     self._tell(flow, work, given, await self._attempt(work, given, ask, context), context)
                 if flow.settled and not aside:
                     return
+                in_turn += len(here)
+                if in_turn >= _TURN:
+                    in_turn = 0
+                    await asyncio.sleep(0)
                 if not running.tasks:
                     if flow.ready:
                         continue
