@@ -211,3 +211,12 @@ def test_load_is_pure(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "server.yaml").write_text("http: {port: wrong}")
     assert load() == Settings()
+
+
+def test_secrets_are_shown_to_nobody():
+    """A token that is set shows as set, with where it came from, and not as what it is."""
+    loaded = settings.load(settings.Settings(), "", {"HEADRACE_CONTROL_TOKEN": "hunter2"}, {})
+    (row,) = [row for row in settings.effective(loaded) if row.key == "control.token"]
+    assert row.origin == "environment HEADRACE_CONTROL_TOKEN"
+    assert "hunter2" not in str(settings.effective(loaded))
+    assert "set" in row.value

@@ -271,6 +271,9 @@ SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
 )
 """Section name to its dataclass, in the order of the reference."""
 
+SECRETS: Final = frozenset({"control.token"})
+"""Keys whose values are shown to nobody."""
+
 PREFIX: Final = "HEADRACE_"
 _OTHER_VARIABLES: Final = frozenset({"HEADRACE_CONFIG", "HEADRACE_URL", "HEADRACE_CONTROL_URL"})  # of the command line
 _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -357,6 +360,8 @@ def effective(settings: Settings) -> list[Setting]:
     for key in known_keys():
         section, _, name = key.partition(".")
         value = getattr(getattr(settings, section), name)
+        if key in SECRETS and value:
+            value = "(set; not shown)"
         rows.append(Setting(key=key, value=value, origin=settings.origins.get(key, "default")))
     return rows
 

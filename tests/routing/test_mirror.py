@@ -138,11 +138,11 @@ async def test_outputs_are_matched_by_name(settle):
 
 
 async def test_a_failing_mirror_is_nobodys_failure(settle):
-    """Callers are answered; each copy counts as a failed request."""
+    """Callers are answered; each copy counts as a failed request, and as one that does not agree."""
     split, mirror = mirrored(Model("shadow", error=RuntimeFailed("broken")), compares=True)
     assert len(await ask(split, 20)) == 20
     await settle(lambda: mirror.counted().requests == 20)
-    assert (mirror.counted().failures, mirror.counted().compared) == (20, 0)
+    assert (mirror.counted().failures, mirror.counted().compared, mirror.counted().agreed) == (20, 20, 0)
     assert split.counts()["a"].failures == 0
     split.close()
 

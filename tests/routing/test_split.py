@@ -226,15 +226,30 @@ async def test_a_stream_that_has_begun_is_not_begun_again():
         await anext(responses)
 
 
-async def test_the_mirrors_percent_is_one_of_the_weights(settle):
-    """It can be set with them, from nothing to all."""
+async def test_a_candidate_that_is_the_mirror_too_is_counted_once_and_never_against_itself(settle):
+    """A rollout's candidate has the requests that callers asked it, and comparisons of those that it did not answer."""
+    candidate = Model("new")
+    mirror = Mirror("e", candidate.candidate(100), compares=True, delay_seconds=0)
+    split = Split("e", [Model("old").candidate(50), candidate.candidate(50)], mirror=mirror, seed=3)
+    await asked(split, 40)
+    await settle(lambda: mirror.counted().requests == split.counts()["old"].requests)
+    old, new = split.counts()["old"], split.counts()["new"]
+    assert old.requests + new.requests == 40
+    assert new.compared == old.requests
+    split.set_weights({"old": 10, "new": 90}, mirror_percent=0)
+    assert split.weights() == {"old": 10, "new": 90}
+    split.close()
+
+
+async def test_the_mirrors_percent_is_set_with_the_weights(settle):
+    """From nothing to all."""
     shadow = Model("shadow")
     mirror = Mirror("e", shadow.candidate(0, "2"), delay_seconds=0)
     split = Split("e", [Model("a").candidate()], mirror=mirror)
     await asked(split, 10)
-    split.set_weights({"shadow@2": 100})
+    split.set_weights({}, mirror_percent=100)
     await asked(split, 10)
     await settle(lambda: split.counts()["shadow@2"].requests == 10)
     with pytest.raises(InvalidRequest, match="percent"):
-        split.set_weights({"shadow@2": 101})
+        split.set_weights({}, mirror_percent=101)
     split.close()

@@ -555,4 +555,5 @@ def _name(share: Share) -> str:
 def _but_weights(unit: SplitUnit) -> SplitUnit:
     """What of a split cannot be changed while it runs."""
     shares = tuple(msgspec.structs.replace(share, weight=0.0) for share in unit.shares)
-    return msgspec.structs.replace(unit, shares=shares, digest="")
+    mirror = msgspec.structs.replace(unit.mirror, weight=0.0) if unit.mirror is not None else None
+    return msgspec.structs.replace(unit, shares=shares, mirror=mirror, digest="")

@@ -236,6 +236,8 @@ class Mirror:
             tally.requests += len(group)
             if is_failure(error):
                 tally.failures += len(group)
+                if self.compares:  # the caller had an answer: none is another one
+                    tally.compared += sum(copy.response is not None for copy in group)
             if len(group) == 1:
                 tally.took(self._clock() - started)
             return

@@ -100,10 +100,10 @@ def is_failure(error: BaseException) -> bool:
 class Arm:
     """A candidate in a table, with its tally."""
 
-    __slots__ = ("candidate", "infer", "route", "tally", "weight")
+    __slots__ = ("candidate", "infer", "key", "route", "tally", "weight")
 
     def __init__(self, candidate: Candidate, weight: float) -> None:
-        self.candidate, self.weight = candidate, weight
+        self.candidate, self.weight, self.key = candidate, weight, candidate.key
         self.infer, self.route = candidate.infer, candidate.route
         self.tally = Tally()
 

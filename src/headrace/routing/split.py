@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady
 from headrace.payload import InferenceRequest, InferenceResponse
 from headrace.routing import sticky
@@ -79,8 +81,9 @@ class Split:
             tally = arm.tally
             tally.requests += 1
             tally.took(self._clock() - started)
-        if self.mirror is not None:
-            self.mirror.offer(request, response)
+        mirror = self.mirror
+        if mirror is not None and arm.key != mirror.candidate.key:  # nobody is compared with himself
+            mirror.offer(request, response)
         return sticky.stamped(response, arm.route)
 
     async def infer_stream(self, request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
@@ -151,47 +154,53 @@ class Split:
         arm.tally.took(self._clock() - started)
         if is_failure(error):
             arm.tally.failures += 1
-            if self.mirror is not None:
+            if self.mirror is not None and arm.key != self.mirror.candidate.key:
                 self.mirror.offer(request, None)
 
     # -- what others set and see --
 
-    def set_weights(self, weights: Mapping[str, float]) -> None:
+    def set_weights(self, weights: Mapping[str, float], *, mirror_percent: float | None = None) -> None:
         """Share anew, at once and for every request from now on; those under way end with whom they are.
 
         Counts begin anew where a weight changes.
 
         Args:
-            weights: By `Candidate.key`; a candidate that is not named keeps its weight. The mirror's is its percent.
+            weights: By `Candidate.key`; a candidate that is not named keeps its weight.
+            mirror_percent: What the mirror gets copies of; None: as before.
 
         Raises:
             InvalidRequest: a candidate is not known, a weight is none, or all would be 0. Nothing has changed then.
         """
         table, mirror = self._table, self.mirror
-        own = {key: weight for key, weight in weights.items() if mirror is None or key != mirror.candidate.key}
-        unknown = own.keys() - table.arms.keys()
+        unknown = weights.keys() - table.arms.keys()
         if unknown:
             known = ", ".join(table.arms)
             raise InvalidRequest(
                 f"experiment '{self.name}' has no candidate {', '.join(map(repr, sorted(unknown)))}; known: {known}"
             )
-        now = {key: own.get(key, arm.weight) for key, arm in table.arms.items()}
+        now = {key: weights.get(key, arm.weight) for key, arm in table.arms.items()}
         if any(now[key] != arm.weight for key, arm in table.arms.items()):
             self._table = Table([arm.candidate for arm in table.arms.values()], now)
             if mirror is not None:
                 mirror.reset()
-        if mirror is not None and mirror.candidate.key in weights:
-            mirror.set_percent(weights[mirror.candidate.key])
+        if mirror is not None and mirror_percent is not None:
+            mirror.set_percent(mirror_percent)
 
     def weights(self) -> dict[str, float]:
         """The weights as they are, by `Candidate.key`; without the mirror."""
         return {key: arm.weight for key, arm in self._table.arms.items()}
 
     def counts(self) -> dict[str, Counted]:
-        """What each candidate, and the mirror, has done since the split was made, its weights changed or `reset`."""
+        """What each candidate, and the mirror, has done since the split was made, its weights changed or `reset`. One
+        that is both has the requests, failures and latency of what callers asked it, and the comparisons of the mirror.
+        """
         counted = {key: arm.tally.counted() for key, arm in self._table.arms.items()}
         if self.mirror is not None:
-            counted[self.mirror.candidate.key] = self.mirror.counted()
+            key, copies = self.mirror.candidate.key, self.mirror.counted()
+            asked = counted.get(key)
+            counted[key] = (
+                msgspec.structs.replace(asked, compared=copies.compared, agreed=copies.agreed) if asked else copies
+            )
         return counted
 
     def reset(self) -> None:
