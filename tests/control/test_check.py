@@ -112,10 +112,10 @@ def test_each_fault_is_found(documents, fault):
 
 
 def test_pipelines_cannot_ask_each_other_in_a_circle():
-    """A pipeline that asks itself by way of another is a fault of each that is applied, with the way."""
+    """A pipeline that asks itself by way of another is a fault, with the way."""
     there = text("Pipeline", "q", "{steps: [{name: x, pipeline: p}]}")
     (fault,) = faults(text("Pipeline", "p", "{steps: [{name: x, pipeline: q}]}"), there)
-    assert "pipeline p has a cycle: pipelines ask each other, p -> q -> p" in fault
+    assert "pipelines ask or feed each other in a cycle without a bound: p -> q -> p" in fault
 
 
 def test_all_faults_are_found_at_once():

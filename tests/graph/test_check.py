@@ -284,4 +284,4 @@ def test_pipelines_may_feed_and_ask_each_other():
 def test_what_cannot_be_between_pipelines_is_refused(old, new, sentence):
     """References to others must lead somewhere, and no message may go round for ever."""
     found_ = feeding_faults(many(FED.replace(old, new)))
-    assert any(sentence in each for each in found_), found_
+    assert any(sentence in text for _, text in found_), found_

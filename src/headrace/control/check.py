@@ -16,7 +16,9 @@ from headrace.control import plan
 from headrace.control.parse import Read
 from headrace.control.resources import Experiment, Model, Resource, Rollout, Server
 from headrace.control.resources import TensorSpec as Declared
+from headrace.errors import InvalidRequest
 from headrace.graph import check as graph
+from headrace.graph import references
 from headrace.graph.spec import Pipeline
 from headrace.payload import EMPTY, Signature, TensorSpec
 
@@ -72,6 +74,9 @@ def _uses(resource: Resource) -> Iterator[Key]:
                     yield "Pipeline", step.pipeline
                 elif model := plan.model_of(step):
                     yield "Model", model
+            outside = spec.input
+            for text in (*outside.external_inputs, *outside.external_triggers) if outside is not None else ():
+                yield "Pipeline", references.parse_external(text).pipeline
         case Experiment() | Rollout():
             kind = "Pipeline" if spec.resource_type == "pipeline" else "Model"
             for name in _named(spec):
@@ -124,7 +129,7 @@ class _Checker:
                     self._rollout(read, spec)
                 case Server():
                     self._server(read, spec)
-        self._pipelines_within_pipelines()
+        self._between_pipelines()
         return self._found
 
     def _fault(self, read: Read, path: str, text: str) -> None:
@@ -141,6 +146,13 @@ class _Checker:
 
     def _knows(self, kind: str, name: str) -> bool:
         return (kind, name) in self._all or (kind == "Model" and name in self.taken)
+
+    def _answers(self, kind: str, name: str, asker: str) -> bool:
+        """Whether a step of a pipeline finds what it asks. A bare name means a model, else a pipeline or experiment."""
+        if kind == "pipeline":
+            return self._knows("Pipeline", name)
+        others = ("Pipeline", "Experiment") if name != asker else ()
+        return self._knows("Model", name) or any(self._knows(each, name) for each in others)
 
     # -- models and servers --
 
@@ -230,7 +242,7 @@ class _Checker:
             read.resource.metadata.name,
             spec,
             signatures=known,
-            known=lambda kind, name: self._knows("Pipeline" if kind == "pipeline" else "Model", name),
+            known=lambda kind, name: self._answers(kind, name, read.resource.metadata.name),
         )
         for text in found:
             self._fault(read, _step_path(spec, text), text)
@@ -262,18 +274,26 @@ class _Checker:
         settled = before.status.ready_revision == before.status.revision
         return self.signatures.get(model) if same and settled else None
 
-    def _pipelines_within_pipelines(self) -> None:
-        uses = {
-            each.metadata.name: [step.pipeline for step in each.spec.steps if step.pipeline]
-            for each in self._all.values()
-            if isinstance(each.spec, Pipeline)
-        }
-        uses = {name: [each for each in asked if each != name] for name, asked in uses.items()}  # graph.check's own
-        for read in self._incoming:
-            name = read.resource.metadata.name
-            if read.resource.kind == "Pipeline" and (circle := _circle(name, uses)):
-                way = " -> ".join(circle)
-                self._fault(read, "spec.steps", f"pipeline {name} has a cycle: pipelines ask each other, {way}")
+    def _between_pipelines(self) -> None:
+        incoming = {each.resource.metadata.name: each for each in self._incoming if each.resource.kind == "Pipeline"}
+        if not incoming:
+            return
+        there = {name: each.spec for (_, name), each in self._all.items() if isinstance(each.spec, Pipeline)}
+        sound = {name: spec for name, spec in there.items() if not self._unreadable(spec)}
+        for names, text in graph.feeding_faults(sound):
+            read = next((incoming[name] for name in names if name in incoming), None)
+            if read is not None:
+                self._fault(read, "spec", text)
+
+    def _unreadable(self, spec: Pipeline) -> bool:
+        """Whether its references to other pipelines cannot be understood, which is a fault of its own."""
+        outside = spec.input
+        try:
+            for text in (*outside.external_inputs, *outside.external_triggers) if outside is not None else ():
+                references.parse_external(text)
+        except InvalidRequest:
+            return True
+        return False
 
     # -- experiments and rollouts --
 
@@ -409,25 +429,6 @@ def _repeated(names: Iterable[str]) -> list[str]:
             twice[each] = None
         seen.add(each)
     return list(twice)
-
-
-def _circle(start: str, uses: Mapping[str, Sequence[str]]) -> list[str]:
-    """A way from a pipeline back to itself; empty: there is none."""
-    before: dict[str, str] = {}
-    todo = [start]
-    while todo:
-        here = todo.pop()
-        for there in uses.get(here, ()):
-            if there == start:
-                way = [start, here]
-                while here != start:
-                    here = before[here]
-                    way.append(here)
-                return way[::-1]
-            if there not in before:
-                before[there] = here
-                todo.append(there)
-    return []
 
 
 def _step_path(spec: Pipeline, text: str) -> str:

@@ -1,1 +1,1 @@
-"""Chains of models: what a pipeline is (`spec`), whether it can be (`check`), how a request flows through it (`run`)."""
+"""Chains of models: what a pipeline is (`spec`), whether it can be (`check`), what a request does in it (`run`)."""

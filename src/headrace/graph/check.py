@@ -54,38 +54,44 @@ def faults(
     return found or [*_collision_faults(plan, signatures), *_tensor_faults(plan, signatures)]
 
 
-def feeding_faults(pipelines: Mapping[str, spec.Pipeline]) -> list[str]:
+def feeding_faults(pipelines: Mapping[str, spec.Pipeline]) -> list[tuple[tuple[str, ...], str]]:
     """What is wrong between pipelines: references to others that are not there, and ways round without an end.
 
     Args:
         pipelines: All that there are, by name, each without faults of its own.
+
+    Returns:
+        For each fault, the pipelines that it is of, and the sentence.
     """
-    found = []
+    found: list[tuple[tuple[str, ...], str]] = []
     names = sorted(pipelines)
+    numbers = {name: number for number, name in enumerate(names)}
     successors: list[list[int]] = [[] for _ in names]
     for number, name in enumerate(names):
         pipeline = pipelines[name]
         for step in pipeline.steps:
-            if step.pipeline in pipelines:
-                successors[number].append(names.index(step.pipeline))
+            asked = step.pipeline or step.model
+            if asked in pipelines and asked != name:  # asking itself is a fault of its own
+                successors[number].append(numbers[asked])
         outside = pipeline.input or spec.Input()
         for text in (*outside.external_inputs, *outside.external_triggers):
             reference = references.parse_external(text)
             other = pipelines.get(reference.pipeline)
             if other is None:
                 near = _near(reference.pipeline, names)
-                found.append(
-                    f"pipeline {name} input {text} is of pipeline '{reference.pipeline}', which does not exist{near}"
-                )
+                missing = f"pipeline '{reference.pipeline}', which does not exist{near}"
+                found.append(((name,), f"pipeline {name} input {text} is of {missing}"))
                 continue
             steps = [step.name for step in other.steps]
             if reference.step and reference.step not in steps:
                 near = _near(reference.step, steps)
-                found.append(f"pipeline {name} input {text} is of step '{reference.step}', which does not exist{near}")
-            successors[names.index(reference.pipeline)].append(number)
+                missing = f"step '{reference.step}', which does not exist{near}"
+                found.append(((name,), f"pipeline {name} input {text} is of {missing}"))
+            successors[numbers[reference.pipeline]].append(number)
     for cycle in order.cycles(successors):
-        around = " -> ".join([names[number] for number in (*cycle, cycle[0])])
-        found.append(f"pipelines ask or feed each other in a cycle without a bound: {around}")
+        members = tuple(names[number] for number in cycle)
+        around = " -> ".join([*members, members[0]])
+        found.append((members, f"pipelines ask or feed each other in a cycle without a bound: {around}"))
     return found
 
 

@@ -372,7 +372,8 @@ class LocalBackend:
             unit.name,
             self._candidate(unit.mirror),
             compares=unit.compares,
-            merges=signature is not None and signature.batchable,
+            # A pipeline's router would choose once for all rows that are sent together.
+            merges=signature is not None and signature.batchable and not unit.mirror.name.endswith(".pipeline"),
         )
 
     # -- servers --
@@ -404,10 +405,10 @@ class LocalBackend:
     def _forget(self, key: UnitKey) -> None:
         """Take a pipeline or split out of the table; what is in flight on it ends by itself."""
         deployed = self._deployed.pop(key)
-        if isinstance(deployed.unit, SplitUnit) and deployed.unit.diverts:
-            self._models.divert(deployed.unit.diverts, "")
         for need in deployed.needs:
             self._dependents.get(need, set()).discard(key)
+        if isinstance(deployed.unit, SplitUnit) and deployed.unit.diverts:  # which makes `_look_again` look again
+            self._models.divert(deployed.unit.diverts, "")
         if deployed.served is not None:
             self._models.forget(deployed.served)
             if self._gauges is not None:
@@ -436,7 +437,8 @@ class LocalBackend:
 
     def _look_again(self, key: str) -> None:
         """Tell the readiness of what depends on something in the table that changed."""
-        for dependent in list(self._dependents.get(key, ())):
+        bare = key.removesuffix(".pipeline").removesuffix(".experiment")
+        for dependent in {*self._dependents.get(key, ()), *self._dependents.get(bare, ())}:
             deployed = self._deployed[dependent]
             served = deployed.served
             if served is None:
@@ -464,7 +466,10 @@ class LocalBackend:
         try:
             served = self._models.find(own)
         except ModelNotFound:
-            return "not found"
+            try:
+                served = self._models.find(key)
+            except ModelNotFound:
+                return "not found"
         if served.state is State.READY:
             return ""
         return served.state.lower() + (f": {served.reason}" if served.reason else "")
