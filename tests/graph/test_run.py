@@ -272,6 +272,16 @@ async def test_two_tensors_of_one_name_are_refused_where_they_meet():
         await run(pipeline, tensor("INPUT", 1))
 
 
+async def test_tensors_of_one_name_may_stand_side_by_side_in_the_answer():
+    """An output that says `repeats` answers with both, in the order of its steps, as Seldon Core v2 does."""
+    pipeline = make(
+        "{steps: [{name: mul10}, {name: add10}], output: {steps: [add10, mul10], repeats: true}}",
+        {"mul10": MUL10, "add10": ADD10},
+    )
+    response = await pipeline.infer(request(tensor("INPUT", 1)))
+    assert [(each.name, each.data.tolist()) for each in response.outputs] == [("OUTPUT", [11]), ("OUTPUT", [10])]
+
+
 async def test_by_step_keeps_equal_names_apart():
     """Each tensor is named after its step."""
     pipeline = make(

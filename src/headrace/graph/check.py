@@ -448,7 +448,8 @@ def _collision_faults(plan: Plan, signatures: Mapping[str, Signature]) -> Iterat
     """Two tensors of one name in one message."""
     places = Places(plan, signatures)
     for node in plan.nodes:
-        if node.kind == "combine" or node.join in {"any", "last"} or node.inputs < 2 or not plan.answers:
+        merges = node.kind != "combine" and node.join not in {"any", "last"} and not node.repeats
+        if not merges or node.inputs < 2 or not plan.answers:
             continue
         givers: dict[str, str] = {}
         for slot in node.slots[: node.inputs]:

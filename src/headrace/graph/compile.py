@@ -94,6 +94,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """It has one slot, off any cycle, and takes the message as it is: a wanted one is all it needs to run."""
     of_request: bool = False
     """All its tensors are the request's own, so the request's parameters describe them."""
+    repeats: bool = False
+    """Several of its tensors may have one name."""
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -343,6 +345,7 @@ def _output_node(index: int, pipeline: spec.Pipeline, slots: tuple[Slot, ...]) -
         inputs=len(slots),
         join=output.steps_join,
         window_seconds=window / 1000,
+        repeats=output.repeats,
     )
 
 

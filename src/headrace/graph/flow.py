@@ -326,6 +326,8 @@ class Flow:
         messages = [(number, each) for number, each in enumerate(came) if each is not None]
         if len(messages) == 1:
             return messages[0][1]
+        if node.repeats:
+            return tuple([tensor for _, message in messages for tensor in message])
         merged: dict[str, Tensor] = {}
         givers: dict[str, int] = {}
         for number, message in messages:

@@ -140,6 +140,9 @@ class Output(_Part, frozen=True, kw_only=True):
     tensor_map: Mapping[str, str] = EMPTY
     by_step: bool = False
     """Tensors of different steps keep apart: each is named `STEP.TENSOR`."""
+    repeats: bool = False
+    """Tensors of one name may come from several steps and stand side by side, in the order of `steps`, as Seldon Core
+    v2 answers; else that is refused."""
 
 
 class Dataflow(_Part, frozen=True, kw_only=True):

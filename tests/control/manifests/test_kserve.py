@@ -197,7 +197,9 @@ def test_sequence_with_conditions():
     steps = {step.name: step for step in spec.steps}
     condition = 'json:[@this].#(predictions.0=="dog")'
     assert steps["breed-if"].inputs == ("animal",)
-    assert steps["breed-if"].route == Route(type="conditions", branches=(Branch(name="holds", when=condition),))
+    assert steps["breed-if"].route == Route(
+        type="conditions", branches=(Branch(name="holds", when=condition), Branch(name="ends"))
+    )
     assert (steps["breed"].inputs, steps["breed"].triggers) == ((), ("breed-if.branches.holds",))
     assert steps["last"].route == Route(
         type="conditions",
@@ -205,6 +207,23 @@ def test_sequence_with_conditions():
     )
     assert (steps["last-b"].url, steps["last-b"].model) == ("http://far.example:8080", "big")
     assert spec.output == Output(steps=("animal", "breed", "last-s", "last-b"), steps_join="last")
+
+
+def test_a_node_in_an_ensemble_answers_under_its_steps_name():
+    """A splitter that an ensemble asks is a pipeline: one answer, not one of each branch."""
+    nodes = {
+        "root": {"routerType": "Ensemble", "steps": [{"nodeName": "split", "name": "s"}, {"serviceName": "c"}]},
+        "split": {
+            "routerType": "Splitter",
+            "steps": [{"serviceName": "a", "weight": 50}, {"serviceName": "b", "weight": 50}],
+        },
+    }
+    split, root = convert(graph(nodes)).values()
+    assert [(step.name, step.model, step.pipeline) for step in root.spec.steps] == [
+        ("s", "", split.metadata.name),
+        ("1", "c", ""),
+    ]
+    assert root.spec.output == Output(steps=("s", "1"), by_step=True)
 
 
 @pytest.mark.parametrize("name", ["splitter", "dog-breed"])

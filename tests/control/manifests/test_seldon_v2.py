@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from headrace.control import manifests
 from headrace.control.resources import Candidate, Experiment, Mirror, Model, Server
 from headrace.errors import InvalidResources
+from headrace.graph.check import faults
 from headrace.graph.spec import Batch, Input, Output, Pipeline, Step
+from headrace.payload import Signature, TensorSpec
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -165,3 +168,15 @@ def test_kinds_about_their_cluster(name):
     assert found.metadata.name == f"{name}-{found.origin.rpartition(' ')[2].lower()}"
     assert found.spec == Server()
     assert any("this process is configured by its own settings" in note for note in found.notes)
+
+
+def test_outputs_of_one_name_stand_side_by_side():
+    """Their sample `pipeline-inputs` answers with two tensors named alike, which a pipeline of our own may not."""
+    spec = {"steps": [{"name": "mul10"}, {"name": "add10"}], "output": {"steps": ["mul10", "add10"]}}
+    (found,) = convert("Pipeline", spec)
+    assert found.spec.output == Output(steps=("mul10", "add10"), repeats=True)
+    model = Signature(platform="", outputs=(TensorSpec(name="OUTPUT", datatype="FP32", shape=(4,)),))
+    signatures = {"mul10": model, "add10": model}
+    assert faults("one", found.spec, signatures=signatures) == []
+    own = replace(found.spec, output=replace(found.spec.output, repeats=False))
+    assert "two tensors named 'OUTPUT'" in faults("one", own, signatures=signatures)[0]

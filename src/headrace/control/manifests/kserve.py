@@ -452,12 +452,16 @@ class _Part:
         return Output(steps=kept, steps_join="last" if stops and len(kept) > 1 else before.join)
 
     def _gate(self, name: str, index: int, prefix: str, before: _Answer) -> str:
-        """A step that looks at the last answer, for one that is asked with the request."""
+        """A step that looks at the last answer, for one that is asked with the request.
+
+        It always chooses: a router that chooses nothing would be a switch without a match, which is an error.
+        """
         step = self._nodes[name]["steps"][index]
+        branches = (Branch(name="holds", when=_condition(step["condition"])), Branch(name="ends"))
         gate = self._add(
             Step(
                 name=self._unique(f"{prefix}{_title(step, index)}-if"),
-                route=Route(type="conditions", branches=(Branch(name="holds", when=_condition(step["condition"])),)),
+                route=Route(type="conditions", branches=branches),
                 inputs=before.references,
                 inputs_join_type=before.join,
             )
@@ -500,7 +504,8 @@ class _Part:
             chain = " -> ".join([*above, target])
             self._reader.fault(f"{path}.nodeName", f"nodes lead back to themselves: {chain}")
             return asked
-        if soft or when or triggers or self._graph.stands_alone(self._nodes[target]):
+        keyed = self._nodes[node]["routerType"] == "Ensemble"  # what answers is called by the step's name
+        if soft or when or triggers or keyed or self._graph.stands_alone(self._nodes[target]):
             pipeline = self._graph.pipeline(target, above)
             return _Answer((self._add(msgspec.structs.replace(step, pipeline=pipeline)),))
         return _Answer(self.node(target, f"{title}-", asked, above).steps)

@@ -202,6 +202,8 @@ def _pipeline(content: Document, where: str, folder: str) -> list[Resource]:
             reader.fault(f"spec.steps[{index}].name", "expected a name, came none")
     reader.finish()
     spec = msgspec.convert(found["spec"], Pipeline)
+    if spec.output is not None and len(spec.output.steps) > 1 and spec.output.steps_join != "any":
+        spec = msgspec.structs.replace(spec, output=msgspec.structs.replace(spec.output, repeats=True))
     return [reader.resource("Pipeline", reader.name, spec, metadata=found["metadata"], main=True)]
 
 
