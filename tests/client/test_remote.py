@@ -22,6 +22,7 @@ from headrace.errors import (
     RuntimeFailed,
 )
 from headrace.payload import DTYPES, InferenceRequest, RequestedOutput, Tensor
+from headrace.server.eager import start
 
 NUMBERS = ["BOOL", "UINT8", "INT32", "INT64", "FP16", "FP32", "FP64"]
 
@@ -175,6 +176,36 @@ async def test_a_cancelled_request_leaves_its_turn(url):
     response = await asyncio.wait_for(remote.infer(asked(tensor([7.0], "FP64"))), 10)
     assert response.outputs[0].data.tolist() == [7.0]
     await remote.close()
+
+
+async def test_a_request_whose_first_step_has_no_task_is_answered(remote):
+    """A listener steps a request before it has a task; a remote answers it all the same."""
+    answer = start(remote.infer(asked(tensor([3.0], "FP64"))), asyncio.get_running_loop())
+    response = await answer
+    assert response.outputs[0].data.tolist() == [3.0]
+
+
+async def test_closing_waits_for_what_is_under_way(url):
+    """A remote that is closed while a request is on its way lets it end."""
+    remote = Remote(url, model="echo")
+    task = asyncio.create_task(remote.infer(asked(tensor([0.3], "FP64", "slow"))))
+    await asyncio.sleep(0.1)
+    await remote.close()
+    await asyncio.sleep(0)
+    assert task.done()
+    assert len((await task).outputs) == 1
+
+
+async def test_closing_does_not_wait_for_ever(url):
+    """A request that outlives the drain does not hold up who closes the remote."""
+    remote = Remote(url, model="echo")
+    task = asyncio.create_task(remote.infer(asked(tensor([1.5], "FP64", "slow"))))
+    await asyncio.sleep(0.1)
+    begun = time.monotonic()
+    await remote.close(drain_seconds=0.05)
+    assert time.monotonic() - begun < 1.0
+    task.cancel()
+    await asyncio.wait({task})
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

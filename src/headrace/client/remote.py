@@ -11,6 +11,7 @@ Nothing is opened before the first call. One `Remote` serves one event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -103,6 +104,8 @@ class Remote:
         self._timeout = timeout_seconds
         self._turns = asyncio.Semaphore(max_in_flight)
         self._waiting, self._max_waiting = 0, max_waiting
+        self._inside = 0
+        self._left: asyncio.Event | None = None  # set by close, for requests that are under way
 
     def __repr__(self) -> str:
         return f"Remote({self.url!r}, model={self.model!r})"
@@ -114,13 +117,20 @@ class Remote:
             left = min(left, request.deadline - time.monotonic())
             if left <= 0:
                 raise DeadlineExceeded(f"{self._place}: the deadline had passed before the request was sent")
+        self._inside += 1
         try:
+            while asyncio.current_task() is None:  # noqa: ASYNC110 - a request's first step has none yet; a time-out needs it
+                await asyncio.sleep(0)
             async with asyncio.timeout(left):
                 return await self._in_turn(request)
         except TimeoutError as exc:
             raise DeadlineExceeded(f"{self._place}: no answer within {left:.3g} seconds") from exc
         except HeadraceError as exc:
             raise located(exc, self._place) from exc
+        finally:
+            self._inside -= 1
+            if self._left is not None and not self._inside:
+                self._left.set()
 
     async def ready(self) -> bool:
         """Whether the server answers and says that the model is ready."""
@@ -142,8 +152,15 @@ class Remote:
         except HeadraceError as exc:
             raise located(exc, self._place) from exc
 
-    async def close(self) -> None:
-        """Close the connections. The remote may still be used."""
+    async def close(self, *, drain_seconds: float = 10.0) -> None:
+        """Let the requests that are under way end, for that long at most, then close the connections. The remote may
+        still be used.
+        """
+        if self._inside:
+            self._left = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_seconds):
+                    await self._left.wait()
         await self._wire.close()
 
     @property

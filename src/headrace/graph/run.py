@@ -32,6 +32,7 @@ from headrace.graph import conditions, spec
 from headrace.graph.batch import Gatherer
 from headrace.graph.combine import Combiner
 from headrace.graph.compile import Message, Node, Slot, compile_pipeline
+from headrace.graph.crowd import Crowd
 from headrace.graph.flow import Flow, Given
 from headrace.graph.route import Router
 from headrace.graph.signatures import pipeline_signature, wanted
@@ -222,6 +223,7 @@ class Pipeline:
         self._chain: tuple[_Work, ...] | None = None if any(each.gatherer for each in chain) else chain or None
         self._last = None if self._plan.nodes[-1].slots[0].plain else self._plan.nodes[-1].slots[0]
         self._routers = {work.node.name: work for work in self._works if work.router is not None}
+        self._crowd: Crowd | None = None  # once it is known that the steps of a chain may be asked for many at once
         self._timeout_seconds = pipeline.timeout_ms / 1000
         self._own_route = f":{name}_{version or '1'}:"
         self._remembered: OrderedDict[str, dict[str, str]] = OrderedDict()
@@ -256,6 +258,14 @@ class Pipeline:
         chain = self._chain
         if chain is None or self.taps.live:
             return await self._infer_graph(request)
+        crowd = self._crowd
+        if crowd is None or request.parameters or request.outputs or request.trace or passed_on(request.headers):
+            return await self._infer_chain(request)
+        return await crowd.infer(request)
+
+    async def _infer_chain(self, request: InferenceRequest, count: int = 1) -> InferenceResponse:
+        """The answer of a chain, to a request that stands for so many."""
+        chain = self._chain or ()
         tensors = request.inputs
         parameters = request.parameters
         headers = passed_on(request.headers) if request.headers else EMPTY
@@ -263,6 +273,7 @@ class Pipeline:
         routes: list[str] = []
         lacking = -1
         work = chain[0]
+        self._inside += 1
         began = time.perf_counter_ns()
         try:
             for work in chain:
@@ -288,8 +299,8 @@ class Pipeline:
                 )
                 tensors = response.outputs
                 ended = time.perf_counter_ns()
-                work.requests += 1
-                work.nanoseconds += ended - began
+                work.requests += count
+                work.nanoseconds += count * (ended - began)
                 if trace is not None:
                     _record(trace, work.node.name, ended - began)
                 began = ended
@@ -298,10 +309,14 @@ class Pipeline:
                 if parameters and work is chain[0]:
                     parameters = _stripped(parameters)
         except Exception as exc:
-            work.requests += 1
-            work.failures += 1
-            work.nanoseconds += time.perf_counter_ns() - began
+            work.requests += count
+            work.failures += count
+            work.nanoseconds += count * (time.perf_counter_ns() - began)
             raise self._failed(work, exc) from exc
+        finally:
+            self._inside -= 1
+            if self._drained is not None and not self._inside:
+                self._drained.set()
         if self._last is not None and lacking < 0:
             picked = self._last.pick(tensors)
             if picked is None:
@@ -624,7 +639,8 @@ class Pipeline:
     def signature(self, of: Callable[[spec.Step], Signature | None]) -> Signature:
         """What the pipeline takes and gives, as far as its steps' signatures are known.
 
-        From then on a step is asked for the tensors that others take from it by name and that it gives only when asked.
+        From then on a step is asked for the tensors that others take from it by name and that it gives only when asked,
+        and requests that come together go through a chain together where all steps are batchable.
 
         Args:
             of: Gives a step's signature; None where it is not known.
@@ -633,6 +649,11 @@ class Pipeline:
         for work in self._works:
             names = wanted(self._plan, work.node, signatures[work.node.name])
             work.outputs = tuple([RequestedOutput(name) for name in names])
+        together = all(each is not None and each.batchable for each in signatures.values())
+        if not together or self._chain is None:
+            self._crowd = None
+        elif self._crowd is None:
+            self._crowd = Crowd(self._infer_chain)
         return pipeline_signature(self.name, self.spec, signatures)
 
     def steps(self) -> Mapping[str, StepCounts]:

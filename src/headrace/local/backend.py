@@ -334,7 +334,7 @@ class LocalBackend:
             mirror=self._mirror(unit),
         )
         served = Served(name=unit.name, kind="experiment", wanted=False, graph=bool(unit.form))
-        served.infer, served.placement = self._counted(served.key, split.infer), "inline"
+        served.infer, served.placement = split.infer, "inline"  # it counts for itself
         served.infer_stream = split.infer_stream
         needs = frozenset(share.name for share in unit.shares)
         self._put(key, _Deployed(unit, served=served, split=split, needs=needs))
@@ -478,9 +478,7 @@ class LocalBackend:
         try:
             if deployed.pipeline is not None and isinstance(deployed.unit, PipelineUnit):
                 name = deployed.unit.name
-                return deployed.pipeline.signature(
-                    lambda step: self._signature_of(key_of_step(name, step), step.version)
-                )
+                return deployed.pipeline.signature(lambda step: self._signature_of_step(name, step))
             if isinstance(deployed.unit, SplitUnit):
                 shares = deployed.unit.shares
                 default = next((each for each in shares if each.name == deployed.unit.default), shares[0])
@@ -488,6 +486,14 @@ class LocalBackend:
         except HeadraceError as error:
             _log.warning("%s: its signature is not known: %s", deployed.unit.name, error)
         return None
+
+    def _signature_of_step(self, pipeline: str, step: graph_spec.Step) -> Signature | None:
+        key = key_of_step(pipeline, step)
+        signature = self._signature_of(key, step.version)
+        if signature is None or not signature.batchable or self._models.route(key, step.version).kind == "model":
+            return signature
+        # A split chooses for each request, and a pipeline may choose within: what goes together would choose once.
+        return msgspec.structs.replace(signature, batchable=False)
 
     def _signature_of(self, key: str, version: str) -> Signature | None:
         if not key:

@@ -54,6 +54,7 @@ class Decoder:
         self._batchable = signature.batchable
         self._strict = signature.strict and bool(signature.inputs)
         self._inputs = {each.name: (each.datatype, each.shape, _trailing(each.shape)) for each in signature.inputs}
+        self._usual = next(iter(self._inputs.values()))[2] if len(self._inputs) == 1 else None
         self._required = tuple(each.name for each in signature.inputs if not each.optional)
         self._outputs = frozenset(each.name for each in signature.outputs)
         self._checked: dict[tuple[str, ...], None] = {}
@@ -90,7 +91,7 @@ class Decoder:
                 arrays[tensor.name] = tensor.data
                 if tensor.parameters:
                     encoded = True
-            if len(inputs) == 1 and len(known) == 1:
+            if len(inputs) == 1 and len(known) == 1 and inputs[0].data.shape[1:] != self._usual:
                 self._check_width(inputs[0])
         if len(arrays) != len(known) or len(inputs) != len(arrays):
             self._check_names(inputs, arrays)

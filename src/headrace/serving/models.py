@@ -252,8 +252,8 @@ class Models:
         rows = {(name, version): served for version, served in ready.items()}
         if ready:
             rows[name, ""] = ready[newest(list(ready))]
-        if versions and name in self._by_key:
-            rows |= {(f"{name}.model", version): served for (_, version), served in rows.items() if "." not in name}
+        if name in self._by_key and name.rpartition(".")[2] not in KINDS:
+            rows |= {(f"{name}.model", version): served for (_, version), served in rows.items()}
         to = self._by_key.get(self._diverted.get(name, ""), {}).get("")
         if to is not None and _answers(to):
             rows[name, ""] = to
