@@ -253,3 +253,31 @@ async def test_the_mirrors_percent_is_set_with_the_weights(settle):
     with pytest.raises(InvalidRequest, match="percent"):
         split.set_weights({}, mirror_percent=101)
     split.close()
+
+
+async def test_a_model_of_no_certain_version_answers_with_the_one_it_is():
+    """As Seldon Core v2's clients count and send it back; after a reload, what they sent still asks the same model."""
+
+    def served(name, version):
+        async def infer(request):
+            return InferenceResponse(model_name=name, model_version=version, outputs=())
+
+        return Candidate(name, "", 1.0, infer, f":{name}:")
+
+    split = Split("e", [served("iris", "3"), served("iris_2", "1"), served("p.pipeline", "7")], seed=1)
+    for sent, answered in {
+        ":iris_3:": ":iris_3:",
+        ":iris_1:": ":iris_3:",
+        ":iris:": ":iris_3:",
+        ":iris_2_4:": ":iris_2_1:",
+        ":p.pipeline:": ":p.pipeline:",
+        ":add10_1: :p.pipeline:": ":p.pipeline:",
+    }.items():
+        for _ in range(10):
+            response = await split.infer(asking(headers={"x-seldon-route": sent}))
+            assert response.headers["x-seldon-route"] == answered
+    assert {(await split.infer(asking(headers={"x-seldon-route": ":gone_1:"}))).model_name for _ in range(99)} == {
+        "iris",
+        "iris_2",
+        "p.pipeline",
+    }

@@ -137,6 +137,15 @@ async def test_the_header_names_other_calls_too_but_none_without_a_name(surface)
     assert (status, "pipeline 'p' is not found" in answer["error"]) == (404, True)
 
 
+async def test_who_answered_is_told_those_who_ask_as_seldons_clients_do(surface):
+    """`x-seldon-route` names model and version, or the pipeline, where the request has `seldon-model`; else nothing."""
+    for name, route in {"iris.model": b":iris_1:", "other": b":other:", "iris.pipeline": b":iris.pipeline:"}.items():
+        reply = await surface.ask("POST", "/v2/models/iris/infer", BODY, seldon_model=name)
+        assert (b"x-seldon-route", route) in reply.headers
+        reply = await surface.ask("POST", f"/v2/models/{name}/infer", BODY)
+        assert b"x-seldon-route" not in dict(reply.headers)
+
+
 async def test_answers_of_a_split_can_be_asked_for_again(surface):
     """The route in the answer's header, sent back, asks the same candidate, over REST and streams."""
     reply = await surface.ask("POST", "/v2/experiments/ab/infer", BODY)

@@ -100,11 +100,13 @@ def is_failure(error: BaseException) -> bool:
 class Arm:
     """A candidate in a table, with its tally."""
 
-    __slots__ = ("candidate", "infer", "key", "route", "tally", "weight")
+    __slots__ = ("candidate", "infer", "key", "moves", "route", "tally", "weight")
 
     def __init__(self, candidate: Candidate, weight: float) -> None:
         self.candidate, self.weight, self.key = candidate, weight, candidate.key
         self.infer, self.route = candidate.infer, candidate.route
+        self.moves = not candidate.version and not candidate.name.endswith((".pipeline", ".experiment"))
+        """Whether it is whatever version of its model is served."""
         self.tally = Tally()
 
     def __repr__(self) -> str:

@@ -84,7 +84,7 @@ class Split:
         mirror = self.mirror
         if mirror is not None and arm.key != mirror.candidate.key:  # nobody is compared with himself
             mirror.offer(request, response)
-        return sticky.stamped(response, arm.route)
+        return sticky.stamped(response, sticky.route_now(arm, response))
 
     async def infer_stream(self, request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
         """The stream of the chosen candidate, or its one answer; another's while nothing was answered yet and it is not
@@ -103,7 +103,7 @@ class Split:
                 async with contextlib.aclosing(responses):
                     async for response in responses:
                         begun = True
-                        yield sticky.stamped(response, arm.route)
+                        yield sticky.stamped(response, sticky.route_now(arm, response))
             except Exception as error:
                 self._failed(arm, request, error, started)
                 tried.append(arm)

@@ -1,7 +1,8 @@
 """Sticky routes: the header `x-seldon-route` says who answered; sent back, it asks for the same. `split` calls it.
 
 Its text is Seldon Core v2's: `:NAME_VERSION:` for a model, `:NAME.pipeline:` for a pipeline, and where several answered
-one after the other, all of them with a space between.
+one after the other, all of them with a space between. A candidate that is no certain version of a model answers with
+the version it is at that moment, and is asked again for any: what a caller had before a reload, it still has.
 """
 
 from __future__ import annotations
@@ -25,7 +26,23 @@ def pinned(arms: Sequence[Arm], header: str) -> Arm | None:
     for arm in arms:
         if arm.route in header:
             return arm
+    if any(arm.moves for arm in arms):
+        names = {name for name, version in routes(header) if version}
+        for arm in arms:
+            if arm.moves and arm.candidate.name in names:
+                return arm
     return None
+
+
+def route_now(arm: Arm, response: InferenceResponse) -> str:
+    """What names who gave an answer: a model that is no certain version, with the version it is."""
+    version = response.model_version
+    return f":{arm.candidate.name}_{version}:" if arm.moves and version else arm.route
+
+
+def signed(response: InferenceResponse, key: str, version: str) -> InferenceResponse:
+    """The same answer with who gave it in the header, where nothing is said there yet."""
+    return response if HEADER in response.headers else stamped(response, route_of(key, version))
 
 
 def stamped(response: InferenceResponse, route: str) -> InferenceResponse:

@@ -17,6 +17,7 @@ from headrace.monitoring.tracing import Tracing
 from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, Signature
 from headrace.protocols import status, v2_grpc, v2_grpc_control
 from headrace.protocols.v2_control import Statistics
+from headrace.routing import sticky
 from headrace.server.grpc_connection import Call, Kind, Message, Method, Send
 from headrace.serving.models import Models, Served, State
 
@@ -145,6 +146,8 @@ class InferenceService:
         served = self._models.route(message.model_name, message.model_version)
         request = v2_grpc.parse(message, headers=call.metadata, deadline=call.deadline)
         response = await _infer(served)(request)
+        if ADDRESS in call.metadata:
+            response = sticky.signed(response, served.key, served.version)
         if response.headers:
             call.trailers = response.headers
         return _render(served, request, response, message)
@@ -166,6 +169,8 @@ class InferenceService:
             )
             trace.record("parse", started, time.time_ns())
             response = await _infer(served)(request)
+            if ADDRESS in call.metadata:
+                response = sticky.signed(response, served.key, served.version)
             started = time.time_ns()
             answer = _render(served, request, response, message)
             trace.record("render", started, time.time_ns())

@@ -27,6 +27,7 @@ from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
 from headrace.payload import InferenceRequest, InferenceResponse, InferStream
 from headrace.protocols import mlflow_scoring, openapi, routing_feedback, status, v1, v2_control, v2_rest
+from headrace.routing import sticky
 from headrace.server import compression, model_routes
 from headrace.server.answer_headers import fields_of
 from headrace.server.deployments import Deployments, give
@@ -688,6 +689,8 @@ def _render(served: Served, inference: InferenceRequest, response: InferenceResp
 
 
 def _v2_reply(served: Served, inference: InferenceRequest, response: InferenceResponse) -> HttpReply:
+    if "seldon-model" in inference.headers:  # Seldon Core's clients count and keep who answered
+        response = sticky.signed(response, served.key, served.version)
     rendered = _render(served, inference, response)
     headers = fields_of(response) if response.headers else ()
     if rendered.header_length is not None:
