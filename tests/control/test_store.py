@@ -291,3 +291,23 @@ def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path):
                 assert store.get("Model", f"m{at}").spec.uri == str(reached)
             assert store.history("Model", "all")[0].resource.spec.uri == str(reached)
             assert store.get("Model", "all").metadata.generation == reached
+
+
+def test_what_routers_learnt_is_there_again(tmp_path):
+    """The last states that were kept are read by the next who opens the file; those of other pipelines are gone."""
+    with Store(tmp_path / "state.db") as store:
+        store.keep_learnt({"old": {"r": {"a": 1}}})
+        store.keep_learnt({"p": {"router": {"type": "thompsonSampling", "branches": {"a": {"trials": 2.0}}}}})
+    with Store(tmp_path / "state.db") as store:
+        assert store.learnt() == {"p": {"router": {"type": "thompsonSampling", "branches": {"a": {"trials": 2.0}}}}}
+
+
+def test_a_file_of_the_version_before_is_taken_over(tmp_path):
+    """A state file without the newest table gets it and keeps what it holds."""
+    with Store(tmp_path / "state.db") as store:
+        version = store.resource_version
+    with sqlite3.connect(tmp_path / "state.db") as database:
+        database.execute("DROP TABLE learnt")
+        database.execute("PRAGMA user_version=1")
+    with Store(tmp_path / "state.db") as store:
+        assert (store.learnt(), store.resource_version) == ({}, version)

@@ -31,7 +31,7 @@ from headrace.control.plan import Revision
 from headrace.control.resources import KINDS, Metadata, Model, Resource, Spec, Status
 from headrace.errors import Conflict, NotFound, SettingsError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Of the file. A migration from each older one stands in `_MIGRATIONS`."""
 HISTORY_KEPT: Final = 50
 """Generations of one resource; the oldest leave."""
@@ -63,6 +63,7 @@ _MIGRATIONS: Final[Mapping[int, str]] = {
         id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, name TEXT NOT NULL, event BLOB NOT NULL);
     CREATE INDEX events_of ON events (kind, name, id);
     """,
+    1: "CREATE TABLE learnt (name TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
 }
 
 
@@ -562,6 +563,19 @@ class Store:
             self._version = version
 
     # -- what happened --
+
+    def learnt(self) -> dict[str, Any]:
+        """What routers of pipelines have learnt, by pipeline, as it was last kept."""
+        with self._mutex:
+            rows = self._open().execute("SELECT name, state FROM learnt").fetchall()
+        return {name: msgspec.json.decode(state) for name, state in rows}
+
+    def keep_learnt(self, states: Mapping[str, Any]) -> None:
+        """Keep what routers have learnt; what was kept of other pipelines goes."""
+        rows = [(name, _encode(state)) for name, state in states.items()]
+        with self._writing(durable=False) as database:
+            database.execute("DELETE FROM learnt")
+            database.executemany("INSERT INTO learnt (name, state) VALUES (?,?)", rows)
 
     def record(self, events: Iterable[Event]) -> None:
         """Keep events; one that is as the last of its resource is counted there."""

@@ -50,6 +50,8 @@ from headrace.payload import (
 
 _T = TypeVar("_T")
 _ROUTING: Final = "headrace-routing"
+_TAGS: Final = "tags"
+"""The parameter of an answer whose members all steps may add to, as components of Seldon Core v1 do."""
 _ROUTE: Final = "x-seldon-route"
 _REMEMBERED: Final = 10_000
 """Requests whose routing is kept for feedback that names only the request."""
@@ -165,6 +167,7 @@ class _Context:
         "routes",
         "routing",
         "stripped",
+        "tags",
         "trace",
     )
 
@@ -180,6 +183,7 @@ class _Context:
         self.passed = passed_on(request.headers) if request.headers else EMPTY
         self.routes: list[str] = []
         self.routing: dict[str, str] = {}
+        self.tags: Mapping[str, Any] = EMPTY
 
 
 class Pipeline:
@@ -271,6 +275,7 @@ class Pipeline:
         headers = passed_on(request.headers) if request.headers else EMPTY
         trace = request.trace
         routes: list[str] = []
+        tags: Mapping[str, Any] = EMPTY
         lacking = -1
         work = chain[0]
         self._inside += 1
@@ -306,6 +311,8 @@ class Pipeline:
                 began = ended
                 if response.headers:
                     _take_routes(response, routes)
+                if response.parameters and _TAGS in response.parameters:
+                    tags = {**tags, **response.parameters[_TAGS]}
                 if parameters and work is chain[0]:
                     parameters = _stripped(parameters)
         except Exception as exc:
@@ -369,6 +376,7 @@ class Pipeline:
             outputs=self._selected(tensors, request) if request.outputs else tensors,
             model_version=self.version,
             id=request_id if self._routers else request.id,
+            parameters={_TAGS: context.tags} if context.tags else EMPTY,
             headers=self._headers(context, request_id)
             if context.routes or context.routing or context.passed
             else EMPTY,
@@ -527,6 +535,8 @@ class Pipeline:
         elif isinstance(outcome, InferenceResponse):
             if outcome.headers:
                 _take_routes(outcome, context.routes)
+            if outcome.parameters and _TAGS in outcome.parameters:
+                context.tags = {**context.tags, **outcome.parameters[_TAGS]}
             if self.taps.live:
                 self.taps.offer(context.id, f"{work.node.name}.outputs", outcome.outputs)
             flow.answered(work.index, outcome.outputs)
@@ -635,6 +645,22 @@ class Pipeline:
             router.feedback(branch, reward, request)
 
     # -- what it says of itself --
+
+    def learnt(self) -> dict[str, Any]:
+        """What its routers have learnt, by step, as values of JSON."""
+        states = {name: work.router.state() for name, work in self._routers.items() if work.router is not None}
+        return {name: dict(state) for name, state in states.items() if state}
+
+    def restore(self, learnt: Mapping[str, Any]) -> None:
+        """Go on from what `learnt` gave; of a router that is another one now, nothing is taken over."""
+        for name, state in learnt.items():
+            work = self._routers.get(name)
+            if work is None or work.router is None:
+                continue
+            try:
+                work.router.restore(state)
+            except HeadraceError as exc:
+                _log.info("pipeline '%s' step '%s' learns anew: %s", self.name, name, exc)
 
     def signature(self, of: Callable[[spec.Step], Signature | None]) -> Signature:
         """What the pipeline takes and gives, as far as its steps' signatures are known.

@@ -118,6 +118,8 @@ class LocalBackend:
         self.changed = changed
         self.metric = metric
         self._counted, self._gauges, self._load_policy = counted, gauges, load_policy
+        self.recalled: dict[str, Any] = {}
+        """What routers of pipelines had learnt before this process began, by pipeline; each is taken once."""
         self._deployed: dict[UnitKey, _Deployed] = {}
         self._dependents: dict[str, set[UnitKey]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -169,6 +171,15 @@ class LocalBackend:
         for key in [key for key in self._deployed if key[0] in {"split", "pipeline"}]:
             self._forget(key)
         await asyncio.gather(*self._closing)
+
+    def learnt(self) -> dict[str, Any]:
+        """What routers of pipelines have learnt, by pipeline, those included that are not up yet."""
+        now = {
+            key[1]: states
+            for key, deployed in self._deployed.items()
+            if deployed.pipeline is not None and (states := deployed.pipeline.learnt())
+        }
+        return {**self.recalled, **now}
 
     # -- for the control API --
 
@@ -258,6 +269,8 @@ class LocalBackend:
             needs=needs,
             implicit=frozenset(implicit),
         )
+        old = before.pipeline if before is not None else None
+        pipeline.restore(old.learnt() if old is not None else self.recalled.pop(unit.name, {}))
         if unit.spec.input is not None:
             deployed.feed = Feed(unit.name, unit.spec.input, infer=pipeline.infer, find=self._taps_of)
         self._put(key, deployed)

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from headrace.control.parse import File
 from headrace.control.service import Control
@@ -18,6 +21,11 @@ from headrace.server.control import LIMITS, ControlApi, check_host
 from headrace.server.http import HttpServer
 from headrace.serving.models import Models
 from headrace.settings import ControlSettings
+
+_log = logging.getLogger(__name__)
+
+KEEP_SECONDS: Final = 10.0
+"""How often what routers have learnt is written down: a kill loses that much of it at most."""
 
 
 class Plane:
@@ -54,6 +62,8 @@ class Plane:
         self._api = ControlApi(self.control, backend, token=settings.token)
         self._listener = HttpServer(self._api, limits=LIMITS)
         self.port: int | None = None
+        self._learning: asyncio.Task[None] | None = None
+        self._kept: dict[str, Any] = {}
 
     async def open(self) -> None:
         """Read the state file and listen.
@@ -74,6 +84,8 @@ class Plane:
             InvalidResources: a manifest is wrong; nothing of what came with it was applied.
         """
         self._backend.changed = self.control.changed
+        self._backend.recalled = await asyncio.to_thread(self._store.learnt)
+        self._learning = asyncio.create_task(self._keep_learning(), name="keep what routers learn")
         if self._files:
             await self.control.apply(self._files)
         await self.control.start()
@@ -83,6 +95,11 @@ class Plane:
     async def stop(self) -> None:
         """End the API and the loop; what is served goes on."""
         self._api.close()
+        if self._learning is not None:
+            self._learning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._learning
+            await self._keep_learnt()
         if self.port is not None:
             await self._listener.stop(1.0)
         self._backend.changed = _nobody
@@ -93,6 +110,22 @@ class Plane:
     async def close(self) -> None:
         """Take pipelines and splits away."""
         await self._backend.close()
+
+    async def _keep_learning(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            await self._keep_learnt()
+
+    async def _keep_learnt(self) -> None:
+        learnt = self._backend.learnt()
+        if learnt == self._kept:
+            return
+        try:
+            await asyncio.to_thread(self._store.keep_learnt, learnt)
+        except (OSError, sqlite3.Error) as error:
+            _log.warning("what routers have learnt cannot be kept: %s", error)
+        else:
+            self._kept = learnt
 
     def _signatures(self) -> Mapping[str, Signature]:
         return {

@@ -1,0 +1,104 @@
+"""The control plane of one process: what is declared comes back with the state file, and so does what was learnt."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from headrace.app import App
+from headrace.control.parse import File
+from headrace.errors import SettingsError
+from headrace.payload import InferenceRequest, Tensor
+from headrace.settings import Settings
+
+CODE = """
+import numpy as np
+
+
+class A:
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return x + 1
+
+
+class B:
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return x + 2
+"""
+BANDIT = """
+apiVersion: headrace.io/v1
+kind: Pipeline
+metadata: {name: bandit}
+spec:
+  steps:
+  - name: choose
+    route: {type: thompsonSampling, seed: 1, branches: [{name: a}, {name: b}]}
+  - {name: first, python: "steps.py:A", inputs: [choose.branches.a]}
+  - {name: second, python: "steps.py:B", inputs: [choose.branches.b]}
+  output: {steps: [first, second], stepsJoin: any}
+"""
+
+
+def settings(folder, **control):
+    base = Settings()
+    return dataclasses.replace(
+        base,
+        http=dataclasses.replace(base.http, port=0),
+        grpc=dataclasses.replace(base.grpc, enabled=False),
+        metrics=dataclasses.replace(base.metrics, enabled=False),
+        models=dataclasses.replace(base.models, cache_dir=str(folder / "cache")),
+        control=dataclasses.replace(base.control, enabled=True, port=0, state=str(folder / "state.db"), **control),
+    )
+
+
+def file(folder, text):
+    (folder / "steps.py").write_text(CODE)
+    return File(name="bandit.yaml", text=text, base=str(folder))
+
+
+async def ask(app, name="bandit"):
+    tensor = Tensor("x", "FP64", np.zeros((1, 2)))
+    return await app.models.route(name).infer(InferenceRequest(model_name=name, inputs=(tensor,)))
+
+
+async def test_what_a_bandit_learnt_survives_a_restart_and_a_new_version(tmp_path):
+    """After rewards for one branch alone, the next process and the next version of the pipeline go on from there."""
+    app = App(settings(tmp_path), [], resources=[file(tmp_path, BANDIT)])
+    await app.start()
+    for _ in range(200):
+        app.models.route("bandit").feedback({"choose": "b"}, 1.0, None)
+        app.models.route("bandit").feedback({"choose": "a"}, 0.0, None)
+    await app.stop()
+
+    again = App(
+        settings(tmp_path), [], resources=[file(tmp_path, BANDIT.replace("[first, second]", "[second, first]"))]
+    )
+    await again.start()
+    try:
+        chosen = [(await ask(again)).headers["headrace-routing"] for _ in range(30)]
+        assert set(chosen) == {"choose=b"}
+    finally:
+        await again.stop()
+
+
+async def test_resources_come_back_without_their_files(tmp_path):
+    """A server that is started with the state file alone serves what the one before was told."""
+    app = App(settings(tmp_path), [], resources=[file(tmp_path, BANDIT)])
+    await app.start()
+    await app.stop()
+    again = App(settings(tmp_path), [])
+    await again.start()
+    try:
+        assert (await ask(again)).outputs[0].data.tolist() in ([[1.0, 1.0]], [[2.0, 2.0]])
+        assert again.models.is_ready()
+    finally:
+        await again.stop()
+
+
+async def test_other_machines_need_a_token(tmp_path):
+    """The control API does not listen beyond this machine without one."""
+    app = App(settings(tmp_path, host="0.0.0.0"), [])
+    with pytest.raises(SettingsError, match=r"control\.token"):
+        await app.start()
+    await app.stop()
