@@ -282,6 +282,36 @@ async def test_tensors_of_one_name_may_stand_side_by_side_in_the_answer():
     assert [(each.name, each.data.tolist()) for each in response.outputs] == [("OUTPUT", [11]), ("OUTPUT", [10])]
 
 
+@pytest.mark.parametrize("output", ["{steps: [second]}", "{steps: [second, first.outputs.OUTPUT0], stepsJoin: any}"])
+async def test_tags_of_all_steps_are_the_answers(output):
+    """Each step adds to the mapping `tags`, the later one wins; other parameters, and tags of another kind, do not pass."""
+
+    def tagging(model, tags):
+        async def infer(asked):
+            return msgspec.structs.replace(await model(asked), parameters={"tags": tags, "other": 1})
+
+        return infer
+
+    models = {
+        "first": tagging(MUL10, {"a": 1, "b": 1}),
+        "between": tagging(MUL10, "no mapping"),
+        "second": tagging(ADD10, {"b": 2}),
+    }
+    pipeline = make(
+        f"""
+        steps:
+        - name: first
+        - {{name: between, inputs: [first], tensorMap: {{first.outputs.OUTPUT: INPUT}}}}
+        - {{name: second, inputs: [between], tensorMap: {{between.outputs.OUTPUT: INPUT}}}}
+        output: {output}
+        """,
+        models,
+    )
+    response = await pipeline.infer(request(tensor("INPUT", 1)))
+    assert response.parameters == {"tags": {"a": 1, "b": 2}}
+    await pipeline.close()
+
+
 async def test_by_step_keeps_equal_names_apart():
     """Each tensor is named after its step."""
     pipeline = make(

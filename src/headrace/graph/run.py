@@ -311,8 +311,8 @@ class Pipeline:
                 began = ended
                 if response.headers:
                     _take_routes(response, routes)
-                if response.parameters and _TAGS in response.parameters:
-                    tags = {**tags, **response.parameters[_TAGS]}
+                if response.parameters:
+                    tags = _with_tags(tags, response.parameters)
                 if parameters and work is chain[0]:
                     parameters = _stripped(parameters)
         except Exception as exc:
@@ -337,6 +337,7 @@ class Pipeline:
             outputs=self._selected(tensors, request) if request.outputs else tensors,
             model_version=self.version,
             id=request.id,
+            parameters={_TAGS: tags} if tags else EMPTY,
             headers={_ROUTE: self._route(request, routes)} if routes or (headers and _ROUTE in headers) else EMPTY,
         )
 
@@ -535,8 +536,8 @@ class Pipeline:
         elif isinstance(outcome, InferenceResponse):
             if outcome.headers:
                 _take_routes(outcome, context.routes)
-            if outcome.parameters and _TAGS in outcome.parameters:
-                context.tags = {**context.tags, **outcome.parameters[_TAGS]}
+            if outcome.parameters:
+                context.tags = _with_tags(context.tags, outcome.parameters)
             if self.taps.live:
                 self.taps.offer(context.id, f"{work.node.name}.outputs", outcome.outputs)
             flow.answered(work.index, outcome.outputs)
@@ -734,6 +735,11 @@ def _take_routes(response: InferenceResponse, routes: list[str]) -> None:
     route = response.headers.get(_ROUTE)
     if route:
         routes.extend([each for each in route.split() if each not in routes])
+
+
+def _with_tags(tags: Mapping[str, Any], parameters: Parameters) -> Mapping[str, Any]:
+    own = parameters.get(_TAGS)
+    return {**tags, **own} if isinstance(own, Mapping) and own else tags
 
 
 def _record(trace: Trace, step: str, took_ns: int) -> None:
