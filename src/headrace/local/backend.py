@@ -8,8 +8,10 @@ a model that is loaded again, moved or split needs nothing done over here but it
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,10 +39,10 @@ from headrace.graph.combine import Combiner, combiner
 from headrace.graph.external import Feed
 from headrace.graph.route import Router, router
 from headrace.graph.taps import Listener, Taps
-from headrace.local import picture
+from headrace.local import feedback, picture
 from headrace.local.capabilities import capabilities
 from headrace.local.models import model_spec
-from headrace.local.steps import implicit_model, key_of_step
+from headrace.local.steps import implicit_model, key_of_step, version_of_step
 from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature
 from headrace.routing import sticky
 from headrace.routing.mirror import Mirror
@@ -123,6 +125,8 @@ class LocalBackend:
         self._deployed: dict[UnitKey, _Deployed] = {}
         self._dependents: dict[str, set[UnitKey]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._implicit: Counter[tuple[str, str]] = Counter()  # how many pipelines, old ones that still close too
+        self._tapped: dict[str, list[tuple[str, Listener]]] = {}
         models.listen(self._look_again)
 
     # -- the role --
@@ -170,7 +174,8 @@ class LocalBackend:
         """Take everything away that is not the repository's."""
         for key in [key for key in self._deployed if key[0] in {"split", "pipeline"}]:
             self._forget(key)
-        await asyncio.gather(*self._closing)
+        while self._closing:
+            await asyncio.wait(self._closing)
 
     def learnt(self) -> dict[str, Any]:
         """What routers of pipelines have learnt, by pipeline, those included that are not up yet."""
@@ -184,14 +189,26 @@ class LocalBackend:
     # -- for the control API --
 
     def tap(self, pipeline: str, reference: str, listener: Listener) -> Callable[[], None]:
-        """Tell a listener what passes a reference of a pipeline; returns what ends it. Follows no new version.
+        """Tell a listener what passes a reference of a pipeline; returns what ends it. A new version that has the
+        reference is listened to as well, one that has not is silent.
 
         Raises:
             NotFound: no such pipeline, or no such reference in it.
         """
-        taps = self._pipeline(pipeline).taps
-        taps.subscribe(reference or "outputs", listener)
-        return lambda: taps.unsubscribe(reference or "outputs", listener)
+        heard = (reference or "outputs", listener)
+        self._pipeline(pipeline).taps.subscribe(*heard)
+        self._tapped.setdefault(pipeline, []).append(heard)
+
+        def end() -> None:
+            kept = self._tapped.get(pipeline, [])
+            if heard in kept:
+                kept.remove(heard)
+            if not kept:
+                self._tapped.pop(pipeline, None)
+            if (taps := self._taps_of(pipeline)) is not None:
+                taps.unsubscribe(*heard)
+
+        return end
 
     def picture(self, name: str, form: str) -> str:
         """A pipeline or an experiment, as `text` or `mermaid`.
@@ -227,7 +244,7 @@ class LocalBackend:
         try:
             spec = await asyncio.to_thread(model_spec, unit, mirrors=self._mirrors)
             await self._repository.add(spec)
-        except HeadraceError as error:
+        except Exception as error:
             if deployed.state != "ready":
                 deployed.unit, deployed.state, deployed.reason = unit, "failed", str(error)
             raise
@@ -237,19 +254,31 @@ class LocalBackend:
 
     async def _set_pipeline(self, unit: PipelineUnit) -> None:
         key = key_of(unit)
-        before = self._deployed.get(key)
-        remotes: list[Remote] = []
-        implicit: set[tuple[str, str]] = set()
-        for step in unit.spec.steps:
-            if step.python:
-                spec = await asyncio.to_thread(implicit_model, unit, step)
+        specs = [await asyncio.to_thread(implicit_model, unit, step) for step in unit.spec.steps if step.python]
+        implicit = frozenset([(spec.name, spec.version) for spec in specs])
+        self._implicit.update(implicit)
+        try:
+            for spec in specs:
                 await self._repository.add(spec)
-                implicit.add((spec.name, spec.version))
+            before = self._deployed.get(key)
+            deployed = self._pipeline_of(unit, before, implicit)
+        except BaseException:
+            self._later(self._release(implicit))
+            raise
+        self._put(key, deployed)
+        self._refresh_feeds()
+        if before is not None:
+            self._later(self._close_pipeline(before))
+
+    def _pipeline_of(
+        self, unit: PipelineUnit, before: _Deployed | None, implicit: frozenset[tuple[str, str]]
+    ) -> _Deployed:
+        remotes: list[Remote] = []
         pipeline = graph.Pipeline(
             unit.name,
             unit.spec,
             version=str(unit.version),
-            ask=lambda step: self._ask(unit.name, step, remotes),
+            ask=lambda step: self._ask(unit, step, remotes),
             combiner=lambda step: self._combiner(step, unit.base),
             router=lambda step: self._router(step, unit.base),
             base=unit.base,
@@ -258,33 +287,51 @@ class LocalBackend:
         served = before.served if before is not None and before.served is not None else None
         served = served or Served(name=unit.name, kind="pipeline", wanted=False)
         served.infer, served.placement = self._counted(served.key, pipeline.infer), "inline"
-        served.feedback = pipeline.feedback if any(step.route is not None for step in unit.spec.steps) else None
+        hears = unit.form or any(step.route is not None for step in unit.spec.steps)
+        served.feedback = functools.partial(self._hear, unit, pipeline) if hears else None
         served.graph = bool(unit.form)
         served.declared = {"properties": {"pipeline.version": str(unit.version)}}
-        deployed = _Deployed(
+        old = before.pipeline if before is not None else None
+        pipeline.restore(old.learnt() if old is not None else self.recalled.pop(unit.name, {}))
+        feed = None
+        if unit.spec.input is not None:
+            feed = Feed(unit.name, unit.spec.input, infer=pipeline.infer, find=self._taps_of)
+        return _Deployed(
             unit,
             served=served,
             pipeline=pipeline,
+            feed=feed,
             remotes=tuple(remotes),
             needs=needs,
-            implicit=frozenset(implicit),
+            implicit=implicit,
         )
-        old = before.pipeline if before is not None else None
-        pipeline.restore(old.learnt() if old is not None else self.recalled.pop(unit.name, {}))
-        if unit.spec.input is not None:
-            deployed.feed = Feed(unit.name, unit.spec.input, infer=pipeline.infer, find=self._taps_of)
-        self._put(key, deployed)
-        self._refresh_feeds()
-        if before is not None:
-            self._later(self._close_pipeline(before, before.implicit - implicit))
 
-    def _ask(self, pipeline: str, step: graph_spec.Step, remotes: list[Remote]) -> Infer:
-        """What a step asks: looked up at each call, so that it follows what becomes of the model."""
+    def _hear(
+        self,
+        unit: PipelineUnit,
+        pipeline: graph.Pipeline,
+        routing: Mapping[str, str],
+        reward: float,
+        request: InferenceRequest | None,
+    ) -> None:
+        """Tell routers and components what an answer was worth."""
+        if routing or feedback.learns(unit.spec) or not unit.form:
+            pipeline.feedback(routing, reward, request)
+        if request is not None and request.inputs:
+            for step in feedback.took_part(unit.name, unit.spec, routing):
+                key = key_of_step(unit.name, step)
+                if key:
+                    self._later(feedback.tell(self._models, key, step.version, request, reward))
+
+    def _ask(self, unit: PipelineUnit, step: graph_spec.Step, remotes: list[Remote]) -> Infer:
+        """What a step asks: looked up at each call, so that it follows what becomes of the model. Its own code is that
+        of its own version, whatever is being loaded for the next.
+        """
         if step.url:
             remote = Remote(step.url, model=step.model or step.name, version=step.version)
             remotes.append(remote)
             return remote.infer
-        models, key, version = self._models, key_of_step(pipeline, step), step.version
+        models, key, version = self._models, key_of_step(unit.name, step), version_of_step(unit, step)
 
         def infer(request: InferenceRequest) -> Awaitable[InferenceResponse]:
             return models.route(key, version).infer(request)  # type: ignore[misc]  # set while READY
@@ -316,15 +363,22 @@ class LocalBackend:
             if deployed.feed is not None:
                 deployed.feed.refresh()
 
-    async def _close_pipeline(self, deployed: _Deployed, implicit: Collection[tuple[str, str]]) -> None:
+    async def _close_pipeline(self, deployed: _Deployed) -> None:
         if deployed.feed is not None:
             await deployed.feed.close()
         if deployed.pipeline is not None:
             await deployed.pipeline.close()
         for remote in deployed.remotes:
             await remote.close()
-        for name, version in implicit:
-            await self._repository.remove(name, version)
+        await self._release(deployed.implicit)
+
+    async def _release(self, implicit: Collection[tuple[str, str]]) -> None:
+        """Have models leave that stood for steps, unless another pipeline has begun to need them."""
+        for each in implicit:
+            self._implicit[each] -= 1
+            if self._implicit[each] <= 0:
+                del self._implicit[each]
+                await self._repository.remove(*each)
 
     # -- splits --
 
@@ -427,7 +481,7 @@ class LocalBackend:
             if self._gauges is not None:
                 self._gauges.detach(deployed.served.key)
         if deployed.pipeline is not None:
-            self._later(self._close_pipeline(deployed, deployed.implicit))
+            self._later(self._close_pipeline(deployed))
             self._refresh_feeds()
         if deployed.split is not None:
             deployed.split.close()
@@ -443,10 +497,20 @@ class LocalBackend:
         served = deployed.served
         if served is None:
             return
+        if deployed.pipeline is not None:
+            self._tap_again(deployed.unit.name, deployed.pipeline.taps)
         self._judge(deployed)
         self._models.put(served)
         if self._gauges is not None:
             self._gauges.attach(served.key, deployed.pipeline or deployed.split)
+
+    def _tap_again(self, name: str, taps: Taps) -> None:
+        """Whoever listened to the version before listens to this one."""
+        for reference, listener in self._tapped.get(name, ()):
+            try:
+                taps.subscribe(reference, listener)
+            except NotFound as error:
+                _log.info("a tap falls silent: %s", error)
 
     def _look_again(self, key: str) -> None:
         """Tell the readiness of what depends on something in the table that changed."""
@@ -489,9 +553,9 @@ class LocalBackend:
 
     def _signature(self, deployed: _Deployed) -> Signature | None:
         try:
-            if deployed.pipeline is not None and isinstance(deployed.unit, PipelineUnit):
-                name = deployed.unit.name
-                return deployed.pipeline.signature(lambda step: self._signature_of_step(name, step))
+            unit = deployed.unit
+            if deployed.pipeline is not None and isinstance(unit, PipelineUnit):
+                return deployed.pipeline.signature(lambda step: self._signature_of_step(unit, step))
             if isinstance(deployed.unit, SplitUnit):
                 shares = deployed.unit.shares
                 default = next((each for each in shares if each.name == deployed.unit.default), shares[0])
@@ -500,10 +564,10 @@ class LocalBackend:
             _log.warning("%s: its signature is not known: %s", deployed.unit.name, error)
         return None
 
-    def _signature_of_step(self, pipeline: str, step: graph_spec.Step) -> Signature | None:
-        key = key_of_step(pipeline, step)
-        signature = self._signature_of(key, step.version)
-        if signature is None or not signature.batchable or self._models.route(key, step.version).kind == "model":
+    def _signature_of_step(self, unit: PipelineUnit, step: graph_spec.Step) -> Signature | None:
+        key, version = key_of_step(unit.name, step), version_of_step(unit, step)
+        signature = self._signature_of(key, version)
+        if signature is None or not signature.batchable or self._models.route(key, version).kind == "model":
             return signature
         # A split chooses for each request, and a pipeline may choose within: what goes together would choose once.
         return msgspec.structs.replace(signature, batchable=False)
@@ -562,10 +626,15 @@ class LocalBackend:
             details["warnings"] = [*served.warnings, *warnings]
         return details
 
-    def _later(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("what was replaced could not be closed: %s", error, exc_info=error)
 
 
 async def _once(answer: Awaitable[InferenceResponse]) -> AsyncIterator[InferenceResponse]:

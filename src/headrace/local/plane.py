@@ -87,7 +87,7 @@ class Plane:
         self._backend.recalled = await asyncio.to_thread(self._store.learnt)
         self._learning = asyncio.create_task(self._keep_learning(), name="keep what routers learn")
         if self._files:
-            await self.control.apply(self._files)
+            await self.control.apply(self._files, who="serve -f")
         await self.control.start()
         await self.control.settled()
         self._models.starting = False

@@ -20,6 +20,11 @@ def key_of_step(pipeline: str, step: Step) -> str:
     return step.model or step.name
 
 
+def version_of_step(unit: PipelineUnit, step: Step) -> str:
+    """The version there that it asks; empty: whichever has the traffic. Code that a step names is as old as it."""
+    return str(unit.version) if step.python else step.version
+
+
 def implicit_model(unit: PipelineUnit, step: Step) -> ModelSpec:
     """The model that stands for a step written in Python. Blocks while its file is looked at.
 
