@@ -74,9 +74,15 @@ async def test_answers_accumulate_their_routes():
     async def pipeline(request):
         return InferenceResponse(model_name="p", outputs=(), headers={"x-seldon-route": ":add10_1:", "x-y": "z"})
 
-    split = Split("e", [Candidate("p.pipeline", "", 1, pipeline, ":p.pipeline:")])
+    split = Split("e", [Candidate("p.pipeline", "", 1, pipeline, ":p.pipeline:"), Model("q").candidate(0)])
     response = await split.infer(asking())
     assert response.headers == {"x-seldon-route": ":add10_1: :p.pipeline:", "x-y": "z"}
+
+
+async def test_where_nobody_else_could_have_answered_nothing_is_said():
+    """An experiment of one candidate, there for its mirror, gives the answer as it is."""
+    split = Split("e", [Model("a").candidate()])
+    assert not (await split.infer(asking())).headers
 
 
 @pytest.mark.parametrize("away", [ModelNotReady("loading"), ModelNotFound("gone")], ids=["not ready", "gone"])

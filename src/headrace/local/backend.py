@@ -331,12 +331,7 @@ class LocalBackend:
             remote = Remote(step.url, model=step.model or step.name, version=step.version)
             remotes.append(remote)
             return remote.infer
-        models, key, version = self._models, key_of_step(unit.name, step), version_of_step(unit, step)
-
-        def infer(request: InferenceRequest) -> Awaitable[InferenceResponse]:
-            return models.route(key, version).infer(request)  # type: ignore[misc]  # set while READY
-
-        return infer
+        return self._models.asking(key_of_step(unit.name, step), version_of_step(unit, step))
 
     def _combiner(self, step: graph_spec.Step, base: str) -> Combiner:
         if step.combine is None:
@@ -414,9 +409,7 @@ class LocalBackend:
 
     def _candidate(self, share: Share) -> Candidate:
         models, name, version = self._models, share.name, share.version
-
-        def infer(request: InferenceRequest) -> Awaitable[InferenceResponse]:
-            return models.direct(name, version).infer(request)  # type: ignore[misc]  # set while READY
+        infer = models.asking(name, version, direct=True)
 
         def infer_stream(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
             served = models.direct(name, version)

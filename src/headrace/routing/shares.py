@@ -100,13 +100,15 @@ def is_failure(error: BaseException) -> bool:
 class Arm:
     """A candidate in a table, with its tally."""
 
-    __slots__ = ("candidate", "infer", "key", "moves", "route", "tally", "weight")
+    __slots__ = ("candidate", "infer", "key", "moves", "route", "stamps", "tally", "weight")
 
     def __init__(self, candidate: Candidate, weight: float) -> None:
         self.candidate, self.weight, self.key = candidate, weight, candidate.key
         self.infer, self.route = candidate.infer, candidate.route
         self.moves = not candidate.version and not candidate.name.endswith((".pipeline", ".experiment"))
         """Whether it is whatever version of its model is served."""
+        self.stamps: dict[str, Mapping[str, str]] = {}
+        """Headers that name it, by the version it is: the same object each time (`sticky`)."""
         self.tally = Tally()
 
     def __repr__(self) -> str:
@@ -124,7 +126,7 @@ class Table:
         InvalidRequest: a weight is none, all are 0, or a candidate is there twice.
     """
 
-    __slots__ = ("arms", "asked", "cumulated")
+    __slots__ = ("alone", "arms", "asked", "cumulated")
 
     def __init__(self, candidates: Sequence[Candidate], weights: Mapping[str, float]) -> None:
         self.arms = {each.key: Arm(each, weights.get(each.key, each.weight)) for each in candidates}
@@ -137,6 +139,8 @@ class Table:
         """Those with a weight."""
         if not self.asked:
             raise InvalidRequest(f"at least one candidate needs a weight above 0: {', '.join(self.arms) or 'none'}")
+        self.alone = len(self.arms) == 1
+        """Nobody was chosen, as there is one only."""
         total = sum(arm.weight for arm in self.asked)
         cumulated = list(itertools.accumulate(arm.weight / total for arm in self.asked))
         cumulated[-1] = 1.0  # whatever rounding made of the sum: numbers below 1 find somebody

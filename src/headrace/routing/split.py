@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady
 from headrace.payload import InferenceRequest, InferenceResponse
 from headrace.routing import sticky
 from headrace.routing.mirror import Mirror
-from headrace.routing.shares import Arm, Candidate, Counted, Table, is_failure
+from headrace.routing.shares import BOUNDS, Arm, Candidate, Counted, Table, is_failure
 
 _AWAY = (ModelNotReady, ModelNotFound)
 """What a candidate answers that is not there: nothing was done yet, so another can do it."""
@@ -29,7 +30,7 @@ class Split:
     Who is chosen: the candidate that the header `x-seldon-route` names, if it is there and its weight is above 0;
     else one by chance. If that one is not there (loading, unloaded, failed to load), the failure is counted as its own
     and the request goes to another with a weight; so a candidate that dies costs its callers nothing. Any other error
-    is the answer. Each answer says in `x-seldon-route` who gave it.
+    is the answer. Each answer says in `x-seldon-route` who gave it, where there is anybody else who could have.
 
     Args:
         name: Of the experiment, for messages.
@@ -68,8 +69,12 @@ class Split:
             HeadraceError: whatever the candidate raises. ModelNotReady, ModelNotFound: no candidate is there.
         """
         table = self._table
-        arm = self._choose(table, request)
-        started = self._clock()
+        if sticky.HEADER in request.headers:
+            arm = self._choose(table, request)
+        else:
+            arm = table.asked[bisect_right(table.cumulated, self._random())]
+        clock = self._clock
+        started = clock()
         try:
             response = await arm.infer(request)
         except _AWAY as error:
@@ -80,11 +85,11 @@ class Split:
         else:
             tally = arm.tally
             tally.requests += 1
-            tally.took(self._clock() - started)
+            tally.buckets[bisect_left(BOUNDS, clock() - started)] += 1
         mirror = self.mirror
         if mirror is not None and arm.key != mirror.candidate.key:  # nobody is compared with himself
             mirror.offer(request, response)
-        return sticky.stamped(response, sticky.route_now(arm, response))
+        return response if table.alone else sticky.signed_by(arm, response)
 
     async def infer_stream(self, request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
         """The stream of the chosen candidate, or its one answer; another's while nothing was answered yet and it is not
@@ -103,7 +108,7 @@ class Split:
                 async with contextlib.aclosing(responses):
                     async for response in responses:
                         begun = True
-                        yield sticky.stamped(response, sticky.route_now(arm, response))
+                        yield response if table.alone else sticky.signed_by(arm, response)
             except Exception as error:
                 self._failed(arm, request, error, started)
                 tried.append(arm)

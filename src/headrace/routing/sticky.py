@@ -14,6 +14,7 @@ from headrace.payload import InferenceResponse
 from headrace.routing.shares import Arm
 
 HEADER: Final = "x-seldon-route"
+_STAMPS_KEPT: Final = 64
 
 
 def route_of(key: str, version: str = "") -> str:
@@ -34,9 +35,27 @@ def pinned(arms: Sequence[Arm], header: str) -> Arm | None:
     return None
 
 
-def route_now(arm: Arm, response: InferenceResponse) -> str:
-    """What names who gave an answer: a model that is no certain version, with the version it is."""
+def signed_by(arm: Arm, response: InferenceResponse) -> InferenceResponse:
+    """The same answer with who gave it in the header; a model that is no certain version, with the version it is."""
     version = response.model_version
+    if response.headers:
+        return stamped(response, _route_now(arm, version))
+    headers = arm.stamps.get(version)
+    if headers is None:
+        if len(arm.stamps) >= _STAMPS_KEPT:
+            arm.stamps.clear()
+        headers = arm.stamps[version] = {HEADER: _route_now(arm, version)}
+    return InferenceResponse(
+        model_name=response.model_name,
+        outputs=response.outputs,
+        model_version=version,
+        id=response.id,
+        parameters=response.parameters,
+        headers=headers,
+    )
+
+
+def _route_now(arm: Arm, version: str) -> str:
     return f":{arm.candidate.name}_{version}:" if arm.moves and version else arm.route
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import enum
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
 from headrace.errors import ModelNotFound, ModelNotReady
-from headrace.payload import EMPTY, Infer, InferenceRequest, InferStream, Route, Signature, Visit
+from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, InferStream, Route, Signature, Visit
 
 Kind = Literal["model", "pipeline", "experiment"]
 KINDS: Final[tuple[Kind, ...]] = ("model", "pipeline", "experiment")
@@ -157,6 +157,19 @@ class Models:
             return self.route(name, version)
         ready = {each.version: each for each in self._by_key.get(name, {}).values() if _answers(each)}
         return ready[newest(list(ready))] if ready else _ready(self.find(name))
+
+    def asking(self, name: str, version: str = "", *, direct: bool = False) -> Infer:
+        """What asks whatever `route` (or `direct`) gives at each call; what is not READY is raised by the call."""
+        ready, key, diverted = self._ready, (name, version), self._diverted
+        look = self.direct if direct else self.route
+
+        def infer(request: InferenceRequest) -> Awaitable[InferenceResponse]:
+            served = None if direct and name in diverted else ready.get(key)
+            if served is None:
+                served = look(name, version)
+            return served.infer(request)  # type: ignore[misc]  # set while READY
+
+        return infer
 
     def find(self, name: str, version: str = "") -> Served:
         """The version in whatever state it is.
