@@ -311,6 +311,9 @@ def test_feedback_says_who_chose_what():
     feedback = seldon_v1.parse_feedback(json.dumps(body).encode(), model_name="m", signature=IRIS)
     assert (feedback.reward, feedback.routing) == (0.5, {"ab": "1", "eg": "best"})
     assert feedback.request.inputs[0].data.tolist() == [[1, 2, 3, 4]]
+    body["truth"] = {"data": {"tensor": {"shape": [1, 1], "values": [2]}}}
+    told = seldon_v1.parse_feedback(json.dumps(body).encode(), model_name="m", signature=IRIS)
+    assert told.request.parameters == {"truth": [[2]]}
     bare = seldon_v1.parse_feedback(b'{"reward": 1}', model_name="m")
     assert (bare.reward, dict(bare.routing), bare.request) == (1.0, {}, None)
 

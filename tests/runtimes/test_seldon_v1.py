@@ -11,7 +11,7 @@ from headrace.errors import InvalidRequest, LoadFailed, ModelError, SettingsErro
 from headrace.payload import InferenceRequest, RequestedOutput, Tensor
 from headrace.runtimes.base import Source
 from headrace.runtimes.python import PythonRuntime
-from headrace.runtimes.seldon_v1 import SeldonRuntime
+from headrace.runtimes.seldon_v1 import REWARD, TOLD, TRUTH, SeldonRuntime
 from headrace.testing.runtimes import RuntimeConformance
 
 MODEL = """
@@ -220,3 +220,29 @@ def test_it_is_served(tmp_path):
     write(tmp_path)
     with headrace.serve(tmp_path, name="scaler") as server:
         assert server.client.predict([[1.0, 2.0]]).tolist() == [[2.0, 4.0]]
+
+
+async def test_what_an_answer_was_worth_is_told_to_a_component_that_asks():
+    """By a request that asks nothing, with the features and the truth; who does not ask says so by its signature."""
+
+    class Learner:
+        def predict(self, X, names):
+            return X
+
+        def send_feedback(self, features, names, reward, truth, routing=None):
+            told.append((features.tolist(), list(names), reward, truth.tolist()))
+
+    told = []
+    runtime, signature = loaded(model=Learner())
+    assert signature.properties[TOLD] == "send_feedback"
+    answer = await runtime.answer(asked(X, parameters={REWARD: 0.5, TRUTH: [[3.0]]}))
+    assert (answer.outputs, told) == ((), [([[1.0, 2.0]], ["a", "b"], 0.5, [[3.0]])])
+    runtime.unload()
+
+    class Silent:
+        def predict(self, X, names):
+            return X
+
+    runtime, signature = loaded(model=Silent())
+    assert TOLD not in signature.properties
+    runtime.unload()

@@ -313,6 +313,14 @@ async def test_health_and_metadata_of_deployments(surface):
     assert answer["name"] == "iris"
 
 
+async def test_a_graph_in_which_nobody_learns_takes_feedback_too(surface):
+    """Clients of Seldon Core v1 tell every deployment what an answer was worth."""
+    graph(surface, "dep")
+    body = {"request": {"data": {"ndarray": [[1, 2]]}}, "reward": 1}
+    status, answer = await surface.answer("POST", "/seldon/n/dep/api/v1.0/feedback", body)
+    assert (status, answer["status"]["status"]) == (200, "SUCCESS")
+
+
 async def test_feedback_of_seldons_form_reaches_the_pipeline(surface):
     """Routing comes from the answer's meta."""
     body = {"request": MESSAGE, "response": {"meta": {"routing": {"r": 0}}}, "reward": 1.0}

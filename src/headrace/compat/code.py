@@ -290,7 +290,10 @@ class Call:
 def translated(name: str, error: Exception) -> HeadraceError:
     """Our error for what somebody's code raised; one that carries an HTTP status keeps it."""
     status = getattr(error, "status_code", None)
-    text = str(getattr(error, "message", "") or error) or type(error).__name__
+    kind = type(error).__name__
+    text = str(getattr(error, "message", "") or error)
     if isinstance(status, int) and not isinstance(status, bool) and 400 <= status <= 599:
-        return ModelError(f"{name}: {text}", status=status, kind=f"{type(error).__module__}.{type(error).__qualname__}")
-    return RuntimeFailed(f"{name}: {type(error).__name__}: {text}")
+        return ModelError(
+            f"{name}: {text or kind}", status=status, kind=f"{type(error).__module__}.{type(error).__qualname__}"
+        )
+    return RuntimeFailed(f"{name}: {kind}: {text}" if text else f"{name}: {kind}")

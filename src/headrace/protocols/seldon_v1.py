@@ -39,6 +39,8 @@ UNNAMED: Final = "input-0"
 """The name of a single tensor for a model that declares no inputs."""
 NAMES: Final = "names"
 """Parameter of a tensor: the names of its columns, as a JSON list."""
+TRUTH: Final = "truth"
+"""Parameter of a feedback's request: what should have been answered, as lists."""
 _KINDS: Final = ("data", "strData", "binData", "jsonData")
 _ARRAYS: Final = ("ndarray", "tensor", "tftensor")
 _OTHER_ARRAYS: Final = frozenset({"strData", "binData", "jsonData"})
@@ -628,6 +630,10 @@ def parse_feedback(body: bytes | memoryview, *, model_name: str, signature: Sign
         request = msgspec.structs.replace(_request(given, model_name=model_name, signature=signature), id=puid)
     elif puid:
         request = InferenceRequest(model_name=model_name, inputs=(), id=puid)
+    truth = _object(document, "truth")
+    if request is not None and any(truth.get(kind) is not None for kind in _KINDS):
+        (known, *_) = _request(truth, model_name=model_name, signature=None).inputs
+        request = msgspec.structs.replace(request, parameters={TRUTH: known.data.tolist()})
     return Feedback(reward=float(reward), routing=routing, request=request)
 
 

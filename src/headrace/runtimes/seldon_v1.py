@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import msgspec
+import numpy as np
 
 from headrace.compat import seldon
 from headrace.compat.code import Call, Own, load, loaded_object
@@ -54,6 +55,12 @@ _NAMES: Final = re.compile(r"(features?_?)?names(_list)?")
 """The second argument of a component's methods, as people call it."""
 _LARGEST_SOURCE: Final = 1 << 20
 _TAGS: Final = "tags"
+REWARD: Final = "headrace-reward"
+"""The parameter of a request that asks nothing: it was asked before, and its answer was worth so much."""
+TRUTH: Final = "headrace-truth"
+"""Beside `REWARD`: what should have been answered, as lists; may be missing."""
+TOLD: Final = "feedback"
+"""The property of a signature whose component wants to be told."""
 
 
 class SeldonRuntime(Runtime):
@@ -111,6 +118,9 @@ class SeldonRuntime(Runtime):
             ModelError: it raised an exception with an HTTP status, as Seldon's own have.
         """
         assert self._call is not None
+        if REWARD in request.parameters:
+            await self._call(request.inputs, request.parameters)
+            return InferenceResponse(model_name="", outputs=())
         meta = getattr(request, "meta", EMPTY)  # of a request that came as a SeldonMessage
         answer: seldon.Answer = await self._call(request.inputs, meta)
         return InferenceResponse(
@@ -181,7 +191,11 @@ class SeldonRuntime(Runtime):
             outputs=outputs,
             strict=False,
             batchable=False,
-            properties={"class": component.name, _METHOD: self._method},
+            properties={
+                "class": component.name,
+                _METHOD: self._method,
+                **({TOLD: "send_feedback"} if self._method == METHODS[0] and component.offers("send_feedback") else {}),
+            },
         )
 
     # -- answering --
@@ -189,6 +203,10 @@ class SeldonRuntime(Runtime):
     def _answered(self, inputs: Sequence[Tensor], meta: Mapping[str, Any]) -> seldon.Answer:
         component = self._component
         assert component is not None
+        if REWARD in meta:
+            truth = np.asarray(meta[TRUTH]) if TRUTH in meta else None
+            component.feedback(inputs, float(meta[REWARD]), truth=truth)
+            return seldon.Answer((), EMPTY, ())
         answer = component.asked(self._method, inputs, meta=meta)
         for each in answer.metrics:
             key, value = each.get("key"), each.get("value")

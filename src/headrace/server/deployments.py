@@ -190,8 +190,9 @@ class Deployments:
     async def _feedback(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(self._asked(request, target).key)
         feedback = seldon_v1.parse_feedback(self._message(request), model_name=served.name, signature=served.signature)
-        give(served, feedback.routing, feedback.reward, feedback.request)
-        return HttpReply(seldon_v1.render_done())
+        if served.feedback is not None or not served.graph:
+            give(served, feedback.routing, feedback.reward, feedback.request)
+        return HttpReply(seldon_v1.render_done())  # where nobody learns too: their clients tell everybody
 
     async def _health(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._asked(request, target)
