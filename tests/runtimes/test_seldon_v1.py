@@ -226,7 +226,7 @@ async def test_what_an_answer_was_worth_is_told_to_a_component_that_asks():
     """By a request that asks nothing, with the features and the truth; who does not ask says so by its signature."""
 
     class Learner:
-        def predict(self, X, names):
+        def predict(self, X, names):  # noqa: N803 - as they are called
             return X
 
         def send_feedback(self, features, names, reward, truth, routing=None):
@@ -240,7 +240,7 @@ async def test_what_an_answer_was_worth_is_told_to_a_component_that_asks():
     runtime.unload()
 
     class Silent:
-        def predict(self, X, names):
+        def predict(self, X, names):  # noqa: N803 - as they are called
             return X
 
     runtime, signature = loaded(model=Silent())
