@@ -54,3 +54,13 @@ def test_what_cannot_be_read(tmp_path, made):
         place.mkdir()
     with pytest.raises(click.UsageError, match=str(place)):
         manifests.read([str(place)])
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# later\n---\n  # more\n...\n"], ids=["empty", "blank", "comments"])
+def test_files_that_declare_nothing(tmp_path, text):
+    """Where nothing but comments stands in all that is named, that is a usage error; beside a manifest it is none."""
+    (tmp_path / "empty.yaml").write_text(text)
+    (tmp_path / "m.yaml").write_text(MODEL)
+    with pytest.raises(click.UsageError, match=r"no manifest in .*empty\.yaml"):
+        manifests.read([str(tmp_path / "empty.yaml")])
+    assert len(manifests.read([str(tmp_path / "empty.yaml"), str(tmp_path / "m.yaml")])) == 2

@@ -177,3 +177,10 @@ def test_a_connection_that_was_closed_meanwhile(peer, client):
     client._connection.sock.close()
     client._connection.sock = None  # as http.client leaves it after an answer that closes
     assert client.get() == ()
+
+
+def test_a_listener_that_takes_no_bodies(peer, client):
+    """What finds a small apply too large, as a metrics listener does, is said not to be a control API."""
+    peer.answers += [(413, {"error": "the request's body is over 1 bytes"})]
+    with pytest.raises(Unreachable, match="not a control API"):
+        client.apply([File("m.yaml", "kind: Model", "/there")])

@@ -46,6 +46,10 @@ def test_what_fits_together_has_no_fault():
 @pytest.mark.parametrize(
     ("documents", "fault"),
     [
+        (
+            models("scale") + text("Pipeline", "p", "{steps: [{name: scalee}]}"),
+            "pipeline p step scalee asks model 'scalee', which does not exist; did you mean 'scale'?",
+        ),
         (text("Experiment", "e"), "Experiment 'e': spec.candidates: experiment e has no candidates or mirror"),
         (
             text("Experiment", "e", "{default: x, candidates: [{name: a}]}"),

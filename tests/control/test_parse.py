@@ -102,6 +102,7 @@ def test_all_faults_at_once_with_file_line_field_and_nearest_name():
         (model("uri: a\nreplicas: .inf"), "f.yaml:7: Model 'iris': spec.replicas: expected a whole number, found the number '.inf'"),
         (model("uri: a\nidleSeconds: .nan"), "f.yaml:7: Model 'iris': spec.idleSeconds: expected a number, found the number '.nan'"),
         (model("uri: a\nloadPolicy: trusted"), "f.yaml:7: Model 'iris': spec.loadPolicy: expected one of auto, restricted"),
+        ("apiVersion: headrace.io/v2\nkind: Model\n", "f.yaml:1: expected apiVersion: headrace.io/v1, found 'headrace.io/v2'"),
         ("apiVersion: nobody.io/v1\nkind: Thing\n", "f.yaml:1: nobody here knows apiVersion 'nobody.io/v1', kind 'Thing'; known are headrace.io/v1 (Model,"),
     ],
     ids=lambda case: None if "\n" in case else case[:40],

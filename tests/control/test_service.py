@@ -377,6 +377,7 @@ async def test_a_rollout_ends_by_itself(tmp_path, backend, failures, end):
         assert found["Judged"][0] == ("True" if end == "Promoted" else "False")
         told = await reasons(control, "Rollout", "r")
         assert "Started" in told
+        assert told.count(end) <= 2  # the decision, and that the split that follows from it stands
     again = MemoryBackend()
     async with controlled(tmp_path / "s.db", again, clock=clock) as control:
         await settle(control)

@@ -224,7 +224,7 @@ async def test_nothing_asked_for_costs_nothing(make):
     assert world.residency.stands_for(box.infer, box.infer)
     assert world.residency.is_resident("a", "")
     with pytest.raises(
-        ModelNotFound, match=r"model 'a' is none that may leave memory: that takes models\.memory_bytes"
+        ModelNotFound, match=r"model 'a' is not there, or is none that may leave memory: that takes models\.memory_bytes"
     ):
         await world.residency.evict("a")
 
@@ -535,7 +535,7 @@ async def test_by_hand(make):
     assert await world.residency.evict("a", "10")
     assert (usage["a", "10"].resident, usage["a", "10"].bytes) == (False, 10)
     assert world.witness.leaves == [("a", "asked")]
-    with pytest.raises(ModelNotFound, match="model 'a' version '11' is none that may leave"):
+    with pytest.raises(ModelNotFound, match="model 'a' version '11' is not there, or is none that may leave"):
         await world.residency.prefetch("a", "11")
     world.failing["a"] = LoadFailed("no")
     for _ in range(2):  # a hand does not wait for the pause

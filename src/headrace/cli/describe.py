@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,6 +11,8 @@ from headrace.cli.get import STYLES
 
 if TYPE_CHECKING:
     from headrace.client.control import ControlClient, Event, Resource
+
+_OF_PROGRESS: Final = ("state", "step", "weight", "since", "reason", "message", "evidence")
 
 
 @click.command(short_help="Show all that is known of a resource.")
@@ -88,10 +90,18 @@ def _write(resource: Resource, happened: tuple[Event, ...]) -> None:
         for note in status.notes:
             click.echo(f"  - {note}")
     if status.details:
-        _section("Details", msgspec.to_builtins(status.details, str_keys=True))
+        _section("Details", _for_people(msgspec.to_builtins(status.details, str_keys=True)))
     if happened:
         _title("Events")
         events.write(happened, whose=False)
+
+
+def _for_people(details: dict[str, Any]) -> dict[str, Any]:
+    """Without what a rollout only keeps for itself, and the events, which are listed below. --json has it all."""
+    progress = details.get("progress")
+    if not isinstance(progress, dict):
+        return details
+    return details | {"progress": {name: each for name, each in progress.items() if name in _OF_PROGRESS}}
 
 
 def _title(text: str) -> None:

@@ -21,6 +21,8 @@ MLSERVER: Final = "model-settings.json"
 _LARGEST_BYTES: Final = 8 << 20
 """Of a file that was found in a folder rather than named: models lie there too, and some are JSON."""
 _KIND: Final = re.compile(r"""(?:^|[{,])\s*["']?kind["']?\s*:""", re.MULTILINE)
+_NOT_EMPTY: Final = re.compile(r"^(?!\s*(#.*|---\s*(#.*)?|\.\.\.)?$).+", re.MULTILINE)
+"""A line that is more than a comment or a mark between documents."""
 _VERSION: Final = re.compile(r"""["']?apiVersion["']?\s*:""")
 
 
@@ -44,7 +46,7 @@ def read(paths: Sequence[str]) -> list[File]:
     holds.
 
     Raises:
-        UsageError: a path is not there, cannot be read, or a folder holds no manifest.
+        UsageError: a path is not there, cannot be read, or nothing but comments stands in all of them.
     """
     from headrace.control.parse import File
 
@@ -65,6 +67,9 @@ def read(paths: Sequence[str]) -> list[File]:
             found += there
         else:
             found.append(_file(place, _text(place)))
+    if found and not any(_NOT_EMPTY.search(each.text) for each in found):
+        names = ", ".join(each.name for each in found)
+        raise _usage(f"-f: there is no manifest in {names}; expected apiVersion and kind")
     return list({(each.base, Path(each.name).name): each for each in found}.values())  # a file named twice counts once
 
 

@@ -493,7 +493,8 @@ class ControlClient:
             connection.close()
         else:
             self._connection = connection
-        if response.status == 404 and path.partition("?")[0] in _ALWAYS:
+        too_small = response.status == 413 and len(body) < _TAKEN_BY_ALL
+        if (response.status == 404 or too_small) and path.partition("?")[0] in _ALWAYS:
             raise _not_ours(error_text(answer))
         if response.status >= 400:
             raise _error(response.status, answer)
@@ -582,6 +583,8 @@ def _not_ours(why: str) -> Unreachable:
 
 _ALWAYS: Final = frozenset({f"/v1/{each}" for each in ("apply", "plan", "diff", "resources", "events", "watch")})
 """Paths that every control API has, and that are there whatever is asked."""
+_TAKEN_BY_ALL: Final = 64 << 10
+"""Bytes that neither a control API nor a proxy before one finds too many; a metrics listener finds one too many."""
 _BY_STATUS: Final[Mapping[int, type[HeadraceError]]] = MappingProxyType(
     {
         400: InvalidRequest,

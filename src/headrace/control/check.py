@@ -243,6 +243,7 @@ class _Checker:
             spec,
             signatures=known,
             known=lambda kind, name: self._answers(kind, name, read.resource.metadata.name),
+            near=lambda kind, name: self._near(kind.capitalize(), name),
         )
         for text in found:
             self._fault(read, _step_path(spec, text), text)

@@ -62,6 +62,8 @@ def of_transitions(
             condition.message,
         ):
             continue
+        if kind == "Rollout" and condition.type != "Ready":
+            continue  # its steps are events already
         if condition.type != "Ready" and condition.status == "True" and (old is None or old.status != "True"):
             continue  # the others only say why it is not ready
         if old is not None and old.status == condition.status == "True":

@@ -537,6 +537,8 @@ def _nobody(version: str, kind: str) -> str:
         missing = " and ".join(each for each, there in (("'apiVersion'", version), ("'kind'", kind)) if not there)
         verb = "are" if " and " in missing else "is"
         return f"{missing} {verb} missing; expected for example apiVersion: {API_VERSION}, kind: Model"
+    if version.partition("/")[0] == API_VERSION.partition("/")[0]:
+        return f"expected apiVersion: {API_VERSION}, found {version!r}"
     known = [f"{API_VERSION} ({', '.join(KINDS)})"]
     groups: dict[str, list[str]] = {}
     for group, each in manifests.KINDS:

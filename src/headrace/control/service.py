@@ -202,7 +202,7 @@ class Control:
                 self._store.get(*key)
             if not force and (needing := check.dependants(keys, self._store.resources.values())):
                 whom = "; ".join(f"{each.describe()} needs {kind} '{name}'" for each, (kind, name) in needing)
-                raise Conflict(f"{whom}. Delete or change that first, or delete it all the same with force")
+                raise Conflict(f"{whom}. Delete or change that first, or delete it all the same by force (--force)")
             changes = await self._commit(functools.partial(self._store.delete, list(dict.fromkeys(keys)), who=who))
         return Applied(changes=changes, resource_version=self._store.resource_version)
 

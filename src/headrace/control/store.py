@@ -180,7 +180,7 @@ class Store:
             file.close()
             raise SettingsError(
                 f"the state file {self.path} is held by {holder}; stop that one, or give this one a file of its own "
-                "with the setting control.state"
+                "with the setting control.state (--state)"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()}".encode())

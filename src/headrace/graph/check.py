@@ -18,6 +18,8 @@ from headrace.payload import EMPTY, Signature, TensorSpec
 
 Knows = Callable[[str, str], bool]
 """Whether there is such a thing: (`model` or `pipeline`, its name)."""
+Hint = Callable[[str, str], str]
+"""What helps who wrote such a name where there is none; empty: nothing does."""
 
 
 def faults(
@@ -26,6 +28,7 @@ def faults(
     *,
     signatures: Mapping[str, Signature] = EMPTY,
     known: Knows | None = None,
+    near: Hint | None = None,
 ) -> list[str]:
     """Everything that is wrong with a pipeline; empty: nothing is.
 
@@ -34,13 +37,14 @@ def faults(
         pipeline: As written.
         signatures: By step, of those that are known; tensors are followed as far as these tell.
         known: Says what models and pipelines there are; None: not looked at.
+        near: What to add to a sentence about one that there is not, such as the nearest name.
     """
     if not pipeline.steps:
         return [*_name_faults(name), f"pipeline {name} has no steps defined"]
     found = [
         *_name_faults(name),
         *_step_name_faults(name, pipeline),
-        *_kind_faults(name, pipeline, known),
+        *_kind_faults(name, pipeline, known, near),
         *_number_faults(name, pipeline),
         *_reference_faults(name, pipeline),
         *_output_faults(name, pipeline),
@@ -124,7 +128,7 @@ def _step_name_faults(name: str, pipeline: spec.Pipeline) -> Iterator[str]:
         seen.add(step.name)
 
 
-def _kind_faults(name: str, pipeline: spec.Pipeline, known: Knows | None) -> Iterator[str]:
+def _kind_faults(name: str, pipeline: spec.Pipeline, known: Knows | None, near: Hint | None) -> Iterator[str]:
     for step in pipeline.steps:
         where = f"pipeline {name} step {step.name}"
         said = [
@@ -158,7 +162,8 @@ def _kind_faults(name: str, pipeline: spec.Pipeline, known: Knows | None) -> Ite
             continue
         kind, asked = ("pipeline", step.pipeline) if step.pipeline else ("model", step.model or step.name)
         if not known(kind, asked):
-            yield f"{where} asks {kind} '{asked}', which does not exist"
+            hint = near(kind, asked) if near is not None else ""
+            yield f"{where} asks {kind} '{asked}', which does not exist{hint}"
 
 
 def _route_faults(where: str, route: spec.Route) -> Iterator[str]:

@@ -268,7 +268,8 @@ class Residency:
             raise ModelNotFound(
                 f"model '{name}'"
                 + (f" version '{version}'" if version else "")
-                + " is none that may leave memory: that takes models.memory_bytes, idle_seconds or on_demand"
+                + " is not there, or is none that may leave memory: that takes models.memory_bytes, idle_seconds or "
+                "on_demand"
             )
         return seat
 
