@@ -144,6 +144,9 @@ async def test_who_answered_is_told_those_who_ask_as_seldons_clients_do(surface)
         assert (b"x-seldon-route", route) in reply.headers
         reply = await surface.ask("POST", f"/v2/models/{name}/infer", BODY)
         assert b"x-seldon-route" not in dict(reply.headers)
+    surface.put("alone", times("a", 7), kind="experiment")
+    reply = await surface.ask("POST", "/v2/models/x/infer", BODY, seldon_model="alone.experiment")
+    assert (b"x-seldon-route", b":a:") in reply.headers
 
 
 async def test_answers_of_a_split_can_be_asked_for_again(surface):

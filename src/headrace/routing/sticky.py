@@ -60,8 +60,18 @@ def _route_now(arm: Arm, version: str) -> str:
 
 
 def signed(response: InferenceResponse, key: str, version: str) -> InferenceResponse:
-    """The same answer with who gave it in the header, where nothing is said there yet."""
-    return response if HEADER in response.headers else stamped(response, route_of(key, version))
+    """The same answer with who gave it in the header, where nothing is said there yet.
+
+    Args:
+        response: The answer.
+        key: Of the one that was asked; of an experiment, its only candidate answered.
+        version: Of the same.
+    """
+    if HEADER in response.headers:
+        return response
+    if key.endswith(".experiment"):
+        key, version = response.model_name, response.model_version
+    return stamped(response, route_of(key, version))
 
 
 def stamped(response: InferenceResponse, route: str) -> InferenceResponse:
