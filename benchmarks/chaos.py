@@ -96,6 +96,7 @@ class Process:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
                 connection.request("GET", "/v2/health/ready")
                 if connection.getresponse().status == 200:
+                    self.deaths += 1  # what was connected while the one before was ending is of no use
                     self.down = False
                     return time.monotonic() - began
             time.sleep(0.02)
@@ -258,7 +259,11 @@ class World:
             status, reply = self.ask("POST", "/v1/plan", {"files": []})
             actions = reply.get("actions", [reply])
             time.sleep(0.05)
-        failed = {name for name, kept in self.by_generation.items() if any(s["parameters"].get("fails") for s in kept.values() if "parameters" in s)}
+        failed = {
+            name
+            for name, kept in self.by_generation.items()
+            if any(s["parameters"].get("fails") for s in kept.values() if "parameters" in s)
+        }
         if [each for each in actions if not any(name in json.dumps(each) for name in failed)]:
             self.fault(f"the plan is not empty 20 s after a restart: {actions}")
 
@@ -300,7 +305,9 @@ def load(world: World, name: str, path: str, right: Any, pause: float = 0.0) -> 
         if status == 200:
             world.tally[f"{name} ok"] += 1
             value = json.loads(text)["outputs"][0]["data"][0]
-            sets = {each: frozenset().union(*kept[max(since.get(each, 0), 0) :]) for each, kept in world.amounts.items()}
+            sets = {
+                each: frozenset().union(*kept[max(since.get(each, 0), 0) :]) for each, kept in world.amounts.items()
+            }
             if value not in right(sets):
                 world.fault(f"{name} answered {value}, right is {sorted(right(sets))}")
         elif process.down or process.deaths != deaths or down:
