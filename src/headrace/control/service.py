@@ -338,6 +338,7 @@ class Control:
                     "failures": each.failures,
                     "compared": each.compared,
                     "agreed": each.agreed,
+                    **({"differences": dict(each.differences)} if each.differences else {}),
                 }
                 for name, each in counts.items()
             }

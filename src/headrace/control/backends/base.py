@@ -130,6 +130,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     compared: int = 0
     """Of the mirror: answers compared with the caller's."""
     agreed: int = 0
+    differences: Mapping[str, Any] = MappingProxyType({})
+    """Of the mirror, where it answered otherwise: a summary by output, and the last `examples`; JSON values."""
 
 
 class Backend(Protocol):
