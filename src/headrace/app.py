@@ -298,7 +298,7 @@ class App:
             mirrors=settings.models.uri_mirrors,
             memory_bytes=settings.models.memory_bytes,
             metric=self.metrics.value,
-            counted=lambda key, infer: measure(infer, self.metrics.model(key, "")),
+            counted=lambda key, version, infer: measure(infer, self.metrics.model(key, version)),
             gauges=self.metrics.traffic,
             load_policy=settings.models.load_policy,
         )

@@ -188,8 +188,10 @@ TAKES = signature("x:FP32:-1,4", "y:FP32:-1")
         ("x:FP32:-1,3", "", "", "step b tensor 'x': expected FP32 [-1,4], found FP32 [-1,3]"),
         ("x:FP32:-1", "", "", "expected FP32 [-1,4], found FP32 [-1]"),
         ("x:INT64:-1,4", "", "", "expected FP32 [-1,4], found INT64 [-1,4]"),
-        ("xx:FP32:-1,4", "", "", "gets tensor 'xx', which it does not take; expected x"),
-        ("xx:FP32:-1,4", "", "", "expects tensor 'x' (FP32 [-1,4]), but gets only xx"),
+        ("xx:FP32:-1,4", "", "", None),  # one tensor for a model of one input is that one
+        ("xx:FP32:-1,3", "", "", "step b tensor 'xx': expected FP32 [-1,4], found FP32 [-1,3]"),
+        ("xx:FP32:-1,4 yy:FP32:-1,4", "", "", "gets tensor 'xx', which it does not take; expected x"),
+        ("xx:FP32:-1,4 yy:FP32:-1,4", "", "", "expects tensor 'x' (FP32 [-1,4]), but gets only xx, yy"),
         ("label:FP32:-1,4", ".labels", "", "takes tensor 'labels' of a, which gives label; did you mean 'label'?"),
         ("o:FP32:-1,4", "", "a.outputs.p: x", "takes tensor 'p' of a, which gives o"),
     ],

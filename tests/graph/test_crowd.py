@@ -14,7 +14,7 @@ from headrace.errors import InvalidRequest
 from headrace.graph.run import Pipeline
 from headrace.graph.spec import Output, Step
 from headrace.graph.spec import Pipeline as Spec
-from headrace.payload import InferenceRequest, InferenceResponse, Signature, Tensor
+from headrace.payload import InferenceRequest, InferenceResponse, Signature, Tensor, TensorSpec
 
 CHAIN = Spec(steps=(Step(name="double"), Step(name="inverse", inputs=("double",))), output=Output(steps=("inverse",)))
 
@@ -127,3 +127,23 @@ async def test_a_caller_who_leaves_spoils_nothing():
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert [isinstance(each, asyncio.CancelledError) for each in found] == [False, False, True, False]
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_one_tensor_for_a_step_of_one_input_is_that_one():
+    """A step is asked by the name of its only input, whatever the step before calls its answer; the request is not."""
+    names = []
+
+    class Named(Steps):
+        async def double(self, request):
+            names.append(request.inputs[0].name)
+            return await super().double(request)
+
+        async def inverse(self, request):
+            names.append(request.inputs[0].name)
+            return await super().inverse(request)
+
+    made = Pipeline("p", CHAIN, ask=Named().ask, combiner=None, router=None)
+    lone = TensorSpec(name="features", datatype="FP64", shape=(-1, 2))
+    made.signature(lambda step: Signature(platform="test", inputs=(lone,), batchable=False))
+    await made.infer(asking(1))
+    assert names == ["x", "features"]

@@ -152,7 +152,9 @@ def write_plan(planned: Changes) -> None:
     if not planned.differ:
         click.echo(f"No changes: {same} resources are as the files say." if same != 1 else "No changes to 1 resource.")
         for each in planned.changes:
-            _write_notes(each)
+            if each.notes:
+                click.echo(f"\n  {each.title}")
+                _write_notes(each)
         return
     changed = [each for each in planned.changes if each.action != "unchanged"]
     if changed:

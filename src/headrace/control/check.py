@@ -162,7 +162,13 @@ class _Checker:
             self._fault(
                 read, "metadata.name", f"the server was started with a model '{name}' of its own; choose another name"
             )
-        if not spec.uri and not spec.reference:
+        server = self._servers.get(spec.server)
+        if server is not None and server.url:
+            if spec.uri or spec.reference:
+                field = "uri" if spec.uri else "reference"
+                text = f"Server '{spec.server}' is elsewhere and has to have the model already; leave '{field}' out"
+                self._fault(read, f"spec.{field}", text)
+        elif not spec.uri and not spec.reference:
             self._fault(read, "spec", "expected 'uri' or 'reference', found neither")
         self._files(read, spec)
         if (

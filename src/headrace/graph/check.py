@@ -524,11 +524,11 @@ def _misfits(where: str, entering: Mapping[str, TensorSpec], signature: Signatur
         complete: That is all that comes.
     """
     expected = {each.name: each for each in signature.inputs}
+    if len(expected) == 1 and len(entering) == 1:  # whatever its name, it is the one that is meant
+        (lone,), (found,) = expected.values(), entering.values()
+        yield from _misfit(where, found, lone, strict=signature.strict)
+        return
     if not signature.strict and len(expected) == 1 and not set(entering) & set(expected):
-        (lone,) = expected.values()
-        if len(entering) == 1:
-            (found,) = entering.values()
-            yield from _misfit(where, found, lone, strict=False)
         return
     for name, found in entering.items():
         if name in expected:

@@ -102,6 +102,7 @@ class _Work:
         "router",
         "slot",
         "soft",
+        "takes",
         "timeout_seconds",
         "version",
         "waits",
@@ -116,6 +117,8 @@ class _Work:
         self.parameters: Parameters = EMPTY if step.python else step.parameters
         self.outputs: tuple[RequestedOutput, ...] = ()  # none: what it gives unasked
         self.soft = step.dependency == "soft"
+        self.takes = ""
+        """The only input of the model: one tensor from another step is that one, whatever its name."""
         self.timeout_seconds = step.timeout_ms / 1000
         self.slot: Slot | None = None if node.slots[0].plain else node.slots[0]
         self.infer: Infer | None = None
@@ -288,6 +291,8 @@ class Pipeline:
                         lacking = work.index
                         break
                     tensors = picked
+                if work.takes:
+                    tensors = _meant(work.takes, tensors)
                 response = await work.infer(  # type: ignore[misc] # links of a chain are models
                     InferenceRequest(
                         model_name=work.model,
@@ -461,6 +466,8 @@ class Pipeline:
     def _admit(self, work: _Work, flow: Flow, given: Given, context: _Context) -> InferenceRequest | None:
         """What a step is asked; None when its condition does not hold."""
         tensors = given if isinstance(given, tuple) else tuple([each for message in given.values() for each in message])
+        if work.takes:
+            tensors = _meant(work.takes, tensors)
         parameters = context.parameters if work.node.of_request else context.stripped
         ask = InferenceRequest(
             model_name=work.model,
@@ -676,6 +683,9 @@ class Pipeline:
         for work in self._works:
             names = wanted(self._plan, work.node, signatures[work.node.name])
             work.outputs = tuple([RequestedOutput(name) for name in names])
+            own = signatures[work.node.name]
+            lone = own is not None and len(own.inputs) == 1 and not work.node.of_request
+            work.takes = own.inputs[0].name if lone and own is not None else ""
         together = all(each is not None and each.batchable for each in signatures.values())
         if not together or self._chain is None:
             self._crowd = None
@@ -713,6 +723,13 @@ class Pipeline:
             if len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
         return headers
+
+
+def _meant(name: str, tensors: Message) -> Message:
+    """The tensors for a step of one input: a single one by the input's name."""
+    if len(tensors) != 1 or tensors[0].name == name:
+        return tensors
+    return (msgspec.structs.replace(tensors[0], name=name),)
 
 
 def passed_on(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -39,7 +39,7 @@ from headrace.graph.combine import Combiner, combiner
 from headrace.graph.external import Feed
 from headrace.graph.route import Router, router
 from headrace.graph.taps import Listener, Taps
-from headrace.local import feedback, picture
+from headrace.local import elsewhere, feedback, picture
 from headrace.local.capabilities import capabilities
 from headrace.local.models import model_spec
 from headrace.local.steps import implicit_model, key_of_step, version_of_step
@@ -55,6 +55,8 @@ from headrace.serving.repository import Repository
 from headrace.serving.residency import Residency
 
 _log = logging.getLogger(__name__)
+_EXAMPLES: Final = 3
+"""Shown of what a mirror answered otherwise; the newest."""
 
 
 class Gauges(Protocol):
@@ -97,7 +99,7 @@ class LocalBackend:
         memory_bytes: int = 0,
         changed: Callable[[], None] = lambda: None,
         metric: Callable[[str, str, str], float | None] = lambda *_: None,
-        counted: Callable[[str, Infer], Infer] = lambda _, infer: infer,
+        counted: Callable[[str, str, Infer], Infer] = lambda *given: given[-1],
         gauges: Gauges | None = None,
         load_policy: str = "auto",
     ) -> None:
@@ -111,7 +113,7 @@ class LocalBackend:
             memory_bytes: As the setting; what holds where no Server resource says otherwise.
             changed: Called when something changes state by itself.
             metric: A metric's value by its name, a model's name and version.
-            counted: An `Infer` that counts what is asked of one, by its key in the routing table.
+            counted: An `Infer` that counts what is asked of one, by its key in the routing table and its version.
             gauges: Where what steps and candidates did is shown.
             load_policy: As the setting `models.load_policy`: for code that steps name.
         """
@@ -159,6 +161,7 @@ class LocalBackend:
         deployed = self._deployed.get(("split", split, 0))
         if deployed is None or deployed.split is None:
             return {}
+        differences = _differences(deployed.split)
         return {
             name: Counts(
                 requests=counted.requests,
@@ -166,6 +169,7 @@ class LocalBackend:
                 latency=counted.latency,
                 compared=counted.compared,
                 agreed=counted.agreed,
+                differences=differences if counted.agreed < counted.compared else {},
             )
             for name, counted in deployed.split.counts().items()
         }
@@ -241,14 +245,41 @@ class LocalBackend:
     async def _set_model(self, unit: ModelUnit) -> None:
         key = key_of(unit)
         deployed = self._deployed.setdefault(key, _Deployed(unit))
+        server = self._deployed.get(("server", unit.spec.server, 0))
         try:
-            spec = await asyncio.to_thread(model_spec, unit, mirrors=self._mirrors)
-            await self._repository.add(spec)
+            if server is not None and isinstance(server.unit, ServerUnit) and server.unit.spec.url:
+                await self._set_elsewhere(deployed, unit, server.unit)
+            else:
+                spec = await asyncio.to_thread(model_spec, unit, mirrors=self._mirrors)
+                await self._repository.add(spec)
+                self._leave_elsewhere(deployed)
         except Exception as error:
             if deployed.state != "ready":
                 deployed.unit, deployed.state, deployed.reason = unit, "failed", str(error)
             raise
         deployed.unit, deployed.state, deployed.reason = unit, "ready", ""
+
+    async def _set_elsewhere(self, deployed: _Deployed, unit: ModelUnit, server: ServerUnit) -> None:
+        """A model that another server holds, in place of the one that stood here."""
+        remote, signature = await elsewhere.connect(unit, server)
+        version = str(unit.revision)
+        if deployed.served is None:
+            await self._repository.remove(unit.name, version)
+        served = Served(name=unit.name, version=version, state=State.READY, wanted=False, elsewhere=True)
+        served.infer = self._counted(unit.name, version, remote.infer)
+        served.signature, served.placement = signature, "server"
+        self._leave_elsewhere(deployed)
+        deployed.served, deployed.remotes = served, (remote,)
+        self._models.put(served)
+
+    def _leave_elsewhere(self, deployed: _Deployed) -> None:
+        """The model is no longer asked where it was."""
+        served, deployed.served = deployed.served, None
+        remotes, deployed.remotes = deployed.remotes, ()
+        if served is not None:
+            self._models.forget(served)
+        for remote in remotes:
+            self._later(remote.close())
 
     # -- pipelines --
 
@@ -286,7 +317,7 @@ class LocalBackend:
         needs = frozenset(filter(None, (key_of_step(unit.name, step) for step in unit.spec.steps)))
         served = before.served if before is not None and before.served is not None else None
         served = served or Served(name=unit.name, kind="pipeline", wanted=False)
-        served.infer, served.placement = self._counted(served.key, pipeline.infer), "inline"
+        served.infer, served.placement = self._counted(served.key, "", pipeline.infer), "inline"
         hears = unit.form or any(step.route is not None for step in unit.spec.steps)
         served.feedback = functools.partial(self._hear, unit, pipeline) if hears else None
         served.graph = bool(unit.form)
@@ -453,6 +484,7 @@ class LocalBackend:
         match deployed.unit:
             case ModelUnit(name=name, revision=revision):
                 deployed.state = "leaving"
+                self._leave_elsewhere(deployed)
                 await self._repository.remove(name, str(revision))
                 del self._deployed[key]
             case ServerUnit(spec=spec):
@@ -628,6 +660,13 @@ class LocalBackend:
         self._closing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("what was replaced could not be closed: %s", error, exc_info=error)
+
+
+def _differences(split: Split) -> Mapping[str, Any]:
+    """What the mirror of a split found otherwise than its callers did, for people."""
+    summary = split.summary()
+    examples = split.examples()[-_EXAMPLES:]
+    return {"outputs": summary["outputs"], "dropped": summary["dropped"], "examples": examples} if examples else {}
 
 
 async def _once(answer: Awaitable[InferenceResponse]) -> AsyncIterator[InferenceResponse]:

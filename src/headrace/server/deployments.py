@@ -146,7 +146,7 @@ class Deployments:
 
     def _find_only(self) -> str:
         """The key of the one deployment there is; kept until something changes."""
-        keys = {served.key for served in self._models if served.graph}
+        graphs = keys = {served.key for served in self._models if served.graph}
         for kind in ("experiment", "pipeline"):  # where an experiment shares its requests, it stands before them
             of_kind = {key for key in keys if key.endswith(f".{kind}")}
             if of_kind:
@@ -154,7 +154,7 @@ class Deployments:
                 break
         keys = keys or {served.key for served in self._models}
         if len(keys) != 1:
-            listed = ", ".join(sorted(keys)[:20]) or "none"
+            listed = ", ".join(sorted(graphs or keys)[:20]) or "none"
             raise NotFound(
                 "this path is for a server with one deployment; name yours: /seldon/NAMESPACE/DEPLOYMENT/api/v1.0/..., "
                 f"or the header seldon-model. There are: {listed}"
@@ -204,7 +204,8 @@ class Deployments:
     async def _metadata(self, request: HttpRequest, target: Target, model: str = "") -> HttpReply:
         served = self._asked(request, target)
         if model:
-            node = self._models.find(model)
+            own = f"{served.name}-{model}"  # what a node's model is called, as two graphs may have nodes of one name
+            node = self._models.find(own if self._models.versions(own) else model)
             described = {model: (self._versions(node), node.signature)}
         else:
             described = {served.name: (self._versions(served), served.signature)}

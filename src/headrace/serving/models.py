@@ -57,6 +57,8 @@ class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     """Paths of the model's own, while READY."""
     visit: Visit | None = None
     """Set while READY, for models with routes of their own."""
+    elsewhere: bool = False
+    """Another server holds it, so the repository leaves it alone."""
     feedback: Feedback | None = None
     """Set for pipelines whose routers learn."""
     graph: bool = False
@@ -182,10 +184,7 @@ class Models:
             return ready
         versions = self._versions(name)
         if not versions:
-            near = difflib.get_close_matches(name, self._by_key, n=1)
-            bare, _, kind = name.rpartition(".")
-            what = f"{kind} '{bare}'" if bare and kind in KINDS else f"model '{name}'"
-            raise ModelNotFound(f"{what} is not found" + (f"; did you mean '{near[0]}'?" if near else ""))
+            raise ModelNotFound(self._missing(name))
         if version:
             if version not in versions:
                 known = ", ".join(sorted(filter(None, versions), key=readable))
@@ -195,6 +194,18 @@ class Models:
                 )
             return versions[version]
         return versions[newest(list(versions))]
+
+    def _missing(self, name: str) -> str:
+        """That there is no such name, with the nearest there is; of a kind, where one was named."""
+        bare, _, kind = name.rpartition(".")
+        if not bare or kind not in KINDS:
+            bare, kind, known = name, "model", list(self._by_key)
+        elif kind == "model":
+            known = [key for key in self._by_key if key.rpartition(".")[2] not in KINDS]
+        else:
+            known = [key.removesuffix(f".{kind}") for key in self._by_key if key.endswith(f".{kind}")]
+        near = difflib.get_close_matches(bare, known, n=1)
+        return f"{kind} '{bare}' is not found" + (f"; did you mean '{near[0]}'?" if near else "")
 
     def versions(self, name: str) -> list[Served]:
         """All versions of a model, oldest first; empty when nobody heard of it."""

@@ -521,7 +521,7 @@ class Repository:
         return [
             (served.name, served.version)
             for served in self._models
-            if served.kind == "model" and (served.name, served.version) not in there and not stays(served)
+            if _is_own(served) and (served.name, served.version) not in there and not stays(served)
         ]
 
     # -- the table --
@@ -549,7 +549,7 @@ class Repository:
 
     def _versions(self, name: str) -> list[Served]:
         """The rows of a model; the table may hold a pipeline or an experiment of that name as well."""
-        return [served for served in self._models.versions(name) if served.kind == "model" and served.name == name]
+        return [served for served in self._models.versions(name) if _is_own(served) and served.name == name]
 
     def _tell(self, problem: Problem, *, wanted: bool) -> None:
         """Put what discovery found wrong where a person looks for it."""
@@ -725,6 +725,11 @@ def _show(loaded: Loaded, spec: ModelSpec, served: Served) -> None:
     of_code = signature.declared if signature is not None else EMPTY
     served.dialect, served.declared = spec.dialect, {**loaded.declared, **spec.declared, **of_code}
     served.warnings = loaded.warnings
+
+
+def _is_own(served: Served) -> bool:
+    """Whether a row of the table is the repository's to change."""
+    return served.kind == "model" and not served.elsewhere
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
