@@ -57,6 +57,15 @@ def test_a_plan_tells_fields_actions_and_sums(capsys):
     assert lines[-1] == "Plan: 1 to create, 1 to change, 1 unchanged. Nothing has been changed."
 
 
+def test_notes_of_what_stays_say_whose_they_are(capsys):
+    """Where nothing would change, each resource that has notes is named above them."""
+    planned = Changes(
+        changes=(change("unchanged", notes=("spec.x: without effect",)), change("unchanged")),
+    )
+    changes.write_plan(planned)
+    assert capsys.readouterr().out.splitlines()[1:] == ["", "  model/iris", "      note: spec.x: without effect"]
+
+
 def test_a_plan_of_nothing_says_so(capsys):
     """Where nothing would change, one line says that."""
     changes.write_plan(Changes(changes=(change("unchanged"), change("unchanged"))))

@@ -316,6 +316,14 @@ async def test_health_and_metadata_of_deployments(surface):
     assert answer["name"] == "iris"
 
 
+async def test_metadata_of_a_node(surface):
+    """A node's model has the deployment's name before its own."""
+    graph(surface, "dep")
+    surface.put("dep-node", times("dep-node", 2), version="3", kind="model")
+    status, answer = await surface.answer("GET", "/seldon/n/dep/api/v1.0/metadata/node")
+    assert (status, answer["name"], answer["versions"]) == (200, "node", ["3"])
+
+
 async def test_a_graph_in_which_nobody_learns_takes_feedback_too(surface):
     """Clients of Seldon Core v1 tell every deployment what an answer was worth."""
     graph(surface, "dep")

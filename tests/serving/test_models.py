@@ -127,3 +127,28 @@ def test_routes_say_what_the_rows_say(steps):
                 with pytest.raises((ModelNotFound, ModelNotReady)):
                     models.route(name, version)
     assert {(row.name, row.version) for row in models} == set(rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("tfsimpel.pipeline", "pipeline 'tfsimpel' is not found; did you mean 'tfsimple'?"),
+        ("nope.pipeline", "pipeline 'nope' is not found"),
+        ("wnie.model", "model 'wnie' is not found; did you mean 'wine'?"),
+        ("wine.experiment", "experiment 'wine' is not found"),
+        ("tfsimple.pipelin", "model 'tfsimple.pipelin' is not found; did you mean 'tfsimple.pipeline'?"),
+    ],
+)
+def test_the_nearest_name_is_one_of_the_kind_that_was_asked(asked, text):
+    """What all keys of a kind end with makes no two names alike."""
+    models = Models()
+    for served in (
+        Served(name="wine"),
+        Served(name="choice", kind="pipeline"),
+        Served(name="tfsimple", kind="pipeline"),
+        Served(name="ab", kind="experiment"),
+    ):
+        models.put(served)
+    with pytest.raises(ModelNotFound) as raised:
+        models.find(asked)
+    assert str(raised.value) == text
