@@ -48,6 +48,20 @@ def test_documents_become_typed_specs():
     assert experiment.spec.candidates[0].weight == 3.0
 
 
+def test_documents_for_the_cluster_alone_are_noted():
+    """Secrets and the like, which samples bring along, have no effect, and the next resource says so; none goes alone."""
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s3}\ndata: {a: aGVsbG8=}\n---\n"
+    gateway = "apiVersion: networking.istio.io/v1beta1\nkind: Gateway\n---\n"
+    (found,) = read(secret + gateway + model())
+    assert found.notes == (
+        "f.yaml:1: Secret 's3': without effect: there is no cluster here",
+        "f.yaml:6: Gateway: without effect: there is no cluster here",
+    )
+    assert faults(secret) == [
+        "f.yaml:1: Secret 's3': without effect: there is no cluster here. There is nothing else to apply"
+    ]
+
+
 def test_json_lists_and_empty_documents():
     """JSON is read as YAML is, `kind: List` is unfolded, and empty documents are passed over."""
     items = [

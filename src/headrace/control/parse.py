@@ -29,6 +29,12 @@ MAX_DEPTH: Final = 64
 FREE_NODES: Final = 50_000
 """Values that files may stand for beside four for each letter: with aliases, a few lines may stand for billions."""
 
+_CLUSTER: Final = frozenset(
+    {"v1", "apps", "autoscaling", "batch", "extensions", "policy", "getambassador.io", "keda.sh", "cert-manager.io"}
+)
+_CLUSTER_GROUPS: Final = (".k8s.io", ".istio.io", ".knative.dev", ".coreos.com")
+"""Whose documents stand beside those that are for us (secrets, namespaces, gateways), and have no effect."""
+
 Key = tuple[str, str]
 """Kind and name."""
 
@@ -87,8 +93,20 @@ def documents(files: Sequence[File]) -> list[Read]:
             reader.faults.append(
                 f"{each.where()}: {each.resource.describe()}: declared twice; the other is at {first.where()}"
             )
+    if not reader.faults and not found:
+        reader.faults += [f"{note}. There is nothing else to apply" for _, note in reader.beside]
     if reader.faults:
         raise InvalidResources(reader.faults)
+    return _noted(found, reader.beside)
+
+
+def _noted(found: list[Read], beside: Sequence[tuple[str, str]]) -> list[Read]:
+    """With what stood beside them and is not for us, at the first resource of its file."""
+    for file, note in beside:
+        at = next((number for number, each in enumerate(found) if each.file == file), 0)
+        resource = found[at].resource
+        noted = msgspec.structs.replace(resource, notes=(*resource.notes, note))
+        found[at] = msgspec.structs.replace(found[at], resource=noted)
     return found
 
 
@@ -234,6 +252,8 @@ class _Reader:
 
     def __init__(self, letters: int) -> None:
         self.faults: list[str] = []
+        self.beside: list[tuple[str, str]] = []
+        """File, and a note on a document that is for the cluster alone."""
         self._nodes = 0
         self._most = FREE_NODES + 4 * letters
 
@@ -291,14 +311,21 @@ class _Reader:
         elif version == API_VERSION:
             yield from self._ours(node, kind, file)
         else:
-            yield from self._foreign(node, version, kind, file)
+            yield from self._foreign(node, members, version, kind, file)
 
-    def _foreign(self, node: yaml.Node, version: str, kind: str, file: File) -> Iterator[Read]:
+    def _foreign(
+        self, node: yaml.Node, members: Mapping[str, yaml.Node], version: str, kind: str, file: File
+    ) -> Iterator[Read]:
         place = _Place(file.name, "", {})
         line = node.start_mark.line + 1
         group = version.rpartition("/")[0] or version
         if (group, kind) not in manifests.KINDS:
-            self.fault(node, place, _nobody(version, kind))
+            if kind and (group in _CLUSTER or group.endswith(_CLUSTER_GROUPS)):
+                name = _name_of(members["metadata"]) if "metadata" in members else ""
+                what = f"{kind} '{name}'" if name else kind
+                self.beside.append((file.name, f"{file.name}:{line}: {what}: without effect: there is no cluster here"))
+            else:
+                self.fault(node, place, _nobody(version, kind))
             return
         before = len(self.faults)
         content = self._anything(node, place, 0)

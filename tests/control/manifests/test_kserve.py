@@ -166,6 +166,17 @@ def test_service_faults(spec, expected):
         convert(service(spec))
 
 
+@pytest.mark.parametrize(
+    "predictor", [{"minReplicas": 1}, {"sklearn": {"storageUri": "a"}, "xgboost": {"storageUri": "b"}}]
+)
+def test_a_predictor_of_none_or_two_kinds_is_one_fault(predictor):
+    """Nothing is said of a container that is not there."""
+    with pytest.raises(InvalidResources) as raised:
+        convert(service({"predictor": predictor}))
+    (fault,) = raised.value.faults
+    assert "expected exactly one of model, sklearn" in fault
+
+
 # -- graphs --
 
 

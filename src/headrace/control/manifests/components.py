@@ -149,7 +149,8 @@ def framework_of(reader: Reader, predictor: Mapping[str, Any], path: str) -> tup
     if len(given) + bool(containers) != 1:
         what = ", ".join([name for name, _, _ in given] + (["a container"] if containers else [])) or "nothing"
         reader.fault(path, f"expected exactly one of model, {', '.join(FRAMEWORKS)} or a container, came {what}")
-        return "", {}, path
+        if not given and not containers:
+            return "", {}, path
     if not given:
         place = f"{path}.containers[0]" if "containers" in predictor else f"{path}.custom.container"
         return "", containers[0], place
@@ -175,6 +176,8 @@ def model_of(
         _framework(reader, name, content, place)
         if name
         else _custom_model(reader, content, place, annotations, component)
+        if place != path  # there is a container
+        else Model()
     )
     model = _scaled(reader, model, predictor, path)
     batcher = predictor.get("batcher")
