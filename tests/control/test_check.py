@@ -115,6 +115,24 @@ def test_each_fault_is_found(documents, fault):
     assert found[0].startswith("f.yaml:")
 
 
+def test_code_that_is_not_there_is_found():
+    """A step's Python file that is not beside the manifest is a fault of that field, whatever the step does with it."""
+    steps = (
+        "{name: x, python: 'a.py:A'}",
+        "{name: y, inputs: [x], route: {type: custom, reference: 'b.py:B', branches: [{name: z}]}}",
+        "{name: z, inputs: [x, y.branches.z], combine: {type: custom, reference: 'c.py:c'}}",
+        "{name: w, python: 'there.py:A'}",
+        "{name: v, python: 'module:A'}",
+    )
+    document = text("Pipeline", "p", f"{{steps: [{', '.join(steps)}], output: {{steps: [z]}}}}")
+    found = faults(document, exists=lambda path: path == "/b/there.py")
+    assert [each.partition("spec.steps")[2] for each in found] == [
+        "[0].python: expected a Python file, found none at /b/a.py",
+        "[1].route.reference: expected a Python file, found none at /b/b.py",
+        "[2].combine.reference: expected a Python file, found none at /b/c.py",
+    ]
+
+
 def test_pipelines_cannot_ask_each_other_in_a_circle():
     """A pipeline that asks itself by way of another is a fault, with the way."""
     there = text("Pipeline", "q", "{steps: [{name: x, pipeline: p}]}")

@@ -89,17 +89,18 @@ def serve(tmp_path_factory):
         threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True).start()
         started.append(process)
         ports, seen = {}, []
-        while len(ports) < 3:
+        while len(ports) < 3 + ("--control-port" in arguments):
             line = lines.get(timeout=60)
             if line is None:
                 process.wait(timeout=10)
                 pytest.fail(f"the server ended with {process.returncode}: {''.join(seen)}{''.join(errors)}")
             seen.append(line)
-            found = re.match(r"(REST|gRPC|metrics)\s+\S*?:(\d+)(/\S*)?(\s|$)", line.replace("http://", ""))
+            found = re.match(r"(REST|gRPC|metrics|control)\s+\S*?:(\d+)(/\S*)?(\s|$)", line.replace("http://", ""))
             if found:
                 ports[found[1]] = int(found[2])
         server = Server(process, ports["REST"], ports["gRPC"], ports["metrics"])
         server.errors = errors
+        server.control_url = f"http://127.0.0.1:{ports['control']}" if "control" in ports else ""
         return server
 
     yield start

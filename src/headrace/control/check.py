@@ -195,11 +195,16 @@ class _Checker:
             path = posixpath.normpath(posixpath.join(base, uri))
             if not self.exists(path):
                 self._fault(read, "spec.uri", f"expected a file or folder, found none at {path}")
-        file, _, _ = spec.reference.rpartition(":")
+        self._code(read, "spec.reference", spec.reference)
+
+    def _code(self, read: Read, path: str, reference: str) -> None:
+        """That a file with code is there; what it holds is seen when it is loaded."""
+        base = read.resource.base
+        file, _, _ = reference.rpartition(":")
         if file.endswith(".py") and not posixpath.isabs(file) and base:
-            path = posixpath.normpath(posixpath.join(base, file))
-            if not self.exists(path):
-                self._fault(read, "spec.reference", f"expected a Python file, found none at {path}")
+            place = posixpath.normpath(posixpath.join(base, file))
+            if not self.exists(place):
+                self._fault(read, path, f"expected a Python file, found none at {place}")
 
     def _placed(self, read: Read, spec: Model) -> None:
         server = self._servers.get(spec.server)
@@ -256,6 +261,11 @@ class _Checker:
         for index, step in enumerate(spec.steps):
             if model := plan.model_of(step):
                 self._pinned(read, f"spec.steps[{index}].version", model, step.version)
+            self._code(read, f"spec.steps[{index}].python", step.python)
+            if step.route is not None:
+                self._code(read, f"spec.steps[{index}].route.reference", step.route.reference)
+            if step.combine is not None:
+                self._code(read, f"spec.steps[{index}].combine.reference", step.combine.reference)
 
     def _pinned(self, read: Read, path: str, model: str, version: str) -> None:
         if not version or ("Model", model) not in self._all:
