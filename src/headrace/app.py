@@ -53,6 +53,7 @@ from headrace.serving.build import RuntimeSpec
 from headrace.serving.digest import digest
 from headrace.serving.discovery import Problem
 from headrace.serving.engine import Engine, load_engine
+from headrace.serving.loaded import Loaded
 from headrace.serving.models import Models, Served, State
 from headrace.serving.repository import Repository
 from headrace.serving.residency import Residency
@@ -148,7 +149,7 @@ class App:
             always=settings.control.enabled,
             max_parallel_loads=settings.models.max_parallel_loads,
             pids=lambda loaded: loaded.engine.pids,
-            changed=lambda *told: self._repository.refresh(*told),  # noqa: PLW0108 - it is made below
+            changed=self._moved,
             witness=self.metrics.memory,
         )
         self._repository = Repository(
@@ -316,6 +317,12 @@ class App:
         from headrace.environments.prepare import Environments
 
         return Environments()
+
+    def _moved(self, spec: ModelSpec, loaded: Loaded, failed: str = "") -> None:
+        """A model left memory, came back or could not: the table says so, and its resource soon."""
+        self._repository.refresh(spec, loaded, failed)
+        if self._plane is not None:
+            self._plane.moved()
 
     async def _again(self, name: str, version: str) -> None:
         """A faster engine was found for a model; one that is not in memory takes it when it comes back."""

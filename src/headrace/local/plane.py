@@ -24,6 +24,8 @@ from headrace.settings import ControlSettings
 
 _log = logging.getLogger(__name__)
 
+MOVED_SECONDS: Final = 1.0
+"""How old may be what resources say of memory: models that come and go all the time are looked at together."""
 KEEP_SECONDS: Final = 10.0
 """How often what routers have learnt is written down: a kill loses that much of it at most."""
 
@@ -63,6 +65,7 @@ class Plane:
         self._listener = HttpServer(self._api, limits=LIMITS)
         self.port: int | None = None
         self._learning: asyncio.Task[None] | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._kept: dict[str, Any] = {}
 
     async def open(self) -> None:
@@ -92,9 +95,20 @@ class Plane:
         await self.control.settled()
         self._models.starting = False
 
+    def moved(self) -> None:
+        """A model left memory, or came back: its resource says so soon."""
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(MOVED_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        self._backend.changed()
+
     async def stop(self) -> None:
         """End the API and the loop; what is served goes on."""
         self._api.close()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._learning is not None:
             self._learning.cancel()
             with contextlib.suppress(asyncio.CancelledError):
