@@ -26,7 +26,8 @@ def test_fields_carry_docstrings_limits_and_choices():
     assert fields["uri"]["description"].startswith("A file or folder")
     assert fields["placement"]["enum"] == ["auto", "inline", "process", "thread"]
     assert fields["canaryTrafficPercent"]["anyOf"][0] == {"type": "integer", "minimum": 0, "maximum": 100}
-    assert fields["predictTimeoutSeconds"] == {"type": "number", "minimum": 0, "default": 60.0}
+    seconds = fields["predictTimeoutSeconds"]
+    assert (seconds["type"], seconds["minimum"], seconds["default"]) == ("number", 0, 60.0)
     assert [each["type"] for each in fields["memoryBytes"]["anyOf"]] == ["integer", "string"]
 
 
@@ -40,3 +41,25 @@ def test_every_limit_is_of_a_field():
     """No limit, and no list of words, is of a field that no longer is."""
     for struct, field in [*schema.LIMITS, *schema.CHOICES]:
         assert field in struct.__struct_fields__
+
+
+def test_every_field_says_what_it_is():
+    """Each field of each kind has a docstring, as editors and the page of fields show them."""
+    untold = [
+        f"{name}.{field}"
+        for name, component in schema.schema()["$defs"].items()
+        for field, entry in component["properties"].items()
+        if not entry.get("description")
+    ]
+    assert untold == []
+
+
+def test_the_page_of_fields_has_them_all():
+    """The page has a heading for each struct, and a row with type and default for each field."""
+    page = schema.reference()
+    for name, component in schema.schema()["$defs"].items():
+        assert f"## {name}\n" in page
+        assert all(f"| `{field}` |" in page for field in component["properties"])
+    assert "| `stable` | text | required |" in page
+    assert "| `canaryTrafficPercent` | whole number, 0 to 100 |" in page
+    assert "| `mirror` | [Mirror](#mirror) |" in page

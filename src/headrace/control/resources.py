@@ -28,27 +28,39 @@ class TensorSpec(_Part, frozen=True, kw_only=True):
     """One input or output of a model."""
 
     name: str
+    """As requests call it."""
     datatype: str
+    """Of the Open Inference Protocol."""
     shape: tuple[int, ...]
+    """-1: any length."""
     content_type: str = ""
+    """As in headrace.yaml: `np`, `pd`, `str`, `json`, ..."""
     optional: bool = False
+    """A request may leave it out."""
     labels: tuple[str, ...] = ()
+    """The names of classes, for the classification extension."""
 
 
 class Batching(_Part, frozen=True, kw_only=True):
     """As `batching` of headrace.yaml."""
 
     max_batch_size: int = 64
+    """Rows of one call."""
     max_wait_seconds: float = 0.0
+    """How long a request may wait for others; 0: requests that wait anyway are merged."""
     max_queue_size: int = 1000
+    """Requests that may wait; more are answered 503."""
 
 
 class Cache(_Part, frozen=True, kw_only=True):
     """As `cache` of headrace.yaml."""
 
     max_entries: int = 1000
+    """Answers that are kept."""
     max_bytes: int = 64 << 20
+    """What they may take together."""
     ttl_seconds: float = 0.0
+    """After so long an answer is computed anew; 0: never."""
 
 
 class Model(_Part, frozen=True, kw_only=True):
@@ -63,23 +75,35 @@ class Model(_Part, frozen=True, kw_only=True):
     reference: str = ""
     """`module:Class` or `file.py:Class`, relative to the manifest."""
     inputs: tuple[TensorSpec, ...] = ()
+    """In place of what the artifact says; empty: as it says."""
     outputs: tuple[TensorSpec, ...] = ()
+    """In place of what the artifact says; empty: as it says."""
     batching: Batching | None = None
+    """How requests are merged; absent: as the runtime has it."""
     placement: Literal["auto", "inline", "thread", "process"] = "auto"
+    """Where its code runs: on the loop, in a thread, in processes; `auto`: measured at load."""
     replicas: int = 1
+    """Copies that predict at the same time, in threads or processes."""
     min_replicas: int | None = None
     """0: it may leave memory when idle (`idleSeconds`). More: without effect in one process."""
     max_replicas: int | None = None
+    """Without effect in one process."""
     predict_timeout_seconds: float = 60.0
+    """After so long a worker process is taken for stuck, and started again."""
     timeout_seconds: float = 0.0
     """For one request; 0: the server's own."""
     warm_up: tuple[Any, ...] = ()
+    """Requests in the V2 form that are asked before it counts as ready; a failing one fails the load."""
     optimize: Literal["auto", "require", "off"] = "auto"
+    """Whether a faster engine may answer, once it is proven equal; `require`: it fails to load where there is none."""
     load_policy: Literal["auto", "restricted"] = "auto"
     """`trusted` is for who starts the server, not for a manifest."""
     parameters: Mapping[str, Any] = EMPTY
+    """The runtime's own; for a class, what its constructor takes."""
     cache: Cache | None = None
+    """Keeps answers; absent: none are kept."""
     environment: str = "auto"
+    """The environment that it runs in, as in headrace.yaml."""
     requirements: tuple[str, ...] = ()
     """What a server must be capable of to hold it: `sklearn`, `xgboost`, ..., or tags of your own."""
     server: str = ""
@@ -91,7 +115,7 @@ class Model(_Part, frozen=True, kw_only=True):
     idle_seconds: float = 0.0
     """Leaves memory after so long without a request, and comes back with the next; 0: stays."""
     canary_traffic_percent: int | None = None
-    """What the newest revision gets of the requests; the rest goes to the revision that last had all. None or 100:
+    """What the newest revision gets of the requests; the rest goes to the revision that last had all. Absent or 100:
     all; 0: it is loaded and gets none."""
 
 
@@ -111,7 +135,9 @@ class Mirror(_Part, frozen=True, kw_only=True):
     """Where copies of requests go whose answers nobody waits for."""
 
     name: str
+    """A model or pipeline, of the experiment's `resourceType`."""
     percent: float = 100.0
+    """Of the requests."""
 
 
 class Experiment(_Part, frozen=True, kw_only=True):
@@ -121,8 +147,11 @@ class Experiment(_Part, frozen=True, kw_only=True):
     """The candidate whose own name this answers for, while it is active; empty: the experiment has a name of its own
     only."""
     candidates: tuple[Candidate, ...] = ()
+    """What the requests are split between."""
     mirror: Mirror | None = None
+    """What gets copies of requests besides."""
     resource_type: Literal["model", "pipeline"] = "model"
+    """What candidates and mirror are."""
 
 
 # -- Server --
@@ -136,11 +165,13 @@ class Server(_Part, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
     """In place of the runtimes that are installed here."""
     extra_capabilities: tuple[str, ...] = ()
+    """Beside the runtimes that are installed here."""
     memory_bytes: int = 0
     """What its models may take together; 0: the setting `models.memory_bytes`."""
     overcommit_percent: int = 0
     """Models may be asked for that much beyond it; the least recently used leave memory, and come back when asked."""
     replicas: int = 1
+    """Kept for others' sake; without effect in one process."""
 
 
 # -- Rollout --
@@ -152,14 +183,18 @@ class RolloutStep(_Part, frozen=True, kw_only=True):
     weight: float
     """Percent."""
     pause_seconds: float = 0.0
+    """The least time in this step."""
 
 
 class MetricCheck(_Part, frozen=True, kw_only=True):
     """A metric of the server's own `/metrics` that must hold for the candidate."""
 
     name: str
+    """Of the metric."""
     at_most: float | None = None
+    """What it may be; absent: no bound."""
     at_least: float | None = None
+    """What it must be; absent: no bound."""
 
 
 class Judge(_Part, frozen=True, kw_only=True):
@@ -172,11 +207,13 @@ class Judge(_Part, frozen=True, kw_only=True):
     max_error_rate_increase: float = 0.01
     """How much higher the candidate's share of failed requests may be."""
     latency_percentile: float = 95.0
+    """Which one of the latencies is compared."""
     max_latency_ratio: float = 1.25
     """How many times the stable version's percentile the candidate's may be; 0: not judged."""
     min_agreement: float = 0.0
     """The share of mirrored requests that both must answer alike; 0: not judged."""
     metrics: tuple[MetricCheck, ...] = ()
+    """Bounds for metrics of the candidate, looked at once it has `minRequests`."""
     timeout_seconds: float = 0.0
     """After so long in one step without a decision it is rolled back; 0: it waits, and says so."""
 
@@ -185,18 +222,23 @@ class Rollout(_Part, frozen=True, kw_only=True):
     """A change of a name from one model or pipeline to another, step by step, judged."""
 
     stable: str
+    """What has the requests now: a model, `NAME@REVISION`, or a pipeline."""
     candidate: str
+    """What is to have them."""
     endpoint: str = ""
     """The name that callers ask; empty: that of `stable`."""
     resource_type: Literal["model", "pipeline"] = "model"
+    """What both are."""
     steps: tuple[RolloutStep, ...] = (
         RolloutStep(weight=5, pause_seconds=60),
         RolloutStep(weight=25, pause_seconds=60),
         RolloutStep(weight=50, pause_seconds=60),
     )
+    """Shares of the candidate, rising."""
     mirror_percent: float = 0.0
     """Of the stable version's requests, copied to the candidate to see whether they agree."""
     judge: Judge = Judge()
+    """What decides whether it goes on."""
     paused: bool = False
     """Stays where it is."""
 

@@ -233,3 +233,65 @@ def documentation(struct: type) -> dict[str, str]:
 
 def _line(text: str | None) -> str:
     return " ".join((text or "").split())
+
+
+def reference() -> str:
+    """The page of all fields of all kinds, in Markdown (`docs/resource-fields.md`), from the schema."""
+    lines = [
+        "# Fields of resources",
+        "",
+        "<!-- Generated from src/headrace/control/resources.py and src/headrace/graph/spec.py by scripts/docs; edit",
+        "the docstrings there. -->",
+        "",
+        f"What the `spec` of each kind of `{API_VERSION}` may say. An unknown field is refused with the nearest name.",
+        "`headrace schema --all` prints the same for editors. Bytes may be written as quantities: `200Mi`, `1.5G`.",
+    ]
+    told: set[str] = set()
+    for kind in KINDS:
+        components = schema(kind)["$defs"]
+        lines += ["", f"## {kind}", "", components[kind]["description"]]
+        for name in [kind, *(each for each in components if each != kind)]:
+            if name in told:
+                continue
+            told.add(name)
+            component = components[name]
+            if name != kind:
+                lines += ["", f"### {name}", "", component["description"]]
+            lines += ["", "| field | type | default | |", "|---|---|---|---|"]
+            required = component["required"]
+            for field, entry in component["properties"].items():
+                default = "required" if field in required else _default_of(entry)
+                note = entry.get("description", "").replace("|", "\\|")
+                lines.append(f"| `{field}` | {_type_of(entry)} | {default} | {note} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default_of(entry: Mapping[str, Any]) -> str:
+    default = entry.get("default", "")
+    if default == "":
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _type_of(entry: Mapping[str, Any]) -> str:
+    """A schema in words."""
+    match entry:
+        case {"$ref": where}:
+            name = str(where).rpartition("/")[2]
+            return f"[{name}](#{name.lower()})"
+        case {"enum": choices}:
+            return ", ".join(f"`{each}`" for each in choices)
+        case {"anyOf": [{"type": "integer"}, {"type": "string"}]}:
+            return "bytes"
+        case {"anyOf": several}:
+            return " or ".join(_type_of(each) for each in several if each.get("type") != "null")
+        case {"type": "array", "items": item}:
+            return f"list of {_type_of(item) or 'values'}"
+        case {"type": "object", "additionalProperties": value}:
+            return f"map to {_type_of(value) or 'values'}"
+        case {"type": kind}:
+            word = {"integer": "whole number", "string": "text", "boolean": "true or false"}.get(kind, str(kind))
+            low, high = entry.get("minimum"), entry.get("maximum")
+            return word if low is None else f"{word}, {limit_of(low, high)}"
+        case _:
+            return ""

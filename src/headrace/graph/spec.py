@@ -45,10 +45,11 @@ class Branch(_Part, frozen=True, kw_only=True):
     """One way that a router may choose."""
 
     name: str
+    """As `ROUTER.branches.NAME` refers to it."""
     weight: float = 0.0
     """Its share, relative to the sum of all; for `weights`."""
     when: str = ""
-    """A condition (`graph.conditions`); for `conditions`: the first branch whose condition holds is chosen, and a
+    """A condition; for `conditions`: the first branch whose condition holds is chosen, and a
     branch without one always holds."""
 
 
@@ -56,7 +57,9 @@ class Route(_Part, frozen=True, kw_only=True):
     """A step that chooses among branches and passes its input on to the chosen ones."""
 
     type: Literal["weights", "conditions", "epsilonGreedy", "thompsonSampling", "custom"] = "weights"
+    """How it chooses."""
     branches: tuple[Branch, ...] = ()
+    """What it chooses among."""
     epsilon: float = 0.1
     """`epsilonGreedy`: the share of requests that explore."""
     best_branch: str = ""
@@ -73,17 +76,20 @@ class Combine(_Part, frozen=True, kw_only=True):
     """A step that makes one answer of those of several steps."""
 
     type: Literal["mean", "weightedMean", "vote", "median", "concatenate", "custom"] = "mean"
+    """What it makes of them."""
     weights: Mapping[str, float] = EMPTY
     """`weightedMean` and `vote`: by the reference of the input as it stands in `inputs`; a missing one weighs 1."""
     reference: str = ""
     """`custom`: as in Route."""
     parameters: Mapping[str, Any] = EMPTY
+    """`custom`: given to the class or function; `concatenate`: `axis`."""
 
 
 class Step(_Part, frozen=True, kw_only=True):
     """One node: a model (the default), a model elsewhere (`url`), another pipeline, Python, a combiner or a router."""
 
     name: str
+    """As references call it."""
     model: str = ""
     """The model to ask; empty: the one of the step's name."""
     version: str = ""
@@ -97,20 +103,25 @@ class Step(_Part, frozen=True, kw_only=True):
     parameters: Mapping[str, Any] = EMPTY
     """For `python`: what the class takes; else request parameters added to each call."""
     combine: Combine | None = None
+    """Makes one answer of those of its inputs, and asks nothing."""
     route: Route | None = None
+    """Chooses among branches, and asks nothing."""
     inputs: tuple[str, ...] = ()
     """Empty: what the pipeline was asked."""
     inputs_join_type: Join = "inner"
+    """Whether it waits for all inputs, for those that can come, or for the first."""
     join_window_ms: int | None = None
-    """Milliseconds; None: 60000 for `inner` and `outer`. `outer` waits no longer than until nothing more can come."""
+    """Milliseconds; absent: 60000 for `inner` and `outer`. `outer` waits no longer than until nothing more can come."""
     tensor_map: Mapping[str, str] = EMPTY
     """Reference of a tensor to the name that this step knows it by."""
     triggers: tuple[str, ...] = ()
     """What must have come for the step to run; its data is not passed."""
     triggers_join_type: Join = "inner"
+    """As `inputsJoinType`, of the triggers."""
     when: str = ""
     """A condition on the step's input; where it does not hold, the step does not run."""
     batch: Batch | None = None
+    """Gathers rows of several requests for one call."""
     mirror: bool = False
     """Asked, but nobody waits for it and its failure is nobody's."""
     dependency: Literal["hard", "soft"] = "hard"
@@ -123,21 +134,30 @@ class Input(_Part, frozen=True, kw_only=True):
     """What other pipelines give to this one. Each time they answer, it runs on that, without a caller."""
 
     external_inputs: tuple[str, ...] = ()
+    """References to other pipelines whose tensors it runs on."""
     external_triggers: tuple[str, ...] = ()
+    """References to other pipelines that must have come; their data is not passed."""
     join_type: Join = "inner"
+    """As a step's `inputsJoinType`."""
     triggers_join_type: Join = "inner"
+    """As a step's `triggersJoinType`."""
     join_window_ms: int | None = None
+    """Milliseconds; absent: 60000."""
     tensor_map: Mapping[str, str] = EMPTY
+    """Reference of a tensor to the name that the steps know it by."""
 
 
 class Output(_Part, frozen=True, kw_only=True):
     """What the pipeline answers."""
 
     steps: tuple[str, ...] = ()
+    """References whose tensors are the answer."""
     steps_join: Literal["inner", "outer", "any", "last"] = "inner"
     """`last`: the last in the list that answered, once no other can any more."""
     join_window_ms: int | None = None
+    """Milliseconds; absent: 60000."""
     tensor_map: Mapping[str, str] = EMPTY
+    """Reference of a tensor to its name in the answer."""
     by_step: bool = False
     """Tensors of different steps keep apart: each is named `STEP.TENSOR`."""
     repeats: bool = False
@@ -149,17 +169,23 @@ class Dataflow(_Part, frozen=True, kw_only=True):
     """Seldon's; without effect where nothing is stored."""
 
     clean_topics_on_delete: bool = False
+    """Without effect."""
 
 
 class Pipeline(_Part, frozen=True, kw_only=True):
     """Steps, and how tensors flow between them."""
 
     steps: tuple[Step, ...] = ()
+    """In any order."""
     input: Input | None = None
+    """What feeds it beside its callers; absent: nothing."""
     output: Output | None = None
+    """What it answers; absent: what its only step answers."""
     allow_cycles: bool = False
+    """A step may take what comes of its own answer; `maxStepRevisits` bounds it."""
     max_step_revisits: int = 0
     """How often one step may run again for one request; 0: cycles are refused, as they have no bound."""
     dataflow: Dataflow | None = None
+    """Seldon's; without effect."""
     timeout_ms: int = 0
     """For one request; 0: the server's own."""
