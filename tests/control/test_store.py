@@ -14,12 +14,13 @@ import msgspec
 import pytest
 
 from headrace.control import events as happenings
+from headrace.control import plan
 from headrace.control import store as stores
 from headrace.control.events import Event
 from headrace.control.resources import Condition, Metadata, Model, Resource, Server, Status
 from headrace.control.store import Store
 from headrace.errors import NotFound, SettingsError
-from headrace.graph.spec import Pipeline, Step
+from headrace.graph.spec import Combine, Pipeline, Step
 
 
 def model(name="a", base="/b", notes=(), labels=None, **spec):
@@ -70,6 +71,22 @@ def test_generation_counts_specs_and_revision_what_is_loaded(store):
     assert actions(store.apply([model(uri="v", base="/c")])) == [("a", "configured", 4, 3)]
     assert {number: each.spec.uri for number, each in store.revisions["a"].items()} == {1: "u", 2: "v", 3: "v"}
     assert reopened(store).revisions["a"][1].spec.idle_seconds == 5
+
+
+def test_a_folder_counts_only_for_who_looks_beside_the_manifest(store):
+    """The same manifest from another folder reloads no model that lies at an address, and keeps where it was from."""
+    for uri in ("gs://bucket/iris", "/models/iris"):
+        store.apply([model(uri=uri)])
+        (change,) = store.apply([model(uri=uri, base="/c")])
+        assert (change.action, store.get("Model", "a").base) == ("unchanged", "/b")
+    pipeline = Pipeline(steps=(Step(name="s", model="a"),))
+    own = Pipeline(steps=(Step(name="s", combine=Combine(type="custom", reference="code.py:f")),))
+    assert [plan.looks_beside(each) for each in (pipeline, own, Model(reference="m:C"), Model(uri="iris"))] == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_an_apply_is_all_or_nothing(store):

@@ -40,7 +40,7 @@ from headrace.control.backends.base import (
     key_of,
 )
 from headrace.control.manifests.base import FORM
-from headrace.control.resources import Experiment, Model, Resource, Rollout, Server
+from headrace.control.resources import Experiment, Model, Resource, Rollout, Server, Spec
 from headrace.graph.spec import Pipeline, Step
 
 RETRY_SECONDS: Final = 1.0
@@ -365,6 +365,22 @@ def model_of(step: Step) -> str:
     """The model of this server that a step asks; empty: it asks none."""
     elsewhere = step.url or step.pipeline or step.python or step.combine is not None or step.route is not None
     return "" if elsewhere else step.model or step.name
+
+
+def looks_beside(spec: Spec) -> bool:
+    """Whether a spec names files relative to its manifest, so that the manifest's folder is a part of it."""
+    match spec:
+        case Model():
+            elsewhere = "://" in spec.uri or spec.uri.startswith("/")
+            return bool(spec.reference) or spec.environment not in {"auto", "off"} or not (elsewhere or not spec.uri)
+        case Pipeline():
+            return any(
+                step.python
+                or (step.route is not None and step.route.reference)
+                or (step.combine is not None and step.combine.reference)
+                for step in spec.steps
+            )
+    return False
 
 
 def digest_of(spec: msgspec.Struct, base: str) -> str:

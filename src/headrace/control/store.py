@@ -337,6 +337,8 @@ class Store:
             )
             status = Status(revision=newest + 1 if given.kind == "Model" else 0, notes=given.notes)
             return msgspec.structs.replace(given, metadata=meta, spec=spec, status=status), "created"
+        if not plan.looks_beside(spec):  # the same from another folder is no other
+            given = msgspec.structs.replace(given, base=before.base)
         same_spec = spec == before.spec and given.base == before.base
         old = before.metadata
         described = (given.metadata.labels, given.metadata.annotations, given.metadata.namespace)
