@@ -15,28 +15,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import itertools
 import logging
 import time
-import types
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 
 from headrace.errors import DeadlineExceeded, HeadraceError, InvalidRequest, RuntimeFailed, located
-from headrace.graph import conditions, spec
-from headrace.graph.batch import Gatherer
+from headrace.graph import spec
 from headrace.graph.combine import Combiner
-from headrace.graph.compile import Message, Node, Slot, compile_pipeline
+from headrace.graph.compile import Message, compile_pipeline
 from headrace.graph.crowd import Crowd
 from headrace.graph.flow import Flow, Given
 from headrace.graph.route import Router
 from headrace.graph.signatures import pipeline_signature, wanted
 from headrace.graph.taps import Taps
+from headrace.graph.work import Outcome, Running, Sources, StepCounts, Work, stepped, work_of
 from headrace.payload import (
     EMPTY,
     Infer,
@@ -48,7 +45,6 @@ from headrace.payload import (
     Trace,
 )
 
-_T = TypeVar("_T")
 _ROUTING: Final = "headrace-routing"
 _TAGS: Final = "tags"
 """The parameter of an answer whose members all steps may add to, as components of Seldon Core v1 do."""
@@ -60,101 +56,9 @@ _ASIDE_SECONDS: Final = 60.0
 _KEPT_HEADERS: Final = frozenset({"traceparent", "tracestate", "baggage"})
 _KEPT_PREFIXES: Final = ("x-", "seldon-", "headrace-")
 _DROPPED_HEADERS: Final = frozenset({"seldon-model", "seldon-internal-model", "headrace-routing"})
-_TICK: Final = 0.001  # seconds; clocks of loops are coarse: a timer that fires early would find nothing to do
 _log = logging.getLogger(__name__)
 _TURN: Final = 64  # calls of steps that never wait before the loop turns: cycles can be long
 _OF_ENCODING: Final = frozenset({"content_type", "binary_data_output"})
-
-
-_Answer = InferenceResponse | tuple[str, ...]
-_Outcome = InferenceResponse | tuple[str, ...] | HeadraceError
-
-
-class StepCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step has done since the pipeline was made."""
-
-    requests: int = 0
-    """Calls, whatever came of them."""
-    failures: int = 0
-    seconds: float = 0.0
-    """In calls, all together."""
-    dropped: int = 0
-    """Calls off the path that were not made because too many ran."""
-
-
-class _Work:
-    """A node at work: what to call, and how often it was."""
-
-    __slots__ = (
-        "combiner",
-        "condition",
-        "dropped",
-        "failures",
-        "gatherer",
-        "index",
-        "infer",
-        "model",
-        "nanoseconds",
-        "node",
-        "outputs",
-        "parameters",
-        "requests",
-        "router",
-        "slot",
-        "soft",
-        "takes",
-        "timeout_seconds",
-        "version",
-        "waits",
-        "when",
-    )
-
-    def __init__(self, node: Node, step: spec.Step) -> None:
-        self.node = node
-        self.index = node.index
-        self.model = step.pipeline or step.model or step.name
-        self.version = step.version
-        self.parameters: Parameters = EMPTY if step.python else step.parameters
-        self.outputs: tuple[RequestedOutput, ...] = ()  # none: what it gives unasked
-        self.soft = step.dependency == "soft"
-        self.takes = ""
-        """The only input of the model: one tensor from another step is that one, whatever its name."""
-        self.timeout_seconds = step.timeout_ms / 1000
-        self.slot: Slot | None = None if node.slots[0].plain else node.slots[0]
-        self.infer: Infer | None = None
-        self.gatherer: Gatherer | None = None
-        self.condition: Callable[[InferenceRequest], bool] | None = None
-        self.combiner: Combiner | None = None
-        self.router: Router | None = None
-        self.when = step.when
-        self.waits = True  # until a call has been seen that did not
-        self.requests = self.failures = self.nanoseconds = self.dropped = 0
-
-    async def call(self, given: Given, ask: InferenceRequest) -> _Answer:
-        """What the step answers; of a router, the branches it chose."""
-        if self.infer is not None:
-            return await self.infer(ask)
-        if self.combiner is not None:
-            assert not isinstance(given, tuple)
-            combined = self.combiner(given)
-            outputs = await _in_task(combined) if inspect.isawaitable(combined) else combined
-            return InferenceResponse(model_name=self.model, outputs=tuple(outputs), id=ask.id)
-        assert self.router is not None
-        choice = self.router.choose(ask)
-        branches = tuple(await _in_task(choice) if inspect.isawaitable(choice) else choice)
-        for branch in branches:
-            if branch not in self.node.branch_ports:
-                known = ", ".join(self.node.branch_ports)
-                raise RuntimeFailed(f"the router chose branch '{branch}'; its branches are {known}")
-        return branches
-
-
-class _Sources(NamedTuple):
-    """Where a pipeline gets what its steps call."""
-
-    ask: Callable[[spec.Step], Infer]
-    combiner: Callable[[spec.Step], Combiner]
-    router: Callable[[spec.Step], Router]
 
 
 class _Context:
@@ -224,10 +128,12 @@ class Pipeline:
         self.spec = pipeline
         self.base = base
         self._plan = compile_pipeline(name, pipeline)
-        sources = _Sources(ask, combiner, router)
-        self._works = [_work(name, self._plan.nodes[index], step, sources) for index, step in enumerate(pipeline.steps)]
+        sources = Sources(ask, combiner, router)
+        self._works = [
+            work_of(name, self._plan.nodes[index], step, sources) for index, step in enumerate(pipeline.steps)
+        ]
         chain = tuple([self._works[index] for index in self._plan.chain])
-        self._chain: tuple[_Work, ...] | None = None if any(each.gatherer for each in chain) else chain or None
+        self._chain: tuple[Work, ...] | None = None if any(each.gatherer for each in chain) else chain or None
         self._last = None if self._plan.nodes[-1].slots[0].plain else self._plan.nodes[-1].slots[0]
         self._routers = {work.node.name: work for work in self._works if work.router is not None}
         self._crowd: Crowd | None = None  # once it is known that the steps of a chain may be asked for many at once
@@ -240,7 +146,7 @@ class Pipeline:
         self._aside = 64 + 2 * max([batch.size for batch in batches], default=0) if aside is None else aside
         self._aside_seconds = _ASIDE_SECONDS + max([batch.window_ms for batch in batches], default=0) / 1000
         self._asides: set[asyncio.Task[None]] = set()
-        self._leaving: set[asyncio.Task[_Outcome]] = set()
+        self._leaving: set[asyncio.Task[Outcome]] = set()
         self._closed = False
         self._inside = 0
         self._drained: asyncio.Event | None = None  # set by close, for requests that are still inside
@@ -413,7 +319,7 @@ class Pipeline:
     async def _drive(self, flow: Flow, context: _Context, *, aside: bool = False) -> None:
         """Run what is ready until the answer is settled; aside, until nothing is left to run."""
         loop = asyncio.get_running_loop()
-        running = _Running(loop)
+        running = Running(loop)
         guarded = context.guarded
         in_turn = 0
         try:
@@ -463,7 +369,7 @@ class Pipeline:
             if running.tasks:
                 self._dismiss(running)
 
-    def _admit(self, work: _Work, flow: Flow, given: Given, context: _Context) -> InferenceRequest | None:
+    def _admit(self, work: Work, flow: Flow, given: Given, context: _Context) -> InferenceRequest | None:
         """What a step is asked; None when its condition does not hold."""
         tensors = given if isinstance(given, tuple) else tuple([each for message in given.values() for each in message])
         if work.takes:
@@ -504,7 +410,7 @@ class Pipeline:
             self.taps.offer(context.id, f"{work.node.name}.inputs", tensors)
         return ask
 
-    async def _attempt(self, work: _Work, given: Given, ask: InferenceRequest, context: _Context) -> _Outcome:
+    async def _attempt(self, work: Work, given: Given, ask: InferenceRequest, context: _Context) -> Outcome:
         """One call of a step: what it answers, the branches it chose, or the error that nobody minds."""
         began = time.perf_counter_ns()
         try:
@@ -514,10 +420,10 @@ class Pipeline:
                     ask = msgspec.structs.replace(ask, deadline=until)
                 try:
                     async with asyncio.timeout(work.timeout_seconds):
-                        return await _stepped(work, work.call(given, ask))
+                        return await stepped(work, work.call(given, ask))
                 except TimeoutError as exc:
                     raise DeadlineExceeded(f"no answer within its {work.timeout_seconds * 1000:.0f} ms") from exc
-            return await _stepped(work, work.call(given, ask))
+            return await stepped(work, work.call(given, ask))
         except Exception as exc:
             work.failures += 1
             error = self._failed(work, exc)
@@ -536,7 +442,7 @@ class Pipeline:
             if context.trace is not None:
                 _record(context.trace, work.node.name, took)
 
-    def _tell(self, flow: Flow, work: _Work, given: Given, outcome: _Outcome, context: _Context) -> None:
+    def _tell(self, flow: Flow, work: Work, given: Given, outcome: Outcome, context: _Context) -> None:
         """Let the flow know what came of a call."""
         if isinstance(outcome, HeadraceError):
             flow.gave_nothing(work.index, why=f"failed: {outcome}", error=outcome)
@@ -556,7 +462,7 @@ class Pipeline:
                 self.taps.offer(context.id, f"{work.node.name}.outputs", given)
             flow.chose(work.index, given, outcome)
 
-    def _failed(self, work: _Work, exc: Exception) -> HeadraceError:
+    def _failed(self, work: Work, exc: Exception) -> HeadraceError:
         """A step's failure with its place."""
         place = f"pipeline '{self.name}' step '{work.node.name}'"
         if isinstance(exc, HeadraceError):
@@ -565,7 +471,7 @@ class Pipeline:
 
     # -- what nobody waits for --
 
-    def _dismiss(self, running: _Running) -> None:
+    def _dismiss(self, running: Running) -> None:
         """End calls that nobody needs any more; the pipeline owns them until they have ended."""
         for task in running.tasks:
             self._leaving.add(task)
@@ -762,106 +668,3 @@ def _with_tags(tags: Mapping[str, Any], parameters: Parameters) -> Mapping[str, 
 def _record(trace: Trace, step: str, took_ns: int) -> None:
     ended = time.time_ns()
     trace.record(f"step {step}", ended - took_ns, ended)
-
-
-class _Running:
-    """The calls of one request that run in tasks of their own."""
-
-    __slots__ = ("_loop", "_wake", "ended", "tasks")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.tasks: dict[asyncio.Task[_Outcome], tuple[_Work, Given]] = {}
-        self.ended: deque[asyncio.Task[_Outcome]] = deque()
-        self._loop = loop
-        self._wake: asyncio.Future[None] | None = None
-
-    def start(self, work: _Work, given: Given, call: Coroutine[Any, Any, _Outcome]) -> None:
-        task = self._loop.create_task(call)
-        self.tasks[task] = (work, given)
-        task.add_done_callback(self._done)
-
-    def take(self) -> tuple[_Work, Given, _Outcome]:
-        """One that has ended. Raises what it raised."""
-        task = self.ended.popleft()
-        work, given = self.tasks.pop(task)
-        return work, given, task.result()
-
-    async def wait(self, next_window: Callable[[float], float | None], deadline: float | None) -> None:
-        """Until one has ended, or it is time to look at windows and the deadline."""
-        if self.ended:
-            return
-        now = time.monotonic()
-        until = next_window(now)
-        if deadline is not None and (until is None or deadline < until):
-            until = deadline
-        self._wake = self._loop.create_future()
-        timer = None if until is None else self._loop.call_later(max(0.0, until - now) + _TICK, self._look)
-        try:
-            await self._wake
-        finally:
-            self._wake = None
-            if timer is not None:
-                timer.cancel()
-
-    def _look(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    def _done(self, task: asyncio.Task[_Outcome]) -> None:
-        self.ended.append(task)
-        if not task.cancelled():
-            task.exception()  # whoever dismissed it does not ask
-        self._look()
-
-
-async def _in_task(call: Awaitable[_T]) -> _T:
-    """Await other people's code, which may ask for the task it runs in: a request's first step has none yet."""
-    while asyncio.current_task() is None:  # noqa: ASYNC110 - a turn of the loop is all there is to wait for
-        await asyncio.sleep(0)
-    return await call
-
-
-@types.coroutine
-def _stepped(work: _Work, call: Awaitable[_T]) -> Generator[Any, Any, _T]:
-    """Await a call, and learn whether it waits: one that never does gains nothing from a task of its own."""
-    steps = call.__await__()
-    try:
-        waited_for = next(steps)
-    except StopIteration as done:
-        work.waits = False
-        return cast("_T", done.value)
-    work.waits = True
-    while True:
-        try:
-            sent = yield waited_for
-        except GeneratorExit:
-            steps.close()
-            raise
-        except BaseException as exc:  # noqa: BLE001 - it is the call's
-            resume: Callable[[], Any] = functools.partial(steps.throw, exc)
-        else:
-            resume = functools.partial(steps.send, sent)
-        try:
-            waited_for = resume()
-        except StopIteration as done:
-            return cast("_T", done.value)
-
-
-def _work(name: str, node: Node, step: spec.Step, of: _Sources) -> _Work:
-    work = _Work(node, step)
-    where = f"pipeline '{name}' step '{step.name}'"
-    if step.combine is not None:
-        work.combiner = of.combiner(step)
-    elif step.route is not None:
-        work.router = of.router(step)
-    else:
-        work.infer = of.ask(step)
-        if step.batch is not None and step.batch.size > 0:
-            work.gatherer = Gatherer(work.infer, where=where, size=step.batch.size, window_ms=step.batch.window_ms)
-            work.infer = work.gatherer.infer
-    if step.when:
-        try:
-            work.condition = conditions.condition(step.when)
-        except InvalidRequest as exc:
-            raise located(exc, where) from exc
-    return work
