@@ -300,6 +300,7 @@ class App:
             memory_bytes=settings.models.memory_bytes,
             metric=self.metrics.value,
             counted=lambda key, version, infer: measure(infer, self.metrics.model(key, version)),
+            forgotten=self.metrics.forget,
             gauges=self.metrics.traffic,
             load_policy=settings.models.load_policy,
         )
@@ -343,7 +344,9 @@ class App:
 
         def closed() -> None:
             if not any(
-                served.infer is not None for served in self.models.versions(spec.name) if served.version == spec.version
+                served.infer is not None and served.state is not State.UNLOADING
+                for served in self.models.versions(spec.name)
+                if served.version == spec.version
             ):
                 self.metrics.forget(spec.name, spec.version)
 

@@ -100,6 +100,7 @@ class LocalBackend:
         changed: Callable[[], None] = lambda: None,
         metric: Callable[[str, str, str], float | None] = lambda *_: None,
         counted: Callable[[str, str, Infer], Infer] = lambda *given: given[-1],
+        forgotten: Callable[[str, str], None] = lambda *_: None,
         gauges: Gauges | None = None,
         load_policy: str = "auto",
     ) -> None:
@@ -114,6 +115,7 @@ class LocalBackend:
             changed: Called when something changes state by itself.
             metric: A metric's value by its name, a model's name and version.
             counted: An `Infer` that counts what is asked of one, by its key in the routing table and its version.
+            forgotten: Called with the key and version of what was counted and is no more.
             gauges: Where what steps and candidates did is shown.
             load_policy: As the setting `models.load_policy`: for code that steps name.
         """
@@ -121,7 +123,8 @@ class LocalBackend:
         self._mirrors, self._memory_bytes = tuple(mirrors), memory_bytes
         self.changed = changed
         self.metric = metric
-        self._counted, self._gauges, self._load_policy = counted, gauges, load_policy
+        self._counted, self._forgotten = counted, forgotten
+        self._gauges, self._load_policy = gauges, load_policy
         self.recalled: dict[str, Any] = {}
         """What routers of pipelines had learnt before this process began, by pipeline; each is taken once."""
         self._deployed: dict[UnitKey, _Deployed] = {}
@@ -486,6 +489,7 @@ class LocalBackend:
                 deployed.state = "leaving"
                 self._leave_elsewhere(deployed)
                 await self._repository.remove(name, str(revision))
+                self._forgotten(name, str(revision))
                 del self._deployed[key]
             case ServerUnit(spec=spec):
                 del self._deployed[key]
@@ -497,12 +501,12 @@ class LocalBackend:
     def _forget(self, key: UnitKey) -> None:
         """Take a pipeline or split out of the table; what is in flight on it ends by itself."""
         deployed = self._deployed.pop(key)
-        for need in deployed.needs:
-            self._dependents.get(need, set()).discard(key)
+        self._depend_no_more(key, deployed)
         if isinstance(deployed.unit, SplitUnit) and deployed.unit.diverts:  # which makes `_look_again` look again
             self._models.divert(deployed.unit.diverts, "")
         if deployed.served is not None:
             self._models.forget(deployed.served)
+            self._forgotten(deployed.served.key, "")
             if self._gauges is not None:
                 self._gauges.detach(deployed.served.key)
         if deployed.pipeline is not None:
@@ -514,8 +518,8 @@ class LocalBackend:
     def _put(self, key: UnitKey, deployed: _Deployed) -> None:
         """Let callers reach a pipeline or split, in place of the one that was there."""
         before = self._deployed.get(key)
-        for need in before.needs if before is not None else ():
-            self._dependents.get(need, set()).discard(key)
+        if before is not None:
+            self._depend_no_more(key, before)
         for need in deployed.needs:
             self._dependents.setdefault(need, set()).add(key)
         self._deployed[key] = deployed
@@ -528,6 +532,13 @@ class LocalBackend:
         self._models.put(served)
         if self._gauges is not None:
             self._gauges.attach(served.key, deployed.pipeline or deployed.split)
+
+    def _depend_no_more(self, key: UnitKey, deployed: _Deployed) -> None:
+        for need in deployed.needs:
+            dependents = self._dependents.get(need, set())
+            dependents.discard(key)
+            if not dependents:
+                self._dependents.pop(need, None)
 
     def _tap_again(self, name: str, taps: Taps) -> None:
         """Whoever listened to the version before listens to this one."""

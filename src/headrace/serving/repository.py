@@ -21,6 +21,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -127,7 +128,7 @@ class Repository:
         self._tune = tune
         self._sleep = sleep
         self._entries: dict[Key, _Entry] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # names come and go for years
         self._given: tuple[ModelSpec, ...] = ()
         self._added: dict[Key, ModelSpec] = {}  # by `add`; no path holds them
         self._configs: dict[str, Overrides] = {}  # what the last load of a name was told, until the next load of it
