@@ -240,6 +240,27 @@ def test_users_are_removed_before_what_they_use():
     assert carried_out([], ready(everything), current=current)[1] == []
 
 
+def test_what_has_a_name_leaves_once_the_next_to_have_it_is_there():
+    """A model that becomes an experiment of its name stays until that splits, and the other way round."""
+    experiment = resource("Experiment", "n", Experiment(candidates=(Candidate(name="a"), Candidate(name="b"))))
+    as_split, as_model = plan.units([model("a"), model("b"), experiment]), plan.units([model("n")])
+    current = {key_of(each): each for each in as_model}
+    actions = plan.plan(as_split, ready(as_model), current=current)
+    removal = next(each for each in actions if each.verb == "remove")
+    assert (removal.key, removal.after) == (("model", "n", 1), (("split", "n", 0),))
+    loading = ready([*as_model, *as_split[:2]], a="progressing", b="progressing")
+    assert not any(each.verb == "remove" for each in plan.plan(as_split, loading, current=current))
+
+    current = {key_of(each): each for each in as_split}
+    actions = plan.plan(as_model, ready(as_split), current=current)
+    removal = next(each for each in actions if each.key == ("split", "n", 0))
+    assert removal.after == (("model", "n", 1),)
+    actions = plan.plan(as_model, [*ready(as_split), *ready(as_model)], current=current)
+    assert {each.key for each in actions} == {key_of(each) for each in as_split}
+    broken = {("model", "n", 1): Failure(digest=as_model[0].digest, count=1, at=0.0, reason="no")}
+    assert plan.plan(as_model, ready(as_split), current=current, failures=broken) == []
+
+
 def test_what_failed_is_tried_again_after_a_while_that_doubles():
     """A failure holds its unit back for 1, 2, 4 ... 300 seconds; another declaration is tried at once."""
     (unit,) = plan.units([model("a")])

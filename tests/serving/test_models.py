@@ -152,3 +152,29 @@ def test_the_nearest_name_is_one_of_the_kind_that_was_asked(asked, text):
     with pytest.raises(ModelNotFound) as raised:
         models.find(asked)
     assert str(raised.value) == text
+
+
+async def test_a_name_that_passes_from_kind_to_kind_is_answered_all_along():
+    """While the model of a name is loading or leaving, what else has the name answers; the model itself is not that."""
+    models = Models()
+
+    async def infer(request):
+        return None
+
+    split, model = Served(name="n", kind="experiment", infer=infer), Served(name="n", version="1", infer=infer)
+    models.put(split)
+    models.changed(split, READY)
+    assert models.route("n") is split
+    models.put(model)
+    models.changed(model, LOADING)
+    assert models.route("n") is split
+    with pytest.raises(ModelNotReady, match="model 'n' version '1' is not ready: loading"):
+        models.direct("n")
+    with pytest.raises(ModelNotReady):
+        models.route("n.model")
+    models.changed(model, READY)
+    assert models.route("n") is models.direct("n") is model
+    models.changed(model, State.UNLOADING)
+    assert models.route("n") is split
+    models.forget(model)
+    assert models.route("n") is split

@@ -575,12 +575,15 @@ class _Planner:
         if not gone:
             return
         users = self._users(set(gone))
+        heirs = self._heirs(set(gone))
         leaving = set(gone)
         for key in gone:
             failure = self._waiting.get(key)
             if failure is not None and failure.digest == REMOVAL:
                 continue
-            after = []
+            after = [heir for heir in heirs.get(key, ()) if heir in self.actions]
+            if any(heir not in self.actions and not self._is_ready(heir) for heir in heirs.get(key, ())):
+                continue  # nobody else answers to its name yet
             for user in users.get(key, ()):
                 if user in self.actions or user in leaving:
                     after.append(user)
@@ -593,6 +596,20 @@ class _Planner:
         while stuck := [key for key in gone if (it := self.actions.get(key)) and self._waits_in_vain(it)]:
             for key in stuck:
                 del self.actions[key]
+
+    def _heirs(self, gone: set[UnitKey]) -> dict[UnitKey, list[UnitKey]]:
+        """What is to answer to the name of something that leaves, and is of another kind: it must be there before."""
+        leaving = [key for key in gone if key[0] != "server" and not self._guards(key)]
+        named: dict[str, list[UnitKey]] = {key[1]: [] for key in leaving}
+        for key in self._wanted:
+            if key[1] in named and key[0] != "server" and not self._guards(key):
+                named[key[1]].append(key)
+        return {key: [each for each in named[key[1]] if each[0] != key[0]] for key in leaving if named[key[1]]}
+
+    def _guards(self, key: UnitKey) -> bool:
+        """Whether it is a split among revisions of the model of its name."""
+        unit = self._wanted.get(key) or self._current.get(key)
+        return isinstance(unit, SplitUnit) and unit.owner == ("Model", key[1])
 
     def _waits_in_vain(self, action: Action) -> bool:
         return not all(each in self.actions for each in action.after)

@@ -155,6 +155,8 @@ class Models:
         Raises:
             ModelNotFound, ModelNotReady: as `route`.
         """
+        if name in self._by_key and not _has_kind(name):  # the model, whatever else answers to its name meanwhile
+            return self._ready.get((f"{name}.model", version)) or _ready(self.find(f"{name}.model", version))
         if name not in self._diverted or version:
             return self.route(name, version)
         ready = {each.version: each for each in self._by_key.get(name, {}).values() if _answers(each)}
@@ -162,11 +164,14 @@ class Models:
 
     def asking(self, name: str, version: str = "", *, direct: bool = False) -> Infer:
         """What asks whatever `route` (or `direct`) gives at each call; what is not READY is raised by the call."""
-        ready, key, diverted = self._ready, (name, version), self._diverted
+        ready, diverted = self._ready, self._diverted
         look = self.direct if direct else self.route
+        own = direct and not _has_kind(name)
+        key = (f"{name}.model", version) if own else (name, version)
+        aside = direct and not own
 
         def infer(request: InferenceRequest) -> Awaitable[InferenceResponse]:
-            served = None if direct and name in diverted else ready.get(key)
+            served = None if aside and name in diverted else ready.get(key)
             if served is None:
                 served = look(name, version)
             return served.infer(request)  # type: ignore[misc]  # set while READY
@@ -268,22 +273,33 @@ class Models:
         for changed in self._listeners:
             changed(key)
 
+    @staticmethod
+    def _rows(name: str, versions: Mapping[str, Served]) -> dict[tuple[str, str], Served]:
+        """What of these answers to a name."""
+        ready = {version: served for version, served in versions.items() if _answers(served)}
+        rows = {(name, version): served for version, served in ready.items()}
+        return rows | {(name, ""): ready[newest(list(ready))]} if ready else rows
+
     def _write(self, name: str) -> None:
         for row in self._routed.pop(name, ()):
             del self._ready[row]
-        versions = self._versions(name)
-        ready = {version: served for version, served in versions.items() if _answers(served)}
-        rows = {(name, version): served for version, served in ready.items()}
-        if ready:
-            rows[name, ""] = ready[newest(list(ready))]
-        if name in self._by_key and name.rpartition(".")[2] not in KINDS:
+        rows = self._rows(name, self._versions(name))
+        if name in self._by_key and not _has_kind(name):
             rows |= {(f"{name}.model", version): served for (_, version), served in rows.items()}
+        if not rows:  # while a name passes from one kind to another, the one that can answers
+            rows = next(
+                filter(None, (self._rows(name, self._by_key.get(f"{name}.{kind}", {})) for kind in KINDS[1:])), {}
+            )
         to = self._by_key.get(self._diverted.get(name, ""), {}).get("")
         if to is not None and _answers(to):
             rows[name, ""] = to
         self._ready |= rows
         if rows:
             self._routed[name] = set(rows)
+
+
+def _has_kind(name: str) -> bool:
+    return name.rpartition(".")[2] in KINDS
 
 
 def _answers(served: Served) -> bool:
