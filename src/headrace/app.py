@@ -291,6 +291,10 @@ class App:
 
     # -- what the rooms below are given --
 
+    def unready(self) -> list[tuple[str, str]]:
+        """Resources that are not ready, as `pipeline/shop`, with the reason."""
+        return self._plane.unready() if self._plane is not None else []
+
     def _plane_of(self, settings: Settings, resources: Sequence[File]) -> Plane:
         backend = LocalBackend(
             self.models,

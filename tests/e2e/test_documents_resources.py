@@ -197,3 +197,27 @@ def test_experiments_and_canaries(run, server, place):
     run("apply -f page.yaml --wait")
     assert "1 -> 2" in run("get models")
     assert server.ask("/v2/models/churn/versions/2/infer", ROW)[0] == 200
+
+
+def test_the_chain_of_the_first_page(serve, place, tmp_path):
+    """The pipeline of README answers as shown, from a server that begins with its file."""
+    for name, file in (("scale", "scale"), ("churn", "churn-1")):
+        (tmp_path / f"{name}.joblib").write_bytes((place / "models" / f"{file}.joblib").read_bytes())
+    (text,) = manifests("README.md")
+    (tmp_path / "shop.yaml").write_text(text)
+    server = serve(
+        "-f", tmp_path / "shop.yaml", "--state", tmp_path / "s.db", "--control-port", "0", "--optimize", "off"
+    )
+    status, _, reply = server.ask("/v1/models/shop:predict", {"instances": [[5.1, 3.5, 1.4, 0.2]]})
+    assert (status, reply) == (200, {"predictions": [0]})
+
+
+def test_what_fails_at_the_start_is_said(serve, tmp_path):
+    """A pipeline whose code cannot be loaded is named at the start with the reason; the server serves the rest."""
+    (tmp_path / "wrong.py").write_text("class Wrong:\n    pass\n")
+    manifest = (
+        f"{HEAD}kind: Pipeline\nmetadata: {{name: p}}\nspec: {{steps: [{{name: a, python: 'wrong.py:Wrong'}}]}}\n"
+    )
+    (tmp_path / "p.yaml").write_text(manifest)
+    server = serve("-f", tmp_path / "p.yaml", "--state", tmp_path / "s.db", "--control-port", "0")
+    assert any(line.startswith("pipeline/p is not ready: ") and "predict" in line for line in server.errors)

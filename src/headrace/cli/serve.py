@@ -315,6 +315,8 @@ def announce(running: App, loaded: settings.Settings) -> None:
             ["name", "kind", "state", "ask", "reason"],
             [[each.name, each.kind, each.state.value, _place(base, each), each.reason] for each in endpoints],
         )
+    for resource, why in running.unready():
+        click.echo(f"{resource} is not ready: {why}", err=True)
     click.echo(f"REST     {base}   docs: {base}/docs")
     if loaded.grpc.enabled:
         click.echo(f"gRPC     {host}:{running.grpc_port}")

@@ -95,6 +95,15 @@ class Plane:
         await self.control.settled()
         self._models.starting = False
 
+    def unready(self) -> list[tuple[str, str]]:
+        """What is declared and not ready, as `pipeline/shop`, with the reason."""
+        found = []
+        for (kind, name), resource in sorted(self._store.resources.items()):
+            ready = next((each for each in resource.status.conditions if each.type == "Ready"), None)
+            if ready is not None and ready.status != "True":
+                found.append((f"{kind.lower()}/{name}", f"{ready.reason}: {ready.message}".removesuffix(": ")))
+        return found
+
     def moved(self) -> None:
         """A model left memory, or came back: its resource says so soon."""
         if self._looking is None:
