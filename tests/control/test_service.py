@@ -505,3 +505,30 @@ async def test_counts_are_shown_where_they_are_asked_for(control, backend):
     counts = control.get("Experiment", "e")[0].status.details["counts"]
     assert counts["a"] == {"requests": 7, "failures": 1, "compared": 0, "agreed": 0}
     assert msgspec.json.encode(counts)
+
+
+async def test_faults_of_reading_and_of_meaning_come_together(control):
+    """One apply tells the typo in one document and the missing step in another, and does not miss what is misspelt."""
+    misspelt = text("Model", "wrong", "{urii: u}")
+    unknown = text(
+        "Pipeline", "p", "{steps: [{name: a, model: wrong}, {name: b, inputs: [nowhere]}], output: {steps: [b]}}"
+    )
+    with pytest.raises(InvalidResources) as refused:
+        await control.apply(files(misspelt, unknown))
+    found = "\n".join(refused.value.faults)
+    assert "unknown field 'urii'; did you mean 'uri'?" in found
+    assert "pipeline p step b has input nowhere for step that does not exist" in found
+    assert "model 'wrong'" not in found
+    assert control.get() == []
+
+
+async def test_a_file_that_is_no_yaml_hides_no_fault_of_another(control):
+    """The others are checked, but what they name may stand in the one that cannot be read."""
+    broken = File(name="broken.yaml", text="{", base="/b")
+    experiment = text("Experiment", "e", "{candidates: [{name: x}, {name: x}]}")
+    with pytest.raises(InvalidResources) as refused:
+        await control.apply([broken, *files(experiment)])
+    found = "\n".join(refused.value.faults)
+    assert "not valid YAML" in found
+    assert "duplicated" in found
+    assert "does not exist" not in found

@@ -36,6 +36,7 @@ def faults(
     exists: Callable[[str], bool] = lambda _: True,
     taken: Collection[str] = (),
     capabilities: Collection[str] | None = None,
+    spoiled: Collection[str] | None = (),
 ) -> list[str]:
     """Everything that is wrong with what is to be applied; empty when it can be.
 
@@ -47,10 +48,12 @@ def faults(
         exists: Whether there is a file or folder.
         taken: Names of models that are served without being resources: the server was started with them.
         capabilities: What this process can load (`sklearn`, ...); None: not known, so nothing is said of it.
+        spoiled: Names of resources that come with these but could not be read: they are not missed. None: any may be.
     """
     checker = _Checker(incoming, stored)
     checker.signatures, checker.revisions, checker.exists = signatures, revisions, exists
     checker.taken, checker.capabilities = frozenset(taken), capabilities
+    checker.spoiled = spoiled
     return checker.faults()
 
 
@@ -104,6 +107,7 @@ class _Checker:
         self.exists: Callable[[str], bool] = bool
         self.taken: Collection[str] = ()
         self.capabilities: Collection[str] | None = None
+        self.spoiled: Collection[str] | None = ()
         self._incoming = incoming
         self._stored = stored
         self._all = dict(stored) | {each.resource.key: each.resource for each in incoming}
@@ -145,7 +149,12 @@ class _Checker:
         return f"; did you mean {near[0]!r}?" if near else ""
 
     def _knows(self, kind: str, name: str) -> bool:
-        return (kind, name) in self._all or (kind == "Model" and name in self.taken)
+        there = (kind, name) in self._all or (kind == "Model" and name in self.taken)
+        return there or self._is_spoiled(name)
+
+    def _is_spoiled(self, name: str) -> bool:
+        """Whether it came, but could not be read. Of a foreign document several may have been made."""
+        return self.spoiled is None or any(name == each or name.startswith(f"{each}-") for each in self.spoiled)
 
     def _answers(self, kind: str, name: str, asker: str) -> bool:
         """Whether a step of a pipeline finds what it asks. A bare name means a model, else a pipeline or experiment."""
@@ -208,6 +217,8 @@ class _Checker:
 
     def _placed(self, read: Read, spec: Model) -> None:
         server = self._servers.get(spec.server)
+        if spec.server and server is None and self._is_spoiled(spec.server):
+            return
         if spec.server and server is None:
             self._fault(read, "spec.server", f"no Server '{spec.server}'{self._near('Server', spec.server)}")
             return

@@ -75,12 +75,30 @@ def read(files: Sequence[File]) -> list[Resource]:
     return [each.resource for each in documents(files)]
 
 
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """What files hold, and what is wrong with them."""
+
+    reads: tuple[Read, ...]
+    """The resources that can be read."""
+    faults: tuple[str, ...] = ()
+    spoiled: frozenset[str] | None = frozenset()
+    """The names of those that cannot, as far as they have one; None: there may be any."""
+
+
 def documents(files: Sequence[File]) -> list[Read]:
     """As `read`, with the place of each resource.
 
     Raises:
         InvalidResources: as of `read`.
     """
+    found = survey(files)
+    if found.faults:
+        raise InvalidResources(found.faults)
+    return list(found.reads)
+
+
+def survey(files: Sequence[File]) -> Survey:
+    """The same with its faults, so that what can be read is checked nevertheless."""
     reader = _Reader(sum(len(file.text) for file in files))
     found: list[Read] = []
     for file in files:
@@ -95,14 +113,13 @@ def documents(files: Sequence[File]) -> list[Read]:
             )
     if not reader.faults and not found:
         reader.faults += [f"{note}. There is nothing else to apply" for _, note in reader.beside]
-    if reader.faults:
-        raise InvalidResources(reader.faults)
-    return _noted(found, reader.beside)
+    spoiled = None if None in reader.spoiled else frozenset(each for each in reader.spoiled if each is not None)
+    return Survey(reads=tuple(_noted(found, reader.beside)), faults=tuple(reader.faults), spoiled=spoiled)
 
 
 def _noted(found: list[Read], beside: Sequence[tuple[str, str]]) -> list[Read]:
     """With what stood beside them and is not for us, at the first resource of its file."""
-    for file, note in beside:
+    for file, note in beside if found else ():
         at = next((number for number, each in enumerate(found) if each.file == file), 0)
         resource = found[at].resource
         noted = msgspec.structs.replace(resource, notes=(*resource.notes, note))
@@ -252,6 +269,8 @@ class _Reader:
 
     def __init__(self, letters: int) -> None:
         self.faults: list[str] = []
+        self.spoiled: set[str | None] = set()
+        """Names of documents with faults; None for one whose name is not known."""
         self.beside: list[tuple[str, str]] = []
         """File, and a note on a document that is for the cluster alone."""
         self._nodes = 0
@@ -266,6 +285,7 @@ class _Reader:
                 return nodes
             line, problem = _problem(error) if isinstance(error, yaml.YAMLError) else (1, str(error))
             self.faults.append(f"{file.name}:{line}: not valid YAML: {problem}")
+            self.spoiled.add(None)
             return []
 
     def _compose_json(self, file: File) -> list[yaml.Node]:
@@ -302,16 +322,21 @@ class _Reader:
             return
         if not isinstance(node, yaml.MappingNode):
             self.expected(node, place, "a resource, with 'apiVersion', 'kind', 'metadata' and 'spec'")
+            self.spoiled.add(None)
             return
         members = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
         version, kind = (_word(members.get(each)) for each in ("apiVersion", "kind"))
         if kind.endswith("List") and isinstance(items := members.get("items"), yaml.SequenceNode):
             for item in items.value:
                 yield from self.document(item, file)
-        elif version == API_VERSION:
+            return
+        before = len(self.faults)
+        if version == API_VERSION:
             yield from self._ours(node, kind, file)
         else:
             yield from self._foreign(node, members, version, kind, file)
+        if len(self.faults) > before:
+            self.spoiled.add((_name_of(members["metadata"]) if "metadata" in members else "") or None)
 
     def _foreign(
         self, node: yaml.Node, members: Mapping[str, yaml.Node], version: str, kind: str, file: File

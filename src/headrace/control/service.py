@@ -20,7 +20,7 @@ from headrace.control import check, parse
 from headrace.control.backends.base import Action, Backend
 from headrace.control.events import KEPT_EACH, Event
 from headrace.control.manifests.base import MADE_FROM
-from headrace.control.parse import File, Read
+from headrace.control.parse import File, Read, Survey
 from headrace.control.reconciler import LOADS, LOOK_SECONDS, Reconciler
 from headrace.control.resources import KINDS, Resource
 from headrace.control.store import Change, Past, Prepared, Store
@@ -174,9 +174,9 @@ class Control:
             InvalidResources: it cannot be; carries every fault.
             Conflict: the server stops.
         """
-        read = await asyncio.to_thread(parse.documents, _files(files))
+        found = await asyncio.to_thread(parse.survey, _files(files))
         async with self._turn:
-            prepared = await self._prepared(read)
+            prepared = await self._prepared(found)
             if not dry_run and prepared.touched:
                 await self._commit(functools.partial(self._store.apply, (), who=who, prepared=prepared))
         return Applied(changes=prepared.changes, resource_version=self._store.resource_version, dry_run=dry_run)
@@ -215,25 +215,27 @@ class Control:
         """
         async with self._turn:
             old = await self._call(functools.partial(self._store.past, kind, name, generation))
-            prepared = await self._prepared([Read(resource=old, file="history", lines={})], alone=True)
+            again = Survey(reads=(Read(resource=old, file="history", lines={}),))
+            prepared = await self._prepared(again, alone=True)
             if prepared.touched:
                 who = who or "rollback"
                 await self._commit(functools.partial(self._store.apply, (), who=who, prepared=prepared))
         return Applied(changes=prepared.changes, resource_version=self._store.resource_version)
 
-    async def _prepared(self, read: Sequence[Read], *, alone: bool = False) -> Prepared:
+    async def _prepared(self, found: Survey, *, alone: bool = False) -> Prepared:
         """What an apply would write, if it can be; `alone`: nothing else goes with it.
 
         Raises:
             InvalidResources: it cannot.
         """
-        stored = self._store.resources
-        deletes = [] if alone else _replaced(read, stored)
+        stored, read = self._store.resources, found.reads
+        deletes = [] if alone or found.faults else _replaced(read, stored)
         kept = {key: each for key, each in stored.items() if key not in deletes}
         signatures, taken, capabilities = self._signatures(), self._taken(), self._capabilities()
 
         def prepare() -> Prepared:
-            faults = check.faults(
+            faults = list(found.faults)
+            faults += check.faults(
                 read,
                 kept,
                 signatures=signatures,
@@ -241,6 +243,7 @@ class Control:
                 exists=self._exists,
                 taken=taken,
                 capabilities=capabilities,
+                spoiled=found.spoiled,
             )
             resources = [each.resource for each in read]
             incoming = {each.key for each in resources}
@@ -275,9 +278,9 @@ class Control:
         Raises:
             InvalidResources: it cannot be.
         """
-        read = await asyncio.to_thread(parse.documents, _files(files))
+        found = await asyncio.to_thread(parse.survey, _files(files))
         async with self._turn:
-            prepared = await self._prepared(read)
+            prepared = await self._prepared(found)
             stored = self._store.resources
         observed = list(await self._backend.observe())
         actions = self._reconciler.plan(prepared.resources, prepared.revisions, observed)
@@ -294,9 +297,9 @@ class Control:
         Raises:
             InvalidResources: it cannot be.
         """
-        read = await asyncio.to_thread(parse.documents, _files(files))
+        found = await asyncio.to_thread(parse.survey, _files(files))
         async with self._turn:
-            prepared = await self._prepared(read)
+            prepared = await self._prepared(found)
             stored = self._store.resources
         documents = _documents(prepared, stored)
         differences = [
