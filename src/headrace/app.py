@@ -327,7 +327,7 @@ class App:
         """A model left memory, came back or could not: the table says so, and its resource soon."""
         self._repository.refresh(spec, loaded, failed)
         if self._plane is not None:
-            self._plane.moved()
+            self._plane.moved(spec.name)
 
     async def _again(self, name: str, version: str) -> None:
         """A faster engine was found for a model; one that is not in memory takes it when it comes back."""

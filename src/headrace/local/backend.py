@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,9 @@ from headrace.serving.repository import Repository
 from headrace.serving.residency import Residency
 
 _log = logging.getLogger(__name__)
+
+VIEWS_SECONDS: Final = 30.0
+"""How old what is seen of a model may be, where nothing was told of it: sizes that were measured anew meanwhile."""
 _EXAMPLES: Final = 3
 """Shown of what a mirror answered otherwise; the newest."""
 
@@ -130,6 +134,9 @@ class LocalBackend:
         self._deployed: dict[UnitKey, _Deployed] = {}
         self._dependents: dict[str, set[UnitKey]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._views: dict[str, dict[UnitKey, Observed]] = {}
+        """What was last seen of models, by name: a look at thousands costs what changed."""
+        self._views_since = 0.0
         self._implicit: Counter[tuple[str, str]] = Counter()  # how many pipelines, old ones that still close too
         self._tapped: dict[str, list[tuple[str, Listener]]] = {}
         models.listen(self._look_again)
@@ -138,7 +145,22 @@ class LocalBackend:
 
     async def observe(self) -> Sequence[Observed]:
         """All units there are, in any state."""
-        return [self._observed(key, deployed) for key, deployed in self._deployed.items()]
+        now = time.monotonic()
+        if now - self._views_since > VIEWS_SECONDS:
+            self._views.clear()
+            self._views_since = now
+        views = self._views
+        return [views.get(key[1], {}).get(key) or self._view(key, deployed) for key, deployed in self._deployed.items()]
+
+    def _view(self, key: UnitKey, deployed: _Deployed) -> Observed:
+        observed = self._observed(key, deployed)
+        if key[0] == "model":
+            self._views.setdefault(key[1], {})[key] = observed
+        return observed
+
+    def moved(self, model: str) -> None:
+        """A model left memory, or came back."""
+        self._views.pop(model, None)
 
     async def carry_out(self, action: Action) -> None:
         """Do it, and return when it is done.
@@ -146,6 +168,12 @@ class LocalBackend:
         Raises:
             HeadraceError: it cannot be done; what was there before stays.
         """
+        try:
+            await self._carry_out(action)
+        finally:
+            self._views.pop(action.key[1], None)
+
+    async def _carry_out(self, action: Action) -> None:
         if action.verb == "remove":
             await self._remove(action.key)
             return
@@ -487,6 +515,7 @@ class LocalBackend:
         match deployed.unit:
             case ModelUnit(name=name, revision=revision):
                 deployed.state = "leaving"
+                self._views.pop(name, None)
                 self._leave_elsewhere(deployed)
                 await self._repository.remove(name, str(revision))
                 self._forgotten(name, str(revision))
@@ -550,6 +579,7 @@ class LocalBackend:
 
     def _look_again(self, key: str) -> None:
         """Tell the readiness of what depends on something in the table that changed."""
+        self._views.pop(key, None)
         bare = key.removesuffix(".pipeline").removesuffix(".experiment")
         for dependent in {*self._dependents.get(key, ()), *self._dependents.get(bare, ())}:
             deployed = self._deployed[dependent]

@@ -104,8 +104,9 @@ class Plane:
                 found.append((f"{kind.lower()}/{name}", f"{ready.reason}: {ready.message}".removesuffix(": ")))
         return found
 
-    def moved(self) -> None:
+    def moved(self, model: str) -> None:
         """A model left memory, or came back: its resource says so soon."""
+        self._backend.moved(model)
         if self._looking is None:
             self._looking = asyncio.get_running_loop().call_later(MOVED_SECONDS, self._look)
 
