@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import joblib
 import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
 
 from headrace.app import App
 from headrace.control.parse import File
@@ -102,3 +104,29 @@ async def test_other_machines_need_a_token(tmp_path):
     with pytest.raises(SettingsError, match=r"control\.token"):
         await app.start()
     await app.stop()
+
+
+async def test_what_cannot_flow_between_models_that_came_together_stands_in_the_status(tmp_path):
+    """Shapes are known once models are loaded: the pipeline is then not ready, with expected against found."""
+    rows = np.random.default_rng(0).random((20, 4))
+    joblib.dump(LinearRegression().fit(rows, rows[:, :3]), tmp_path / "narrow.joblib")
+    joblib.dump(LinearRegression().fit(rows, rows), tmp_path / "wide.joblib")
+    models = "".join(
+        f"apiVersion: headrace.io/v1\nkind: Model\nmetadata: {{name: {name}}}\nspec: {{uri: {name}.joblib}}\n---\n"
+        for name in ("narrow", "wide")
+    )
+    text = f"""{models}
+apiVersion: headrace.io/v1
+kind: Pipeline
+metadata: {{name: bad}}
+spec: {{steps: [{{name: narrow}}, {{name: wide, inputs: [narrow]}}], output: {{steps: [wide]}}}}
+"""
+    app = App(settings(tmp_path), [], resources=[file(tmp_path, text)])
+    try:
+        await app.start()
+        (pipeline,) = app._plane.control.get("Pipeline")
+        (ready,) = [each for each in pipeline.status.conditions if each.type == "Ready"]
+        assert ready.status == "False"
+        assert "expected FP64 [-1,4], found FP64 [-1,3]" in ready.message
+    finally:
+        await app.stop()

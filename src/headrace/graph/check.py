@@ -58,6 +58,11 @@ def faults(
     return found or [*_collision_faults(plan, signatures), *_tensor_faults(plan, signatures)]
 
 
+def flow_faults(name: str, pipeline: spec.Pipeline, signatures: Mapping[str, Signature]) -> list[str]:
+    """Tensors that cannot flow through a pipeline that has no other faults, as far as its steps' signatures tell."""
+    return list(_tensor_faults(compile_pipeline(name, pipeline), signatures))
+
+
 def feeding_faults(pipelines: Mapping[str, spec.Pipeline]) -> list[tuple[tuple[str, ...], str]]:
     """What is wrong between pipelines: references to others that are not there, and ways round without an end.
 

@@ -32,7 +32,8 @@ from headrace.control.backends.base import (
     UnitKey,
     key_of,
 )
-from headrace.errors import HeadraceError, ModelNotFound, NotFound, NotSupported
+from headrace.errors import HeadraceError, InvalidRequest, ModelNotFound, NotFound, NotSupported
+from headrace.graph import check as graph_check
 from headrace.graph import picture as graph_picture
 from headrace.graph import run as graph
 from headrace.graph import spec as graph_spec
@@ -322,6 +323,7 @@ class LocalBackend:
         try:
             for spec in specs:
                 await self._repository.add(spec)
+            self._check_flow(unit)
             before = self._deployed.get(key)
             deployed = self._pipeline_of(unit, before, implicit)
         except BaseException:
@@ -331,6 +333,17 @@ class LocalBackend:
         self._refresh_feeds()
         if before is not None:
             self._later(self._close_pipeline(before))
+
+    def _check_flow(self, unit: PipelineUnit) -> None:
+        """That tensors can flow, once the models have said what they take; at apply they may not have been loaded.
+
+        Raises:
+            InvalidRequest: names every tensor that cannot.
+        """
+        told = {step.name: self._signature_of(key_of_step(unit.name, step), step.version) for step in unit.spec.steps}
+        signatures = {name: signature for name, signature in told.items() if signature is not None}
+        if faults := graph_check.flow_faults(unit.name, unit.spec, signatures):
+            raise InvalidRequest("; ".join(faults))
 
     def _pipeline_of(
         self, unit: PipelineUnit, before: _Deployed | None, implicit: frozenset[tuple[str, str]]
