@@ -19,7 +19,7 @@ from headrace.control import store as stores
 from headrace.control.events import Event
 from headrace.control.resources import Condition, Metadata, Model, Resource, Server, Status
 from headrace.control.store import Store
-from headrace.errors import NotFound, SettingsError
+from headrace.errors import NotFound, SettingsError, Temporary
 from headrace.graph.spec import Combine, Pipeline, Step
 
 
@@ -328,3 +328,20 @@ def test_a_file_of_the_version_before_is_taken_over(tmp_path):
         database.execute("PRAGMA user_version=1")
     with Store(tmp_path / "state.db") as store:
         assert (store.learnt(), store.resource_version) == ({}, version)
+
+
+def test_a_disk_that_is_full_is_said_and_nothing_is_kept(tmp_path):
+    """An apply that does not fit on the disk is refused with the file's name; what was there stays, and the next fits."""
+    store = Store(tmp_path / "state.db")
+    store.open()
+    store.apply([model("small")])
+    pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+    store._database.execute(f"PRAGMA max_page_count={pages}")
+    many = [model(f"m{number}") for number in range(500)]
+    with pytest.raises(Temporary, match=r"state\.db cannot be written: database or disk is full"):
+        store.apply(many)
+    assert [each.metadata.name for each in store.all()] == ["small"]
+    store._database.execute("PRAGMA max_page_count=100000")
+    store.apply(many)
+    assert len(store.all()) == 501
+    store.close()

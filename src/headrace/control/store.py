@@ -29,7 +29,7 @@ from headrace.control.events import Event
 from headrace.control.parse import encodable
 from headrace.control.plan import Revision
 from headrace.control.resources import KINDS, Metadata, Model, Resource, Spec, Status
-from headrace.errors import Conflict, NotFound, SettingsError
+from headrace.errors import Conflict, NotFound, SettingsError, Temporary
 
 SCHEMA: Final = 2
 """Of the file. A migration from each older one stands in `_MIGRATIONS`."""
@@ -242,14 +242,18 @@ class Store:
     def _writing(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
         with self._mutex:
             database = self._open()
-            database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            database.execute("BEGIN IMMEDIATE")
             try:
+                database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                database.execute("BEGIN IMMEDIATE")
                 yield database
                 database.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):  # a full or broken disk: no fault of who asks
+                    raise Temporary(
+                        f"the state file {self.path} cannot be written: {error}; nothing of this was kept"
+                    ) from error
                 raise
 
     # -- what is declared --
