@@ -15,6 +15,7 @@ from typing import Any, Final
 from headrace.control.parse import File
 from headrace.control.service import Control
 from headrace.control.store import Store
+from headrace.errors import Temporary
 from headrace.local.backend import LocalBackend
 from headrace.payload import Signature
 from headrace.server.control import LIMITS, ControlApi, check_host
@@ -146,7 +147,7 @@ class Plane:
             return
         try:
             await asyncio.to_thread(self._store.keep_learnt, learnt)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, Temporary) as error:
             _log.warning("what routers have learnt cannot be kept: %s", error)
         else:
             self._kept = learnt
