@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 from tests.local.test_plane import CODE, settings
 
 from headrace.app import App
 from headrace.control.parse import File
-from headrace.errors import InvalidResources
+from headrace.errors import HeadraceError, InvalidResources
 from headrace.payload import InferenceRequest, Tensor
 from headrace.serving import discovery
 
@@ -87,3 +89,43 @@ async def test_files_are_not_sent_to_another_server(tmp_path):
     with pytest.raises(InvalidResources, match=r"spec\.uri: Server 'other' is elsewhere"):
         await app.start()
     await app.stop()
+
+
+async def test_a_server_that_moves_is_followed_and_a_model_that_comes_home_is_never_missed(tmp_path, other):
+    """Under requests, a model goes from another server to this process: each is answered; a wrong address is told."""
+    url = f"http://127.0.0.1:{other.http_port}"
+    app = App(settings(tmp_path), [], resources=[])
+    await app.start()
+    control = app._plane.control
+    stop, failures = asyncio.Event(), []
+
+    async def hammer():
+        while not stop.is_set():
+            try:
+                await ask(app, "A")
+            except HeadraceError as error:
+                failures.append(error)
+            await asyncio.sleep(0)
+
+    try:
+        await control.apply([File(name="m.yaml", text=HERE.replace("URL", url), base=str(tmp_path))])
+        await control.settled()
+        load = asyncio.create_task(hammer())
+        (tmp_path / "steps.py").write_text(CODE)
+        home = HERE.replace("URL", url).replace("{server: other}", '{reference: "steps.py:A"}')
+        await control.apply([File(name="m.yaml", text=home, base=str(tmp_path))])
+        await control.settled()
+        stop.set()
+        await load
+        assert failures == []
+        assert app.models.route("A").placement != "server"
+        back = HERE.replace("URL", "http://127.0.0.1:9")
+        await control.apply([File(name="m.yaml", text=back, base=str(tmp_path))])
+        await control.settled()
+        assert (await ask(app, "A")).outputs[0].data.tolist() == [[1.0, 1.0]]  # the revision before serves on
+        await control.apply([File(name="m.yaml", text=HERE.replace("URL", url), base=str(tmp_path))])
+        await control.settled()
+        assert app.models.route("A").placement == "server"
+    finally:
+        stop.set()
+        await app.stop()

@@ -55,7 +55,6 @@ SAME_REVISION: Final = (
     "memory_bytes",
     "load",
     "requirements",
-    "server",
 )
 """Fields of a model that change how it is kept, not what answers: no new revision."""
 
@@ -129,13 +128,14 @@ def units(
         if resource.kind != "Model":
             for name, number in _pins(resource, memo):
                 pins.setdefault(name, set()).add(number)
+    urls = {each.metadata.name: each.spec.url for each in everything if isinstance(each.spec, Server) and each.spec.url}
     found: list[Unit] = []
     for resource in everything:
         name = resource.metadata.name
         spec = resource.spec
         if isinstance(spec, Model):
             known = revisions.get(name, {})
-            found += _of_model(resource, spec, known, pins=pins.get(name, ()), observed=observed, memo=memo)
+            found += _of_model(resource, spec, known, urls, pins=pins.get(name, ()), observed=observed, memo=memo)
         elif isinstance(spec, Rollout):
             progress = progress_of(resource)
             found += _remembered(memo, resource, progress, functools.partial(_of_rollout, resource, spec, progress))
@@ -198,6 +198,7 @@ def _of_model(
     resource: Resource,
     spec: Model,
     revisions: Mapping[int, Revision],
+    urls: Mapping[str, str],
     *,
     pins: Collection[int],
     observed: Mapping[UnitKey, Observed],
@@ -214,23 +215,26 @@ def _of_model(
     def compute() -> tuple[Unit, ...]:
         own = Revision(number=newest, spec=spec, base=resource.base)
         numbers = sorted({live, newest} | {each for each in pins if each in revisions})
-        made: list[Unit] = [_model_unit(name, own if number == newest else revisions[number]) for number in numbers]
+        each = {number: own if number == newest else revisions[number] for number in numbers}
+        made: list[Unit] = [_model_unit(name, each[number], urls) for number in numbers]
         between = any(live < number < newest for number in numbers)
         if live != newest and (_holds_back(spec) or split or between):
             made.append(_canary(name, live, newest if arrived else 0, spec.canary_traffic_percent))
         return tuple(made)
 
-    return _remembered(memo, resource, (newest, live, arrived, split, tuple(sorted(pins))), compute)
+    places = tuple([urls.get(each.server, "") for each in (spec, *(past.spec for past in revisions.values()))])
+    return _remembered(memo, resource, (newest, live, arrived, split, tuple(sorted(pins)), places), compute)
 
 
 def _holds_back(spec: Model) -> bool:
     return spec.canary_traffic_percent is not None and spec.canary_traffic_percent < 100
 
 
-def _model_unit(name: str, revision: Revision) -> ModelUnit:
+def _model_unit(name: str, revision: Revision, urls: Mapping[str, str]) -> ModelUnit:
     defaults = Model()
+    place = urls.get(revision.spec.server, "")  # a model elsewhere is another one at another address
     spec = msgspec.structs.replace(revision.spec, **{each: getattr(defaults, each) for each in UNTOUCHED})
-    digest = digest_of(spec, revision.base)
+    digest = digest_of(spec, revision.base + place)
     return ModelUnit(name=name, digest=digest, base=revision.base, revision=revision.number, spec=revision.spec)
 
 
