@@ -18,7 +18,9 @@ def _leaves(kind):
 def test_every_error_of_ours_has_a_status_of_its_own_kind(kind):
     """Mistakes of the caller are 4xx, failures of ours 5xx; temporary ones 503 or 504."""
     code = status.http_status(kind("text"))
-    if issubclass(kind, errors.InvalidRequest | errors.Conflict | errors.NotFound | errors.TooLarge | errors.SettingsError):
+    if issubclass(
+        kind, errors.InvalidRequest | errors.Conflict | errors.NotFound | errors.TooLarge | errors.SettingsError
+    ):
         assert 400 <= code < 500
     elif issubclass(kind, errors.Temporary):
         assert code in {503, 504}

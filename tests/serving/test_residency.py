@@ -224,7 +224,8 @@ async def test_nothing_asked_for_costs_nothing(make):
     assert world.residency.stands_for(box.infer, box.infer)
     assert world.residency.is_resident("a", "")
     with pytest.raises(
-        ModelNotFound, match=r"model 'a' is not there, or is none that may leave memory: that takes models\.memory_bytes"
+        ModelNotFound,
+        match=r"model 'a' is not there, or is none that may leave memory: that takes models\.memory_bytes",
     ):
         await world.residency.evict("a")
 
