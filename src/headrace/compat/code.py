@@ -46,7 +46,7 @@ SLOW_SECONDS: Final = 0.002
 TRIALS: Final = 16
 _WAITING: Final = 1024
 """Calls that may wait for the one thread; more are refused."""
-_REFUSED: Final = "set `load_policy: trusted` if you trust whoever wrote it"
+_REFUSED: Final = "if you trust whoever wrote it, start the server with `--load-policy trusted`"
 
 
 class Code(Protocol):

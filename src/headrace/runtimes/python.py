@@ -133,7 +133,7 @@ class PythonRuntime(Runtime):
         if self.source.model is None and self.source.allowed_globals is not None:
             raise UnsafeArtifact(
                 f"{self.source.reference or self.source.path} is Python code, which the load policy refuses to run; "
-                "if you trust whoever wrote it, set `load_policy: trusted`"
+                "if you trust whoever wrote it, set `load_policy: trusted` (of the server: `--load-policy trusted`)"
             )
         self._code = OwnCode(self._folder())
         with self._code.importable():
