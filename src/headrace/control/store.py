@@ -220,7 +220,7 @@ class Store:
         }
         self._resources = {}
         columns = "kind, name, revision, metadata, spec, origin, base, notes"
-        for kind, name, revision, *document in database.execute(f"SELECT {columns} FROM resources"):  # noqa: S608
+        for kind, name, revision, *document in database.execute(f"SELECT {columns} FROM resources"):  # noqa: S608 - ours
             resource = _decoded(kind, document)
             kept = statuses.get((kind, name), Status())
             status = msgspec.structs.replace(kept, revision=revision, notes=resource.notes)
@@ -448,7 +448,7 @@ class Store:
         key = resource.key
         generation, revision = resource.metadata.generation + 1, resource.status.revision
         for table in ("resources", "statuses"):
-            database.execute(f"DELETE FROM {table} WHERE kind = ? AND name = ?", key)  # noqa: S608
+            database.execute(f"DELETE FROM {table} WHERE kind = ? AND name = ?", key)  # noqa: S608 - ours
         if resource.kind == "Model":
             database.execute("DELETE FROM revisions WHERE name = ?", key[1:])
         row = (*key, generation, revision, now, who, "deleted", *_encoded(resource))
@@ -475,7 +475,7 @@ class Store:
             NotFound: nobody ever declared it.
         """
         columns = "generation, revision, at, who, verdict, metadata, spec, origin, base, notes"
-        query = f"SELECT {columns} FROM history WHERE kind = ? AND name = ? ORDER BY generation DESC"  # noqa: S608
+        query = f"SELECT {columns} FROM history WHERE kind = ? AND name = ? ORDER BY generation DESC"  # noqa: S608 - ours
         with self._mutex:
             rows = self._open().execute(query, (kind, name)).fetchall()
         if not rows:
@@ -607,13 +607,13 @@ class Store:
             return
         database.execute("DELETE FROM events WHERE id <= ?", (event.id - happenings.KEPT,))
         old = "SELECT id FROM events WHERE kind = ? AND name = ? ORDER BY id DESC LIMIT -1 OFFSET ?"
-        database.execute(f"DELETE FROM events WHERE id IN ({old})", (*event.key, happenings.KEPT_EACH))  # noqa: S608
+        database.execute(f"DELETE FROM events WHERE id IN ({old})", (*event.key, happenings.KEPT_EACH))  # noqa: S608 - ours
 
     def events(self, kind: str = "", name: str = "", *, limit: int = happenings.KEPT_EACH) -> list[Event]:
         """What happened, newest first: to all, to those of a kind, or to one resource."""
         wanted = [(column, value) for column, value in (("kind", kind), ("name", name)) if value]
         where = " AND ".join(f"{column} = ?" for column, _ in wanted)
-        query = f"SELECT id, event FROM events {'WHERE ' + where if where else ''} ORDER BY id DESC LIMIT ?"  # noqa: S608
+        query = f"SELECT id, event FROM events {'WHERE ' + where if where else ''} ORDER BY id DESC LIMIT ?"  # noqa: S608 - ours
         with self._mutex:
             rows = self._open().execute(query, (*(value for _, value in wanted), limit)).fetchall()
         return [msgspec.structs.replace(_EVENT.decode(event), id=number) for number, event in rows]

@@ -106,7 +106,7 @@ def _of_parts(body: bytes, content_type: str) -> bytes:
     fields: dict[str, bytes] = {}
     for part in message.get_payload() if message.is_multipart() else ():
         name = part.get_param("name", header="content-disposition")  # type: ignore[union-attr]  # parts are messages
-        content = part.get_payload(decode=True)  # type: ignore[union-attr]
+        content = part.get_payload(decode=True)  # type: ignore[union-attr]  # parts are messages
         if isinstance(name, str) and isinstance(content, bytes):
             fields[name] = content
     if "json" in fields:

@@ -7,7 +7,7 @@ from headrace.control.resources import Model
 from headrace.errors import InvalidResources
 
 
-def convert(content, where="models/iris/model-settings.json:1", base="/work/models/iris"):
+def convert(content, where="models/iris/model-settings.json:1", base="/srv/models/iris"):
     (found,) = manifests.convert(content, where=where, base=base)
     return found
 
@@ -16,7 +16,7 @@ def test_folder_is_a_model():
     """The model is at the file's folder, under the name in the file."""
     found = convert({"name": "flowers", "implementation": "mlserver_sklearn.SKLearnModel"})
     assert found.key == ("Model", "flowers")
-    assert (found.spec, found.base, found.notes) == (Model(uri="."), "/work/models/iris", ())
+    assert (found.spec, found.base, found.notes) == (Model(uri="."), "/srv/models/iris", ())
 
 
 def test_name_of_the_folder():

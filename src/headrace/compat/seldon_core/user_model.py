@@ -66,7 +66,7 @@ class SeldonComponent:
         """What was measured since the last call."""
         raise SeldonNotImplementedError("metrics is not implemented")
 
-    def predict(self, X: Any, names: Iterable[str], meta: dict[str, Any] | None = None) -> Any:  # noqa: N803
+    def predict(self, X: Any, names: Iterable[str], meta: dict[str, Any] | None = None) -> Any:  # noqa: N803 - Seldon's
         """The model's answer to features."""
         raise SeldonNotImplementedError("predict is not implemented")
 
@@ -74,7 +74,7 @@ class SeldonComponent:
         """The answer to a whole message."""
         raise SeldonNotImplementedError("predict_raw is not implemented")
 
-    def transform_input(self, X: Any, names: Iterable[str], meta: dict[str, Any] | None = None) -> Any:  # noqa: N803
+    def transform_input(self, X: Any, names: Iterable[str], meta: dict[str, Any] | None = None) -> Any:  # noqa: N803 - Seldon's
         """What goes on to the children."""
         raise SeldonNotImplementedError("transform_input is not implemented")
 
@@ -82,7 +82,7 @@ class SeldonComponent:
         """The same of a whole message."""
         raise SeldonNotImplementedError("transform_input_raw is not implemented")
 
-    def transform_output(self, X: Any, names: Iterable[str], meta: dict[str, Any] | None = None) -> Any:  # noqa: N803
+    def transform_output(self, X: Any, names: Iterable[str], meta: dict[str, Any] | None = None) -> Any:  # noqa: N803 - Seldon's
         """What comes back from the children, changed."""
         raise SeldonNotImplementedError("transform_output is not implemented")
 
