@@ -32,7 +32,7 @@ from headrace.control.backends.base import (
     UnitKey,
     key_of,
 )
-from headrace.errors import HeadraceError, InvalidRequest, ModelNotFound, NotFound, NotSupported
+from headrace.errors import HeadraceError, InvalidRequest, NotFound, NotSupported
 from headrace.graph import check as graph_check
 from headrace.graph import picture as graph_picture
 from headrace.graph import run as graph
@@ -41,8 +41,7 @@ from headrace.graph.combine import Combiner, combiner
 from headrace.graph.external import Feed
 from headrace.graph.route import Router, router
 from headrace.graph.taps import Listener, Taps
-from headrace.local import elsewhere, feedback, picture
-from headrace.local.capabilities import capabilities
+from headrace.local import elsewhere, feedback, picture, seen
 from headrace.local.models import model_spec
 from headrace.local.steps import implicit_model, key_of_step, version_of_step
 from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature
@@ -340,7 +339,7 @@ class LocalBackend:
         Raises:
             InvalidRequest: names every tensor that cannot.
         """
-        told = {step.name: self._signature_of(key_of_step(unit.name, step), step.version) for step in unit.spec.steps}
+        told = {step.name: seen.signature_of_step(self._models, unit, step) for step in unit.spec.steps}
         signatures = {name: signature for name, signature in told.items() if signature is not None}
         if faults := graph_check.flow_faults(unit.name, unit.spec, signatures):
             raise InvalidRequest("; ".join(faults))
@@ -502,7 +501,7 @@ class LocalBackend:
     def _mirror(self, unit: SplitUnit) -> Mirror | None:
         if unit.mirror is None:
             return None
-        signature = self._signature_of(unit.mirror.name, unit.mirror.version)
+        signature = seen.signature_of(self._models, unit.mirror.name, unit.mirror.version)
         return Mirror(
             unit.name,
             self._candidate(unit.mirror),
@@ -610,100 +609,35 @@ class LocalBackend:
         served = deployed.served
         if served is None:
             return
-        missing = [f"{need} is {why}" for need in sorted(deployed.needs) if (why := self._why_not(need))]
+        missing = [f"{need} is {why}" for need in sorted(deployed.needs) if (why := seen.why_not(self._models, need))]
         ready = not missing if deployed.pipeline is not None else len(missing) < len(deployed.needs)
         served.state = State.READY if ready else State.UNAVAILABLE
         served.reason = "; ".join(missing)
         served.signature = self._signature(deployed) if ready else served.signature
 
-    def _why_not(self, key: str) -> str:
-        # The model itself, whatever its name is diverted to: a split must not look at its own readiness.
-        own = key if key.endswith((".pipeline", ".experiment")) else f"{key}.model"
-        try:
-            served = self._models.find(own)
-        except ModelNotFound:
-            try:
-                served = self._models.find(key)
-            except ModelNotFound:
-                return "not found"
-        if served.state is State.READY:
-            return ""
-        return served.state.lower() + (f": {served.reason}" if served.reason else "")
-
     def _signature(self, deployed: _Deployed) -> Signature | None:
         try:
             unit = deployed.unit
             if deployed.pipeline is not None and isinstance(unit, PipelineUnit):
-                return deployed.pipeline.signature(lambda step: self._signature_of_step(unit, step))
+                return deployed.pipeline.signature(lambda step: seen.signature_of_step(self._models, unit, step))
             if isinstance(deployed.unit, SplitUnit):
                 shares = deployed.unit.shares
                 default = next((each for each in shares if each.name == deployed.unit.default), shares[0])
-                return self._signature_of(default.name, default.version)
+                return seen.signature_of(self._models, default.name, default.version)
         except HeadraceError as error:
             _log.warning("%s: its signature is not known: %s", deployed.unit.name, error)
         return None
-
-    def _signature_of_step(self, unit: PipelineUnit, step: graph_spec.Step) -> Signature | None:
-        key, version = key_of_step(unit.name, step), version_of_step(unit, step)
-        signature = self._signature_of(key, version)
-        if signature is None or not signature.batchable or self._models.route(key, version).kind == "model":
-            return signature
-        # A split chooses for each request, and a pipeline may choose within: what goes together would choose once.
-        return msgspec.structs.replace(signature, batchable=False)
-
-    def _signature_of(self, key: str, version: str) -> Signature | None:
-        if not key:
-            return None
-        try:
-            return self._models.direct(key, version).signature
-        except HeadraceError:
-            return None
 
     def _observed(self, key: UnitKey, deployed: _Deployed) -> Observed:
         state, reason, details = deployed.state, deployed.reason, dict[str, Any]()
         match deployed.unit:
             case ModelUnit(name=name, revision=revision, spec=spec):
-                state, reason = self._model_state(deployed, name, str(revision))
-                details = self._model_details(name, str(revision), spec.requirements)
+                state, reason = seen.state_of(self._models, name, str(revision)) or (state, reason)
+                details = seen.details_of(self._models, self._residency, name, str(revision), spec.requirements)
             case PipelineUnit() | SplitUnit() if deployed.served is not None:
                 state = "ready" if deployed.served.state is State.READY else "progressing"
                 reason = deployed.served.reason
         return Observed(key=key, digest=deployed.unit.digest, state=state, reason=reason, details=details)  # type: ignore[arg-type]  # one of the literals
-
-    def _model_state(self, deployed: _Deployed, name: str, version: str) -> tuple[str, str]:
-        try:
-            served = self._models.find(f"{name}.model", version)
-        except ModelNotFound:
-            return deployed.state, deployed.reason
-        match served.state:
-            case State.READY:
-                return "ready", served.reason
-            case State.LOADING:
-                return "progressing", served.reason
-            case State.UNLOADING:
-                return "leaving", served.reason
-        return "failed", served.reason
-
-    def _model_details(self, name: str, version: str, requirements: Sequence[str]) -> dict[str, Any]:
-        details: dict[str, Any] = {}
-        usage = self._residency.usage().get((name, version))
-        if usage is not None:
-            details = {"memoryBytes": usage.bytes, "inMemory": usage.resident, "measured": usage.measured}
-        try:
-            served = self._models.find(f"{name}.model", version)
-        except ModelNotFound:
-            return details
-        if served.placement:
-            details["placement"] = served.placement
-        if served.signature is not None:
-            details["platform"] = served.signature.platform
-        unmet = sorted(set(requirements) - capabilities())
-        warnings = [
-            f"requires '{each}', which is nothing this server knows; its files say what it is" for each in unmet
-        ]
-        if warnings or served.warnings:
-            details["warnings"] = [*served.warnings, *warnings]
-        return details
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
