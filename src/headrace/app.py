@@ -306,6 +306,7 @@ class App:
             counted=lambda key, version, infer: measure(infer, self.metrics.model(key, version)),
             forgotten=self.metrics.forget,
             gauges=self.metrics.traffic,
+            settling=self._lookout.is_looking,
             load_policy=settings.models.load_policy,
         )
         return Plane(

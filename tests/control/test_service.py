@@ -384,6 +384,29 @@ async def test_a_rollout_ends_by_itself(tmp_path, backend, failures, end):
         assert [each.weight for each in again.units["split", "r", 0].shares] == weights
 
 
+async def test_a_rollout_waits_until_its_candidates_are_as_they_will_be(tmp_path, backend, monkeypatch):
+    """While the backend says of the split that a candidate settles, nothing begins, and the condition says why."""
+    looking = {"settling": "the look for a faster engine of b has ended"}
+    observe = backend.observe
+
+    async def observed():
+        return [
+            msgspec.structs.replace(each, details=dict(looking)) if each.key[0] == "split" else each
+            for each in await observe()
+        ]
+
+    monkeypatch.setattr(backend, "observe", observed)
+    async with controlled(tmp_path / "s.db", backend, look_seconds=0.02) as control:
+        await control.apply(files(model("a"), model("b"), text("Rollout", "r", ROLLOUT)))
+        await settle(control)
+        (found,) = control.get("Rollout", "r")
+        (condition,) = [each for each in found.status.conditions if each.type == "Progressing"]
+        assert condition.message == "it begins when the look for a faster engine of b has ended"
+        assert "progress" not in found.status.details
+        looking.clear()
+        await until(lambda: "progress" in control.get("Rollout", "r")[0].status.details, control)
+
+
 async def test_a_change_of_one_among_five_thousand_is_live_at_once(tmp_path, backend):
     """With 5,000 resources there, a change of one is carried out within 100 ms of the apply's return."""
     async with controlled(tmp_path / "s.db", backend, loads=64) as control:

@@ -433,3 +433,20 @@ async def test_nothing_stays_of_what_was_removed(app, folder):
     await backend.close()
     assert [app.metrics.find(*key) for key in (("a", "1"), ("p.own", "1"), ("p.pipeline", ""))] == [None] * 3
     assert (dict(backend._dependents), dict(backend._implicit), dict(app._repository._locks)) == ({}, {}, {})
+
+
+async def test_what_a_candidate_did_before_it_had_its_engine_does_not_count(app, folder):
+    """While an engine is looked for the split says so; afterwards its counts begin anew."""
+    looked_for = {"b"}
+    backend = over(app, settling=lambda name, version: name in looked_for)
+    await put(backend, model(folder, "a"))
+    await put(backend, model(folder, "b"))
+    unit = split(Share(name="a"), Share(name="b"))
+    await put(backend, unit)
+    for _ in range(20):
+        await ask(app, "s")
+    assert "engine of b has ended" in (await seen(backend))[key_of(unit)].details["settling"]
+    assert sum(each.requests for each in backend.counts("s").values()) == 20
+    looked_for.clear()
+    assert not (await seen(backend))[key_of(unit)].details
+    assert sum(each.requests for each in backend.counts("s").values()) == 0

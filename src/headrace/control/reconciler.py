@@ -217,6 +217,7 @@ class Reconciler:
         seen = observed.get(("split", split.name, 0))
         before = plan.progress_of(resource)
         settled = seen is not None and seen.digest == split.digest and seen.state == "ready"
+        settled = settled and seen is not None and not seen.details.get("settling")
         if before is None and not settled:
             return  # it begins when both are ready, and the split holds the name
         stable, candidate = split.shares

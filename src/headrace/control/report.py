@@ -273,7 +273,9 @@ def _of_rollout(resource: Resource, missing: list[str], look: _Look) -> list[Con
     ready = _ready(look, _own(resource)[0], "Splitting", "RolloutFailed", missing)
     progress = plan.progress_of(resource)
     if progress is None:
-        begun = "it begins when stable version and candidate are ready"
+        split = look.observed.get(_own(resource)[0])
+        waits = split.details.get("settling", "") if split is not None else ""
+        begun = f"it begins when {waits or 'stable version and candidate are ready'}"
         return [
             ready,
             _condition("Progressing", False, "NotBegun", begun),

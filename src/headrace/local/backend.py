@@ -84,6 +84,8 @@ class _Deployed(msgspec.Struct, eq=False):
     split: Split | None = None
     feed: Feed | None = None
     remotes: tuple[Remote, ...] = ()
+    settling: bool = False
+    """A candidate of it was not as fast yet as it will be, at the last look."""
     needs: frozenset[str] = frozenset()
     """Keys of the table without which it is not ready."""
     implicit: frozenset[tuple[str, str]] = frozenset()
@@ -105,6 +107,7 @@ class LocalBackend:
         metric: Callable[[str, str, str], float | None] = lambda *_: None,
         counted: Callable[[str, str, Infer], Infer] = lambda *given: given[-1],
         forgotten: Callable[[str, str], None] = lambda *_: None,
+        settling: Callable[[str, str], bool] = lambda *_: False,
         gauges: Gauges | None = None,
         load_policy: str = "auto",
     ) -> None:
@@ -120,6 +123,7 @@ class LocalBackend:
             metric: A metric's value by its name, a model's name and version.
             counted: An `Infer` that counts what is asked of one, by its key in the routing table and its version.
             forgotten: Called with the key and version of what was counted and is no more.
+            settling: Whether a version of a model may soon be faster than it is.
             gauges: Where what steps and candidates did is shown.
             load_policy: As the setting `models.load_policy`: for code that steps name.
         """
@@ -128,7 +132,7 @@ class LocalBackend:
         self.changed = changed
         self.metric = metric
         self._counted, self._forgotten = counted, forgotten
-        self._gauges, self._load_policy = gauges, load_policy
+        self._settling, self._gauges, self._load_policy = settling, gauges, load_policy
         self.recalled: dict[str, Any] = {}
         """What routers of pipelines had learnt before this process began, by pipeline; each is taken once."""
         self._deployed: dict[UnitKey, _Deployed] = {}
@@ -628,6 +632,20 @@ class LocalBackend:
             _log.warning("%s: its signature is not known: %s", deployed.unit.name, error)
         return None
 
+    def _of_split(self, deployed: _Deployed) -> dict[str, Any]:
+        """Whether candidates of a split are yet as fast as they will be; what they did before counts no more then."""
+        if deployed.split is None or not isinstance(deployed.unit, SplitUnit):
+            return {}
+        found = []
+        for share in deployed.unit.shares:
+            version = share.version or seen.version_of(self._models, share.name)
+            if self._settling(share.name, version):
+                found.append(share.name)
+        if deployed.settling and not found:
+            deployed.split.reset()
+        deployed.settling = bool(found)
+        return {"settling": f"the look for a faster engine of {', '.join(found)} has ended"} if found else {}
+
     def _observed(self, key: UnitKey, deployed: _Deployed) -> Observed:
         state, reason, details = deployed.state, deployed.reason, dict[str, Any]()
         match deployed.unit:
@@ -637,6 +655,7 @@ class LocalBackend:
             case PipelineUnit() | SplitUnit() if deployed.served is not None:
                 state = "ready" if deployed.served.state is State.READY else "progressing"
                 reason = deployed.served.reason
+                details = self._of_split(deployed)
         return Observed(key=key, digest=deployed.unit.digest, state=state, reason=reason, details=details)  # type: ignore[arg-type]  # one of the literals
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

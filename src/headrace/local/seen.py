@@ -33,6 +33,14 @@ def why_not(models: Models, key: str) -> str:
     return served.state.lower() + (f": {served.reason}" if served.reason else "")
 
 
+def version_of(models: Models, key: str) -> str:
+    """The version that a name stands for now; empty: none."""
+    try:
+        return models.direct(key).version
+    except HeadraceError:
+        return ""
+
+
 def signature_of(models: Models, key: str, version: str) -> Signature | None:
     """What the model at a key declares, while it is ready; None for an empty key."""
     if not key:

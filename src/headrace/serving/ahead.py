@@ -39,6 +39,7 @@ class Lookout:
         self._found = found
         self._waiting: dict[str, list[RuntimeSpec]] = {}  # by the digest of the artifact: one check serves all
         self._checked: set[str] = set()
+        self._looking: set[tuple[str, str]] = set()
         self._task: asyncio.Task[None] | None = None
 
     def add(self, spec: RuntimeSpec) -> None:
@@ -46,8 +47,13 @@ class Lookout:
         if spec.digest in self._checked:
             return
         self._waiting.setdefault(spec.digest, []).append(spec)
+        self._looking.add((spec.name, spec.version))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
+
+    def is_looking(self, name: str, version: str) -> bool:
+        """Whether a version may soon be faster than it is: its engine is being looked for, or is about to be."""
+        return (name, version) in self._looking
 
     async def close(self) -> None:
         """Stop, and end the child."""
@@ -65,9 +71,10 @@ class Lookout:
             specs = self._waiting.pop(digest)
             if problem:
                 _log.warning("model '%s' serves as it is, the look for a faster engine failed: %s", spec.name, problem)
-                continue
             for name, version in dict.fromkeys((each.name, each.version) for each in specs):
-                await self._found(name, version)
+                if not problem:
+                    await self._found(name, version)
+                self._looking.discard((name, version))
 
 
 async def _check(spec: RuntimeSpec) -> str:

@@ -102,7 +102,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     """For a person: why it is not ready."""
     details: Mapping[str, Any] = EMPTY
-    """Measured memory, placement, engine, ...; shown in the status of its resource."""
+    """Measured memory, placement, engine, ...; shown in the status of its resource. Of a split, `settling` says that a
+    candidate is not yet as it will be: a rollout neither begins nor is judged meanwhile.
+    """
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
