@@ -8,6 +8,7 @@ Left out: devices, which are not measured.
 
 import asyncio
 import contextlib
+import gc
 import random
 import textwrap
 import time
@@ -781,7 +782,8 @@ def taken(residency):
 async def test_200_models_are_served_in_the_memory_of_20(tmp_path):
     """200 models of 2 to 4 MiB under a budget for 20 of them answer a thousand random requests, each rightly; what is
     measured, nine of ten models to a MiB, never passes the budget by more than one model that was measured anew, nor does
-    the growth of the process by more than a half, which malloc may keep.
+    what malloc has given out by more than a quarter. What it keeps of what it got back depends on what else the process has
+    done.
     """
     sizes = [2 * MIB, 3 * MIB, 4 * MIB]
     budget = 20 * 3 * MIB + 2 * MIB
@@ -789,7 +791,8 @@ async def test_200_models_are_served_in_the_memory_of_20(tmp_path):
     sweeper = Sweeper(share=0.25)
     async with real(tmp_path, memory_bytes=budget, sweeper=sweeper) as (models, repository, residency, spec):
         await repository.add(spec(200, 8))  # what the first load imports stays
-        before = look().resident
+        gc.collect()
+        before = look().allocated
         await repository.start([spec(number, sizes[number % 3], memory_bytes=4 * MIB) for number in range(200)])
         assert {served.state for served in models} == {State.READY}
         assert taken(residency) <= budget
@@ -823,7 +826,8 @@ async def test_200_models_are_served_in_the_memory_of_20(tmp_path):
         async with asyncio.timeout(10):
             while residency._sweeping is not None:
                 await asyncio.sleep(0.01)
-        assert look().resident - before <= 1.5 * budget
+        gc.collect()
+        assert look().allocated - before <= 1.25 * budget
 
 
 async def test_a_model_in_a_process_is_measured_there_and_its_process_ends(tmp_path):
