@@ -1,0 +1,30 @@
+"""Which explainers there are: one line each. The module of a method is imported when it is first asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from headrace.errors import InvalidRequest
+from headrace.explainers.base import Explainer
+
+METHODS: Final[Mapping[str, str]] = MappingProxyType({})
+"""Method to `module:Class`."""
+
+
+def find(method: str) -> type[Explainer]:
+    """The class of a method.
+
+    Raises:
+        InvalidRequest: there is none; names the nearest.
+    """
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(METHODS)}"
+        raise InvalidRequest(f"explainer method '{method}' is not known{hint}")
+    module, _, name = METHODS[method].partition(":")
+    found: type[Explainer] = getattr(importlib.import_module(module), name)
+    return found
