@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 
 import pytest
+
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell starts background jobs deaf to it, and so their children
 
 
 class ControlServer:

@@ -3,7 +3,10 @@
     HeadraceError
     ├── InvalidRequest          parse, decode: the caller's input is wrong; the message says where
     │   ├── UnsupportedEncoding receive: a content encoding we do not speak
-    │   └── InvalidResources    apply: resources that cannot be; carries every fault found
+    │   ├── InvalidResources    apply: resources that cannot be; carries every fault found
+    │   └── Refused             guard: well formed, but not what the model was made for; says why
+    ├── Unauthenticated         receive: no key, or none we know
+    ├── Forbidden               guard: this caller may not ask this any more
     ├── Conflict                apply: it is right, but not with what is there
     ├── TooLarge                receive, parse: a limit on body, nesting or tensor size
     ├── NotFound                route: a path, method or resource that is not there
@@ -20,6 +23,7 @@
     └── Temporary               trying again later may succeed
         ├── ModelNotReady       route: known, but loading, unloaded or failed
         ├── Overloaded          batch: a bounded queue is full; carries retry_after_seconds
+        │   └── Throttled       guard: this caller asks too much; others do not
         ├── DeadlineExceeded    anywhere: the request's deadline has passed
         └── WorkerDied          predict: the process that ran the model ended or hung
 
@@ -59,6 +63,18 @@ class InvalidResources(InvalidRequest):
     def __init__(self, faults: Sequence[str] | str) -> None:
         self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+class Refused(InvalidRequest):
+    """A guard refuses rows that the model can read but was not made for. The text names rows, columns and bounds."""
+
+
+class Unauthenticated(HeadraceError):
+    """The caller shows no key where one is needed, or one that nobody knows. The text never repeats it."""
+
+
+class Forbidden(HeadraceError):
+    """The caller is known, and may not do this."""
 
 
 class Conflict(HeadraceError):
@@ -136,6 +152,10 @@ class Overloaded(Temporary):
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class Throttled(Overloaded):
+    """This caller asks more than it may."""
 
 
 class DeadlineExceeded(Temporary):

@@ -27,7 +27,9 @@ from typing import Any, Final, Literal
 import yaml
 
 from headrace.errors import SettingsError, unknown_key
+from headrace.monitoring.settings import PayloadSettings, TrustSettings
 from headrace.security.load_policy import Setting as LoadPolicy
+from headrace.security.settings import SecuritySettings
 
 _PORT: Final = {"at_least": 0, "at_most": 65535}
 _POSITIVE: Final = {"at_least": 1}
@@ -243,6 +245,9 @@ class Settings:
     server: ServerSettings = ServerSettings()
     control: ControlSettings = ControlSettings()
     compat: CompatSettings = CompatSettings()
+    trust: TrustSettings = field(default_factory=TrustSettings)
+    payloads: PayloadSettings = field(default_factory=PayloadSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Origin of each key that is not at its default: `file server.yaml`, `environment HEADRACE_HTTP_PORT`, `flag`."""
 
@@ -267,11 +272,14 @@ SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
         "server": ServerSettings,
         "control": ControlSettings,
         "compat": CompatSettings,
+        "trust": TrustSettings,
+        "payloads": PayloadSettings,
+        "security": SecuritySettings,
     }
 )
 """Section name to its dataclass, in the order of the reference."""
 
-SECRETS: Final = frozenset({"control.token"})
+SECRETS: Final = frozenset({"control.token", "trust.webhook_secret"})
 """Keys whose values are shown to nobody."""
 
 PREFIX: Final = "HEADRACE_"

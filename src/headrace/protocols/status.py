@@ -15,6 +15,7 @@ import orjson
 from headrace.errors import (
     Conflict,
     DeadlineExceeded,
+    Forbidden,
     HeadraceError,
     InvalidRequest,
     LoadFailed,
@@ -24,10 +25,13 @@ from headrace.errors import (
     NotFound,
     NotSupported,
     Overloaded,
+    Refused,
     RuntimeFailed,
     SettingsError,
     Temporary,
+    Throttled,
     TooLarge,
+    Unauthenticated,
     UnsupportedEncoding,
     WorkerDied,
 )
@@ -39,6 +43,9 @@ HTTP_STATUS: Final[Mapping[type[Exception], int]] = MappingProxyType(
         # Triton says 501, which caches and gateways read as "no method of this server".
         UnsupportedEncoding: 415,
         TooLarge: 413,
+        Refused: 422,
+        Unauthenticated: 401,
+        Forbidden: 403,
         Conflict: 409,
         NotFound: 404,
         ModelNotFound: 404,
@@ -49,6 +56,7 @@ HTTP_STATUS: Final[Mapping[type[Exception], int]] = MappingProxyType(
         Temporary: 503,
         ModelNotReady: 503,
         Overloaded: 503,
+        Throttled: 429,
         DeadlineExceeded: 504,
         WorkerDied: 503,
     }

@@ -19,6 +19,7 @@ from google.protobuf import descriptor_pool, message_factory
 from headrace.errors import (
     Conflict,
     DeadlineExceeded,
+    Forbidden,
     HeadraceError,
     InvalidRequest,
     LoadFailed,
@@ -27,10 +28,13 @@ from headrace.errors import (
     NotFound,
     NotSupported,
     Overloaded,
+    Refused,
     RuntimeFailed,
     SettingsError,
     Temporary,
+    Throttled,
     TooLarge,
+    Unauthenticated,
     UnsupportedEncoding,
     WorkerDied,
 )
@@ -99,15 +103,20 @@ DEADLINE_EXCEEDED: Final = 4
 NOT_FOUND: Final = 5
 RESOURCE_EXHAUSTED: Final = 8
 UNIMPLEMENTED: Final = 12
+PERMISSION_DENIED: Final = 7
 FAILED_PRECONDITION: Final = 9
 INTERNAL: Final = 13
 UNAVAILABLE: Final = 14
+UNAUTHENTICATED: Final = 16
 
 GRPC_STATUS: Final[Mapping[type[HeadraceError], int]] = {
     HeadraceError: INTERNAL,
     InvalidRequest: INVALID_ARGUMENT,
     UnsupportedEncoding: UNIMPLEMENTED,  # what gRPC's compression document asks for
     TooLarge: RESOURCE_EXHAUSTED,  # what every gRPC library answers to a message over its limit
+    Refused: FAILED_PRECONDITION,  # as 422 below
+    Unauthenticated: UNAUTHENTICATED,
+    Forbidden: PERMISSION_DENIED,
     Conflict: FAILED_PRECONDITION,
     NotFound: NOT_FOUND,
     NotSupported: UNIMPLEMENTED,
@@ -119,6 +128,7 @@ GRPC_STATUS: Final[Mapping[type[HeadraceError], int]] = {
     # Retry policies of clients and proxies retry UNAVAILABLE by default and RESOURCE_EXHAUSTED never: a full queue is
     # the twin of REST's 503, and the place for RESOURCE_EXHAUSTED is a caller's own quota.
     Overloaded: UNAVAILABLE,
+    Throttled: RESOURCE_EXHAUSTED,
     DeadlineExceeded: DEADLINE_EXCEEDED,
     WorkerDied: UNAVAILABLE,
 }
