@@ -126,6 +126,12 @@ def test_nested_values_of_a_text_column_are_its_json():
     assert [json.loads(each) for each in found["c"][1]] == [[1, 2], {"k": None}]
 
 
+def test_columns_of_different_lengths_are_refused():
+    """A table whose columns have different numbers of rows is refused, with the numbers."""
+    with pytest.raises(InvalidRequest, match="as many rows as each other, got: 'a' 1, 'b' 0"):
+        parse({"inputs": {"a": None, "b": []}}, ARRAY)
+
+
 def test_params_are_the_requests_parameters():
     """The model's own parameters come beside the data."""
     assert parse({"inputs": {"a": [1], "b": [1]}, "params": {"k": [1]}}).parameters == {"k": [1]}

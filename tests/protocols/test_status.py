@@ -16,10 +16,18 @@ def _leaves(kind):
 
 @pytest.mark.parametrize("kind", [each for each in _leaves(errors.HeadraceError) if each.__module__ == errors.__name__])
 def test_every_error_of_ours_has_a_status_of_its_own_kind(kind):
-    """Mistakes of the caller are 4xx, failures of ours 5xx; temporary ones 503 or 504."""
+    """Mistakes of the caller, and what it may not do, are 4xx, failures of ours 5xx; temporary ones 503 or 504."""
     code = status.http_status(kind("text"))
     if issubclass(
-        kind, errors.InvalidRequest | errors.Conflict | errors.NotFound | errors.TooLarge | errors.SettingsError
+        kind,
+        errors.InvalidRequest
+        | errors.Conflict
+        | errors.NotFound
+        | errors.TooLarge
+        | errors.SettingsError
+        | errors.Unauthenticated
+        | errors.Forbidden
+        | errors.Throttled,
     ):
         assert 400 <= code < 500
     elif issubclass(kind, errors.Temporary):

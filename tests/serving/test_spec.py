@@ -17,6 +17,7 @@ from headrace.payload import DTYPES, TensorSpec
 from headrace.serving import spec as specs
 from headrace.serving.batching import Batching
 from headrace.serving.spec import ModelSpec, check_name, parse_config, parse_yaml, render, warm_up_bodies
+from headrace.trust.spec import Extraction, OutputPolicy, Trust, Validation
 
 WHOLE = """
 name: iris
@@ -36,6 +37,11 @@ warm_up:
 optimize: off
 load_policy: trusted
 parameters: {threshold: 0.5, day: 2026-11-21, deep: {list: [1, null, "2", false]}}
+trust:
+  validation: {mode: reject, tolerance: 0}
+  outputs: {default: {decimals: 2}, partner: {top_k: 1, label_only: true}}
+  extraction: {actions: [log, block], threshold: 0.8}
+  audit: true
 """
 
 
@@ -62,6 +68,12 @@ def test_every_key_becomes_its_field():
         "optimize": "off",
         "load_policy": "trusted",
         "parameters": {"threshold": 0.5, "day": "2026-11-21", "deep": {"list": [1, None, "2", False]}},
+        "trust": Trust(
+            validation=Validation(mode="reject", tolerance=0.0),
+            outputs={"default": OutputPolicy(decimals=2), "partner": OutputPolicy(top_k=1, label_only=True)},
+            extraction=Extraction(actions=("log", "block"), threshold=0.8),
+            audit=True,
+        ),
     }
 
 
@@ -108,6 +120,9 @@ def test_an_empty_file_sets_nothing(text):
             ["two tensors are named 'x'"],
             id="same-name",
         ),
+        pytest.param("trust: {validation: {mode: maybe}}", ["'trust.validation.mode'", "off, flag"], id="guard"),
+        pytest.param("trust: {outputs: {x: {decimal: 1}}}", ["did you mean 'decimals'"], id="output policy"),
+        pytest.param("trust: {extraction: {threshold: 2}}", ["a number from 0 to 1", "'2'"], id="a share"),
         pytest.param("batching: 5", ["'batching'", "keys and values", "the number '5'"], id="not-a-mapping"),
         pytest.param("warm_up: [{data: 1}]", ["'warm_up[0]'", "a list of 'inputs'"], id="warm-up"),
         pytest.param("warm_up: a.json", ["'warm_up'", "a list of V2 requests"], id="warm-up-not-a-list"),
@@ -181,6 +196,31 @@ _overrides = st.fixed_dictionaries(
         "optimize": st.sampled_from(["auto", "require", "off"]),
         "load_policy": st.sampled_from(["auto", "restricted", "trusted"]),
         "parameters": st.dictionaries(_text, _json, max_size=3),
+        "trust": st.builds(
+            Trust,
+            enabled=st.booleans(),
+            path=_text,
+            validation=st.none()
+            | st.builds(Validation, mode=st.sampled_from(["off", "flag", "reject"]), tolerance=st.floats(0, 9)),
+            outputs=st.dictionaries(
+                _text,
+                st.builds(
+                    OutputPolicy,
+                    decimals=st.integers(0, 9),
+                    top_k=st.integers(1, 9),
+                    label_only=st.booleans(),
+                ),
+                max_size=2,
+            ),
+            extraction=st.none()
+            | st.builds(
+                Extraction,
+                actions=st.lists(st.sampled_from(["log", "round", "throttle"]), max_size=2).map(tuple),
+                window=st.integers(20, 999),
+                threshold=st.floats(0, 1),
+            ),
+            audit=st.booleans(),
+        ),
     },
 )
 

@@ -253,6 +253,10 @@ def _number(kind: type[int | float], text: str) -> int | float:
 def _of_table(table: Table, specs: Sequence[TensorSpec], model: str) -> tuple[Tensor, ...]:
     known = {spec.name: spec for spec in specs}
     if len(specs) == 1 and len(specs[0].shape) > 1 and specs[0].name not in table:
+        lengths = {name: len(values) for name, values in table.items()}
+        if len(set(lengths.values())) > 1:
+            shown = ", ".join(f"'{name}' {length}" for name, length in lengths.items())
+            raise InvalidRequest(f"the columns must have as many rows as each other, got: {shown}")
         return _of_values([list(row) for row in zip(*table.values(), strict=True)], specs, model)
     chosen = {name: values for name, values in table.items() if name in known} if known else table
     if known and not chosen and table:

@@ -21,6 +21,7 @@ import yaml
 from headrace.errors import InvalidRequest, LoadFailed, NotSupported, SettingsError, unknown_key
 from headrace.payload import DTYPES, EMPTY, TensorSpec
 from headrace.serving.batching import Batching
+from headrace.trust.spec import Extraction, OutputPolicy, Trust, Validation
 
 FILE: Final = "headrace.yaml"
 """The name of the file beside a model. `STEM.headrace.yaml` speaks for one file among several."""
@@ -111,6 +112,14 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     """What the model takes of memory, in bytes, for planning its first load under a memory budget; after that, what it
     was measured to take. Default: 0: the size of its files. Set it for models far larger than their files."""
+
+    trust: Trust | None = None
+    """What is done with the model's `trust` folder (`headrace trust fit` writes it): `enabled` (default true), `path`
+    (default: `trust` beside the model), `validation` (`mode: off|flag|reject`, `tolerance`: a share of the range seen,
+    default 0.1), `outputs` (by role of the caller, or `default`: `decimals`, `top_k`, `label_only`), `extraction`
+    (`actions`: of `log`, `round`, `label_only`, `throttle`, `block`, one after the other; `window`, `threshold`,
+    `throttle_per_second`), `audit` (default false). Default: the folder's detectors and explainers, and no guards. Set
+    it to check requests before they are answered, or to answer less."""
 
     # Found by discovery or given by code; no keys of headrace.yaml.
     dialect: str = ""
@@ -464,6 +473,57 @@ def _cache(node: yaml.Node, place: _Place) -> Cache:
     return Cache(**_fields(node, place, _CACHE))
 
 
+def _number(*, least: float, most: float = math.inf) -> _Parser:
+    expected = f"a number of {least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
+
+    def parse(node: yaml.Node, place: _Place) -> float:
+        value = _scalar(node, place) if node.tag in {f"{_TAG}int", f"{_TAG}float"} else None
+        if not isinstance(value, int | float) or not least <= value <= most:
+            raise place.wrong(node, expected)
+        return float(value)
+
+    return parse
+
+
+_VALIDATION: Final[Mapping[str, _Parser]] = MappingProxyType(
+    {"mode": _choice("off", "flag", "reject"), "tolerance": _number(least=0)}
+)
+_OUTPUT_POLICY: Final[Mapping[str, _Parser]] = MappingProxyType(
+    {"decimals": _whole(least=0), "top_k": _whole(least=1), "label_only": _flag}
+)
+_EXTRACTION: Final[Mapping[str, _Parser]] = MappingProxyType(
+    {
+        "actions": _items(_choice("log", "round", "label_only", "throttle", "block"), what="actions"),
+        "window": _whole(least=20),
+        "threshold": _number(least=0, most=1),
+        "throttle_per_second": _number(least=0.001),
+    }
+)
+
+
+def _outputs_by_role(node: yaml.Node, place: _Place) -> Mapping[str, OutputPolicy]:
+    return {
+        role: OutputPolicy(**_fields(value, place.of(role), _OUTPUT_POLICY))
+        for role, _, value in _entries(node, place, "roles, each with decimals, top_k or label_only")
+    }
+
+
+_TRUST: Final[Mapping[str, _Parser]] = MappingProxyType(
+    {
+        "enabled": _flag,
+        "path": _text,
+        "validation": lambda node, place: Validation(**_fields(node, place, _VALIDATION)),
+        "outputs": _outputs_by_role,
+        "extraction": lambda node, place: Extraction(**_fields(node, place, _EXTRACTION)),
+        "audit": _flag,
+    }
+)
+
+
+def _trust(node: yaml.Node, place: _Place) -> Trust:
+    return Trust(**_fields(node, place, _TRUST))
+
+
 _TENSOR: Final[Mapping[str, _Parser]] = MappingProxyType(
     {
         "name": _text,
@@ -562,6 +622,7 @@ _KEYS: Final[Mapping[str, _Parser]] = MappingProxyType(
         "load_policy": _choice("auto", "restricted", "trusted"),
         "parameters": _mapping,
         "cache": _cache,
+        "trust": _trust,
         "environment": _text,
         "idle_seconds": _seconds,
         "on_demand": _flag,
@@ -579,6 +640,8 @@ def _plain(value: Any) -> Any:
         return {key: getattr(value, key) for key in _BATCHING}
     if isinstance(value, Cache):
         return {key: getattr(value, key) for key in _CACHE}
+    if isinstance(value, Trust):
+        return msgspec.to_builtins(value)
     if isinstance(value, TensorSpec):
         shown = {key: getattr(value, key) for key in _TENSOR}
         kept = {key: each for key, each in shown.items() if key in {"name", "datatype", "shape"} or each}
