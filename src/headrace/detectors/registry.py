@@ -11,7 +11,24 @@ from typing import Final
 from headrace.detectors.base import Detector
 from headrace.errors import InvalidRequest
 
-METHODS: Final[Mapping[str, str]] = MappingProxyType({})
+METHODS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "isolation-forest": "headrace.detectors.isolation_forest:IsolationForest",
+        "mahalanobis": "headrace.detectors.mahalanobis:Mahalanobis",
+        "mahalanobis-online": "headrace.detectors.mahalanobis_online:MahalanobisOnline",
+        "pca": "headrace.detectors.pca:Pca",
+        "vae": "headrace.detectors.vae:Vae",
+        "knn": "headrace.detectors.knn:Knn",
+        "ecod": "headrace.detectors.ecod:Ecod",
+        "copod": "headrace.detectors.copod:Copod",
+        "spectral-residual": "headrace.detectors.spectral_residual:SpectralResidual",
+        "seasonal": "headrace.detectors.seasonal:Seasonal",
+        "pyod": "headrace.detectors.pyod:Pyod",
+        "feature-squeezing": "headrace.detectors.feature_squeezing:FeatureSqueezing",
+        "autoencoder-output": "headrace.detectors.autoencoder_output:AutoencoderOutput",
+        "adversarial-union": "headrace.detectors.adversarial_union:AdversarialUnion",
+    }
+)
 """Method to `module:Class`."""
 
 
