@@ -11,7 +11,15 @@ from typing import Final
 from headrace.errors import InvalidRequest
 from headrace.explainers.base import Explainer
 
-METHODS: Final[Mapping[str, str]] = MappingProxyType({})
+METHODS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "anchor-tabular": "headrace.explainers.anchor_tabular:AnchorTabular",
+        "anchor-text": "headrace.explainers.anchor_text:AnchorText",
+        "anchor-image": "headrace.explainers.anchor_image:AnchorImage",
+        "counterfactual": "headrace.explainers.counterfactual:Counterfactual",
+        "contrastive": "headrace.explainers.contrastive:Contrastive",
+    }
+)
 """Method to `module:Class`."""
 
 
