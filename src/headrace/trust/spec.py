@@ -53,6 +53,8 @@ class Output(_Part, frozen=True, kw_only=True):
     model gives none."""
     labels: str = ""
     """The tensor `[n]` of predicted classes, or of a regression its numbers; empty: the largest probability."""
+    width: int = 1
+    """Of a regression: how many numbers a row's answer has."""
 
 
 class Bias(_Part, frozen=True, kw_only=True):
@@ -217,6 +219,8 @@ class Extraction(_Part, frozen=True, kw_only=True):
     """Of the Shapiro-Wilk statistic W of distances (PRADA); below it is suspicious."""
     throttle_per_second: float = 1.0
     """Queries of a throttled caller."""
+    block_seconds: float = 3600.0
+    """How long a blocked caller is refused."""
 
 
 class Trust(_Part, frozen=True, kw_only=True):
@@ -232,5 +236,8 @@ class Trust(_Part, frozen=True, kw_only=True):
     """By role of the caller; `default` is everybody else's."""
     extraction: Extraction | None = None
     """Absent: nobody is suspected."""
+    canaries: Literal["off", "warn", "require"] = "warn"
+    """The folder keeps rows with the answers that the model gave when it was fitted; at load the model is asked again.
+    When it answers otherwise: `warn` says so in metadata; `require` fails the load."""
     audit: bool = False
     """Whether each query goes to the audit log (`security.audit`)."""
