@@ -119,12 +119,14 @@ def test_a_window_that_cannot_be_is_refused(spec):
         Windows(spec)
 
 
-def test_the_state_of_other_windows_is_refused():
-    """More rows than the window ever holds are not its state."""
+def test_the_state_of_larger_windows_is_cut_to_size():
+    """Rows gathered for larger windows fill smaller ones, each row once."""
     windows = Windows(Window(rows=100))
-    windows.take(rows(0, 60, 0.0), 0.0)
-    with pytest.raises(InvalidRequest, match="60 rows is not of windows of 50 rows"):
-        Windows.restore(Window(rows=50), windows.state())
+    windows.take(rows(0, 75, 0.0), 0.0)
+    smaller = Windows.restore(Window(rows=30), windows.state())
+    full = smaller.take(rows(75, 20, 1.0), 1.0)
+    assert [each.columns["x"][[0, -1], 0].tolist() for each in full] == [[0, 29], [30, 59], [60, 89]]
+    assert smaller.collecting() == (5, 30)
 
 
 @given(st.lists(st.text(max_size=5), max_size=6))

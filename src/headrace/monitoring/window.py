@@ -99,15 +99,19 @@ class Windows:
             now: Seconds since the epoch.
         """
         full = self.tick(now)
+        self._cut_all(full)
         n = count(columns)
         at = 0
         while at < n:
             end = min(n, at + self._room())
             self._add(columns if (at, end) == (0, n) else cut(columns, at, end), now)
             at = end
-            if self._room() == 0:
-                full.append(self._cut())
+            self._cut_all(full)
         return full
+
+    def _cut_all(self, full: list[Full]) -> None:
+        while self._count and self._room() <= 0:
+            full.append(self._cut())
 
     def tick(self, now: float) -> list[Full]:
         """Cut the window whose time has come, if it has."""
@@ -135,10 +139,11 @@ class Windows:
             whole = cut(whole, max(0, total - self.rows), total)
             self._held = [whole]
             self._count = count(whole)
+            self._fresh = 0
         else:
-            self._held = []
-            self._count = 0
-        self._fresh = 0
+            self._held = [cut(whole, self.rows, total)] if total > self.rows else []
+            self._count = self._fresh = max(0, total - self.rows)
+            whole = cut(whole, 0, self.rows)
         self.number += 1
         times = whole["time"]
         return Full(columns=whole, number=self.number, start=float(times[0]), end=float(times[-1]))
@@ -150,10 +155,8 @@ class Windows:
 
     @classmethod
     def restore(cls, spec: Window, state: State) -> Self:
-        """The windows that had this state.
-
-        Raises:
-            InvalidRequest: they were windows of other sizes.
+        """The windows that had this state. Where they had other sizes, what is too much for one is cut at the next
+        `take`.
         """
         windows = cls(spec)
         windows.number = int(state.parameters["number"])
@@ -163,8 +166,6 @@ class Windows:
             windows._held = [columns]
             windows._count = count(columns)
             windows._fresh = min(int(state.parameters["fresh"]), windows._count)
-        if windows._room() <= 0:
-            raise InvalidRequest(f"a state with {windows._count} rows is not of windows of {windows.rows} rows")
         return windows
 
 
