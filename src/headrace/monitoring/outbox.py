@@ -1,0 +1,362 @@
+"""What is sent later, by threads of its own, until it arrived. `actions` and `payloads` put things in.
+
+Bounded in items and bytes: what comes when it is full is dropped and counted. What fails for now is tried again with
+exponential back-off and jitter until its deadline. With a spool, what was taken is on disk before `put` returns, and is
+sent after a kill by whoever opens the same folder next: at least once, and once for a receiver that heeds the key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import heapq
+import itertools
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.errors import HeadraceError, Overloaded, SettingsError, Temporary
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY: Final = 0.5
+LONGEST_DELAY: Final = 60.0
+LONGEST_PAUSE: Final = 5.0
+"""Of all items, while the other side fails one after the other; one that only fails for some holds up no other."""
+_FOLDERS: Final = 64
+_KEYS_KEPT: Final = 4096
+_RANDOM: Final = random.SystemRandom()
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to be sent."""
+
+    key: str
+    """One item of a key is taken, and with a spool sent, once. Empty: it is like no other."""
+    body: bytes
+    accepted_at: float = 0.0
+    """Seconds since the epoch; set by the outbox."""
+
+
+class Counts(msgspec.Struct):
+    """What became of items."""
+
+    sent: int = 0
+    failed: int = 0
+    """Given up: for good, or at the deadline."""
+    dropped: int = 0
+    """Not taken, or not sent before the end."""
+    retried: int = 0
+
+
+class _Entry(msgspec.Struct):
+    item: Item
+    attempts: int = 0
+
+
+def delay(attempts: int, *, first: float = FIRST_DELAY, longest: float = LONGEST_DELAY, share: float = 1.0) -> float:
+    """Seconds until the next attempt: doubled each time, and between half and all of that.
+
+    Args:
+        attempts: That failed, at least 1.
+        first: Of the first, at most.
+        longest: Of any.
+        share: From 0 to 1, drawn at random, so that senders do not come back together.
+    """
+    most = min(first * 2.0 ** min(attempts - 1, 32), longest)
+    return most * (0.5 + 0.5 * share)
+
+
+class Outbox:
+    """A bounded queue and the threads that empty it.
+
+    Args:
+        name: For messages and the threads.
+        deliver: Sends one; raises `Temporary` where another try may help, another HeadraceError where none will.
+        most_items: That wait.
+        most_bytes: Of their bodies.
+        deadline_seconds: From taking to giving up.
+        threads: That send at the same time.
+        spool: Where items survive; None: nowhere.
+        first_delay: Of the back-off.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        deliver: Callable[[Item], None],
+        *,
+        most_items: int,
+        most_bytes: int,
+        deadline_seconds: float,
+        threads: int = 1,
+        spool: Path | None = None,
+        first_delay: float = FIRST_DELAY,
+    ) -> None:
+        self._name, self._deliver = name, deliver
+        self._most_items, self._most_bytes, self._deadline = most_items, most_bytes, deadline_seconds
+        self._spool = None if spool is None else Spool(spool)
+        self._first_delay = first_delay
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, _Entry]] = []
+        self._keys: set[str] = set()
+        self._numbers = itertools.count()
+        self._bytes = 0
+        self._in_flight = 0
+        self._failures = 0  # one after the other
+        self._paused_until = 0.0
+        self._ending = False
+        self._stop_at = float("inf")
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(threads)
+        ]
+        self.counts = Counts()
+
+    def __repr__(self) -> str:
+        return f"Outbox({self._name}, {self.waiting} waiting, {self.counts})"
+
+    @property
+    def waiting(self) -> int:
+        """Items that were taken and have not arrived."""
+        return len(self._due) + self._in_flight
+
+    def open(self) -> None:
+        """Take up what the spool has, and start to send.
+
+        Raises:
+            SettingsError: the spool's folder cannot be used.
+        """
+        if self._spool is not None:
+            for item in self._spool.open():
+                self._add(item)
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, item: Item) -> bool:
+        """Take an item, or drop it where too much waits. One whose key is known is taken already."""
+        with self._changed:
+            if item.key and (item.key in self._keys or (self._spool is not None and self._spool.is_sent(item.key))):
+                return True
+            if self._ending or len(self._due) >= self._most_items or self._bytes + len(item.body) > self._most_bytes:
+                self.counts.dropped += 1
+                return False
+            item = msgspec.structs.replace(item, accepted_at=time.time())
+            if self._spool is not None:
+                try:
+                    self._spool.keep(item)
+                except OSError as exc:
+                    # it is sent all the same; only a kill now would lose it
+                    log.warning("%s: %s cannot be kept on disk: %s", self._name, item.key, exc.strerror or exc)
+            self._add(item)
+            self._changed.notify()
+        return True
+
+    def _add(self, item: Item) -> None:
+        heapq.heappush(self._due, (time.monotonic(), next(self._numbers), _Entry(item)))
+        self._bytes += len(item.body)
+        if item.key:
+            self._keys.add(item.key)
+
+    def settle(self, timeout_seconds: float) -> bool:
+        """Wait until nothing waits, and say whether that came to be."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.waiting, timeout_seconds)
+
+    def close(self, grace_seconds: float) -> None:
+        """Send what can be sent within the grace, then stop. The rest stays in the spool, or is counted as dropped."""
+        with self._changed:
+            self._ending = True
+            self._stop_at = time.monotonic() + grace_seconds
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(self._stop_at - time.monotonic(), 0) + 0.1)
+        with self._changed:
+            if self._spool is None:
+                self.counts.dropped += self.waiting
+            self._due.clear()
+        if self._spool is not None:
+            self._spool.close()
+
+    def _run(self) -> None:
+        while (entry := self._next()) is not None:
+            try:
+                self._deliver(entry.item)
+            except Temporary as exc:
+                self._again(entry, exc)
+            except HeadraceError as exc:
+                self._give_up(entry, str(exc))
+            except Exception as exc:  # whatever a sink's library raises: one item fails, the next are sent
+                log.exception("%s: %s cannot be sent", self._name, entry.item.key)
+                self._give_up(entry, str(exc))
+            else:
+                self._end(entry, sent=True)
+
+    def _next(self) -> _Entry | None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                if now >= self._stop_at or (self._ending and not self._due):
+                    return None
+                if self._due:
+                    ready = max(self._due[0][0], self._paused_until)
+                    if ready <= now:
+                        _, _, entry = heapq.heappop(self._due)
+                        self._in_flight += 1
+                        return entry
+                    self._changed.wait(min(ready, self._stop_at) - now)
+                else:
+                    self._changed.wait()
+
+    def _again(self, entry: _Entry, error: Temporary) -> None:
+        entry.attempts += 1
+        wait = delay(entry.attempts, first=self._first_delay, share=_RANDOM.random())
+        if isinstance(error, Overloaded):
+            wait = max(wait, error.retry_after_seconds)
+        if time.time() + wait > entry.item.accepted_at + self._deadline:
+            self._give_up(entry, f"{error}; given up after {entry.attempts} tries")
+            return
+        with self._changed:
+            self.counts.retried += 1
+            self._failures += 1
+            pause = delay(self._failures, first=self._first_delay, longest=LONGEST_PAUSE, share=_RANDOM.random())
+            now = time.monotonic()
+            self._paused_until = now + min(pause, wait)
+            self._in_flight -= 1
+            heapq.heappush(self._due, (now + wait, next(self._numbers), entry))
+            self._changed.notify()
+        if entry.attempts == 1:
+            log.warning("%s: not sent yet: %s", self._name, error)
+
+    def _give_up(self, entry: _Entry, why: str) -> None:
+        log.error("%s: %s failed: %s", self._name, entry.item.key or "an item", why)
+        self._end(entry, sent=False)
+
+    def _end(self, entry: _Entry, *, sent: bool) -> None:
+        if self._spool is not None:
+            try:
+                self._spool.done(entry.item)
+            except OSError as exc:
+                log.warning("%s: %s may be sent again: %s", self._name, entry.item.key, exc.strerror or exc)
+        with self._changed:
+            self._in_flight -= 1
+            self._bytes -= len(entry.item.body)
+            self._keys.discard(entry.item.key)
+            if sent:
+                self.counts.sent += 1
+                self._failures, self._paused_until = 0, 0.0
+            else:
+                self.counts.failed += 1
+            self._changed.notify_all()
+
+
+class Spool:
+    """Items as files, one each, in a folder that one process has at a time.
+
+        FOLDER/0/lock            held by the process that uses it
+        FOLDER/0/KEY.json        an item that was taken and has not arrived
+        FOLDER/0/sent.txt        keys of the last that arrived
+
+    Two servers with one folder use `0` and `1`; what a dead one left, the next that starts takes over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder
+        self._folder = folder
+        self._lock = -1
+        self._sent: dict[str, None] = {}
+
+    def open(self) -> list[Item]:
+        """Lock a folder, and give what waits in it, the oldest first."""
+        try:
+            return self._open()
+        except OSError as exc:
+            raise SettingsError(f"trust.state: {self._root} cannot be used: {exc.strerror or exc}") from exc
+
+    def _open(self) -> list[Item]:
+        self._root.mkdir(parents=True, exist_ok=True)
+        for number in range(_FOLDERS):
+            folder = self._root / str(number)
+            if self._lock >= 0 and not folder.exists():
+                break
+            folder.mkdir(exist_ok=True)
+            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                continue
+            if self._lock < 0:
+                self._folder, self._lock = folder, descriptor
+                continue
+            for path in folder.glob("*.json"):
+                path.replace(self._folder / path.name)
+            os.close(descriptor)
+        if self._lock < 0:
+            raise SettingsError(f"trust.state: {_FOLDERS} processes use {self._root}; give this server one of its own")
+        for path in self._folder.glob("*.part"):
+            path.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            self._sent = dict.fromkeys((self._folder / "sent.txt").read_text().split()[-_KEYS_KEPT:])
+            (self._folder / "sent.txt").write_text("".join(f"{key}\n" for key in self._sent))
+        return sorted(self._waiting(), key=lambda item: item.accepted_at)
+
+    def _waiting(self) -> Iterator[Item]:
+        for path in self._folder.glob("*.json"):
+            try:
+                item = msgspec.json.decode(path.read_bytes(), type=Item)
+            except ValueError:
+                log.warning("%s is no item; it is put aside", path)
+                path.replace(path.with_suffix(".unreadable"))
+                continue
+            if _name(item.key) in self._sent:
+                path.unlink()
+            else:
+                yield item
+
+    def keep(self, item: Item) -> None:
+        """Write it, so that a kill or a power cut does not lose it."""
+        path = self._folder / f"{_name(item.key)}.json"
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            file.write(msgspec.json.encode(item))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def is_sent(self, key: str) -> bool:
+        """Whether one of this key arrived, or was given up, not long ago."""
+        return _name(key) in self._sent
+
+    def done(self, item: Item) -> None:
+        """Remember the key, then forget the item."""
+        name = _name(item.key)
+        self._sent[name] = None
+        if len(self._sent) > _KEYS_KEPT:
+            del self._sent[next(iter(self._sent))]
+        with (self._folder / "sent.txt").open("a") as file:
+            file.write(f"{name}\n")
+        (self._folder / f"{name}.json").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let the next process have the folder."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _name(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
