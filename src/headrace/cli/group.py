@@ -47,6 +47,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "prefetch": "Load a model into memory before it is asked for.",
         "evict": "Take a model out of memory until it is asked for.",
         "schema": "Print the JSON Schema of resources.",
+        "audit": "Check the audit log of queries.",
         "doctor": "Say what is installed, what can be served, and what is wrong.",
         "init": "Write the skeleton of a model in Python, ready to serve.",
         "settings": "Show every setting, its value, and where the value came from.",

@@ -118,7 +118,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     (default: `trust` beside the model), `validation` (`mode: off|flag|reject`, `tolerance`: a share of the range seen,
     default 0.1), `outputs` (by role of the caller, or `default`: `decimals`, `top_k`, `label_only`), `extraction`
     (`actions`: of `log`, `round`, `label_only`, `throttle`, `block`, one after the other; `window`, `threshold`,
-    `throttle_per_second`), `audit` (default false). Default: the folder's detectors and explainers, and no guards. Set
+    `throttle_per_second`, `block_seconds`), `canaries` (whether the model must still answer as when the folder was
+    made: `off|warn|require`, default `warn`), `audit` (default false). Default: the folder's detectors and explainers, and no guards. Set
     it to check requests before they are answered, or to answer less."""
 
     # Found by discovery or given by code; no keys of headrace.yaml.
@@ -497,6 +498,7 @@ _EXTRACTION: Final[Mapping[str, _Parser]] = MappingProxyType(
         "window": _whole(least=20),
         "threshold": _number(least=0, most=1),
         "throttle_per_second": _number(least=0.001),
+        "block_seconds": _seconds,
     }
 )
 
@@ -515,6 +517,7 @@ _TRUST: Final[Mapping[str, _Parser]] = MappingProxyType(
         "validation": lambda node, place: Validation(**_fields(node, place, _VALIDATION)),
         "outputs": _outputs_by_role,
         "extraction": lambda node, place: Extraction(**_fields(node, place, _EXTRACTION)),
+        "canaries": _choice("off", "warn", "require"),
         "audit": _flag,
     }
 )
