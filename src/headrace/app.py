@@ -39,6 +39,8 @@ from headrace.routing.cache import Cache
 from headrace.runtimes import recognise
 from headrace.runtimes.base import UNCHECKED
 from headrace.security import load_policy
+from headrace.security.callers import Callers
+from headrace.server.authentication import authenticated
 from headrace.server.cors import Cors, CorsSettings
 from headrace.server.grpc import GrpcServer
 from headrace.server.grpc_services import InferenceService
@@ -164,6 +166,7 @@ class App:
             watch_seconds=settings.models.watch_seconds,
             drain_seconds=settings.models.drain_seconds,
         )
+        self._callers = _callers(settings)
         self._stopping = threading.Event()
         self._lookout = Lookout(self._again)
         self._http: HttpServer | None = None
@@ -254,6 +257,7 @@ class App:
                 counts=self.metrics.grpc,
                 traces=self._tracing,
                 times=self.metrics.grpc_times,
+                callers=self._callers,
             )
             with _taken(host, settings.grpc.port, "grpc.port"):
                 self.grpc_port = await self._grpc.start(host, settings.grpc.port, ssl=_tls(settings))
@@ -408,6 +412,8 @@ class App:
         """The REST surface behind what only some settings ask for."""
         settings = self._settings
         handler: Handler = rest
+        if self._callers is not None:
+            handler = authenticated(handler, self._callers, root_path=settings.http.root_path)
         if self.metrics.rest_times is not None:
             handler = timed(
                 handler,
@@ -664,6 +670,16 @@ def _taken(host: str, port: int, key: str) -> Iterator[None]:
         where = exc.errno == errno.EADDRNOTAVAIL or isinstance(exc, socket.gaierror)
         todo = "set http.host to an address of this machine" if where else "choose another port"
         raise SettingsError(f"{key}: cannot listen on {host}:{port}: {exc.strerror or exc}; {todo}") from exc
+
+
+def _callers(settings: Settings) -> Callers | None:
+    """Who has a key; None: nobody needs one."""
+    security = settings.security
+    if security.keys_file:
+        return Callers.read(Path(security.keys_file), require=security.require_key)
+    if security.require_key:
+        raise SettingsError("security.require_key is set, and security.keys_file is not: nobody could call")
+    return None
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

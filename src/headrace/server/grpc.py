@@ -10,7 +10,9 @@ import msgspec
 from headrace.monitoring.mlserver_metrics import GrpcTimes
 from headrace.monitoring.tracing import Tracing
 from headrace.protocols.v2_control import Statistics
+from headrace.security.callers import Callers
 from headrace.server import grpc_health, grpc_reflection, grpc_services
+from headrace.server.authentication import authenticated_calls
 from headrace.server.grpc_connection import GrpcConnection, GrpcLimits, Listener
 from headrace.server.metrics import timed_calls
 from headrace.serving.models import Models, Served
@@ -33,6 +35,7 @@ class GrpcServer:
         counts: Calls by method and status name, written to.
         traces: Set to trace inference.
         times: What MLServer's metrics of gRPC need, written to; None: nobody asked for them.
+        callers: Who may call; None: everybody.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class GrpcServer:
         counts: dict[tuple[str, str], int] | None = None,
         traces: Tracing | None = None,
         times: GrpcTimes | None = None,
+        callers: Callers | None = None,
     ) -> None:
         self._health = grpc_health.Health(models, services=(grpc_services.SERVICE,))
         methods = {
@@ -66,6 +70,8 @@ class GrpcServer:
             **self._health.methods(),
             **grpc_reflection.methods((grpc_services.SERVICE, grpc_services.REPOSITORY_SERVICE, grpc_health.SERVICE)),
         }
+        if callers is not None:
+            methods = authenticated_calls(methods, callers)
         if times is not None:
             methods = timed_calls(methods, times)
         limits = msgspec.structs.replace(
