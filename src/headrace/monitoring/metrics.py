@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from headrace.monitoring import memory_metrics, mlserver_metrics, traffic_metrics
+from headrace.monitoring import guard_metrics, memory_metrics, mlserver_metrics, traffic_metrics
 from headrace.monitoring.custom_metrics import NAMES_KEPT, CustomMetrics
 from headrace.monitoring.families import DEFAULT, NANOSECONDS, SECONDS, Family, Histogram
 from headrace.payload import Infer, InferenceRequest, InferenceResponse
@@ -62,6 +62,7 @@ NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "headrace_http_requests_total": ("counter", "HTTP requests by route", ("route", "method", "code")),
     "headrace_grpc_requests_total": ("counter", "gRPC calls by method", ("method", "code")),
     **traffic_metrics.NAMES,
+    **guard_metrics.NAMES,
 }
 """Name to kind, meaning and labels."""
 
@@ -310,6 +311,8 @@ class Metrics:
         """What `server.metrics.timed_calls` writes to; None: nobody asked for it."""
         self.traffic = traffic_metrics.TrafficMetrics()
         """What pipelines and splits count."""
+        self.guards = guard_metrics.GuardMetrics()
+        """What guards of models count."""
         self._registry: CollectorRegistry | None = None
 
     def open(self) -> CollectorRegistry:
@@ -370,6 +373,7 @@ class Metrics:
         for (method, name), count in self.grpc.items():
             families["headrace_grpc_requests_total"].value({"method": method, "code": name}, count)
         self.traffic.fill(families)
+        self.guards.fill(families)
         for family in (*families.values(), *self._aliases(), *_custom(self._models.values())):
             yield family.metric
 

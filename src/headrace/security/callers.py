@@ -15,10 +15,17 @@ import msgspec
 import yaml
 
 from headrace.errors import SettingsError, Unauthenticated
+from headrace.payload import Infer, InferenceRequest, InferenceResponse
 
 DEFAULT_ROLE: Final = "default"
 _KEPT: Final = 1024
 _SCHEME: Final = "bearer "
+
+
+NAME: Final = "headrace-caller"
+"""The header in which a request that came in says who sent it; what the caller itself wrote there is not believed."""
+ROLE: Final = "headrace-role"
+"""The header with the caller's role."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -113,3 +120,25 @@ def _cause(error: Exception) -> str:
         return error.strerror or str(error)
     mark = getattr(error, "problem_mark", None)
     return f"not valid YAML, line {mark.line + 1}" if mark is not None else "not text in UTF-8, or not valid YAML"
+
+
+def identified(infer: Infer, callers: Callers) -> Infer:
+    """The same `Infer`; requests say in their headers who sent them, for all that stands behind.
+
+    Args:
+        infer: The model with its guards.
+        callers: Who has a key.
+    """
+
+    async def answer(request: InferenceRequest) -> InferenceResponse:
+        caller = callers.who(request.headers)
+        headers = {**request.headers, NAME: caller.name, ROLE: caller.role}
+        return await infer(msgspec.structs.replace(request, headers=headers))
+
+    return answer
+
+
+def who(request: InferenceRequest) -> tuple[str, str]:
+    """Name and role of who sent a request, as `identified` wrote them."""
+    headers = request.headers
+    return headers.get(NAME, ANONYMOUS.name), headers.get(ROLE, ANONYMOUS.role)
