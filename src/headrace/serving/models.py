@@ -9,12 +9,13 @@ import difflib
 import enum
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from headrace.errors import ModelNotFound, ModelNotReady
 from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, InferStream, Route, Signature, Visit
+from headrace.protocols.explain import ExplainReply, ExplainRequest, JobStatus
 
 Kind = Literal["model", "pipeline", "experiment"]
 KINDS: Final[tuple[Kind, ...]] = ("model", "pipeline", "experiment")
@@ -33,6 +34,22 @@ class State(enum.StrEnum):
 
 Feedback = Callable[[Mapping[str, str], float, InferenceRequest | None], None]
 """Router to the branch it chose, the reward, and the request where the caller gave it back."""
+
+
+class Explain(Protocol):
+    """What explains a model's answers (`serving.explain`); errors as it says."""
+
+    def __call__(self, request: ExplainRequest) -> Awaitable[ExplainReply]:
+        """Explain, now."""
+
+    def submit(self, request: ExplainRequest) -> JobStatus:
+        """Begin to explain, and say where it will be."""
+
+    def job(self, identity: str) -> JobStatus:
+        """How far a job is."""
+
+    def cancel(self, identity: str) -> JobStatus:
+        """End a job, and forget it."""
 
 
 class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
@@ -61,6 +78,8 @@ class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     """Another server holds it, so the repository leaves it alone."""
     feedback: Feedback | None = None
     """Set for pipelines whose routers learn."""
+    explain: Explain | None = None
+    """Set while READY, for models that can be explained."""
     graph: bool = False
     """It answers as a graph of Seldon Core v1 or KServe's InferenceGraph does, for their clients."""
     dialect: str = ""
