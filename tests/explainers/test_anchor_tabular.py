@@ -4,6 +4,8 @@ are in `test_anchors`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ class TestAnchorTabular(ExplainerConformance):
 
 class TestAnchorTabularOfWholeRows(ExplainerConformance):
     method = "anchor-tabular"
-    options = {"perturbation": "rows", "balanced": True}
+    options: ClassVar = {"perturbation": "rows", "balanced": True}
 
 
 def uniform(rows: int = 2000, *, seed: int = 0) -> Reference:

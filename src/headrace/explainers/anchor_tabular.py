@@ -245,6 +245,11 @@ class TabularLaw:
         """Of the rows that coverage is measured on."""
         return self._present
 
+    @property
+    def largest(self) -> int:
+        """Rows of 64 MiB."""
+        return max(1, 2**23 // max(len(self._x), 1))
+
     def draw(self, anchors: Sequence[Anchor], count: int, rng: np.random.Generator) -> Array:
         """`count` rows for each anchor, one anchor after the other."""
         total, width = len(anchors) * count, self._drawn.shape[1]

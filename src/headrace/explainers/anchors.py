@@ -43,6 +43,9 @@ FIRST: Final = 2 * LARGEST_CALL
 
 LEAST: Final = 10
 
+SHOWN: Final = 500
+"""Fresh rows that examples are taken from."""
+
 _K1: Final = 405.5
 _ALPHA: Final = 1.1
 
@@ -60,6 +63,11 @@ class Law(Protocol):
     @property
     def present(self) -> Array:
         """`[m, p]` BOOL: of m rows that coverage is measured on, which predicates hold."""
+        ...
+
+    @property
+    def largest(self) -> int:
+        """Rows that are drawn at once at most, for the memory that they take."""
         ...
 
     def draw(self, anchors: Sequence[Anchor], count: int, rng: np.random.Generator) -> Array:
@@ -267,10 +275,24 @@ class Search:
         if room < 1:
             raise BudgetSpent(f"the rows that are left are not one for each of {len(which)} candidates")
         count = min(count, room)
-        rows = self._law.draw([arms.anchors[at] for at in which], count, self._rng)
-        agreed = self._agrees(self._ask(rows)).reshape(len(which), count)
+        agreed, _ = self._drawn([arms.anchors[at] for at in which], count)
         arms.samples[which] += count
         arms.hits[which] += agreed.sum(axis=1)
+
+    def _drawn(self, anchors: Sequence[Anchor], count: int) -> tuple[Array, Array]:
+        """Whether the model agrees on `count` samples of each anchor, `[anchors, count]`; the first SHOWN rows."""
+        agreed = np.zeros((len(anchors), count), np.bool_)
+        largest = self._law.largest
+        step = max(1, largest // count)
+        shown: list[Array] = []
+        for first in range(0, len(anchors), step):
+            block = anchors[first : first + step]
+            for start in range(0, count, largest):
+                size = min(largest, count - start)
+                rows = self._law.draw(block, size, self._rng)
+                agreed[first : first + step, start : start + size] = self._agrees(self._ask(rows)).reshape(-1, size)
+                shown = shown or [rows[:SHOWN]]
+        return agreed, shown[0]
 
     def _select(self, arms: _Arms) -> Array:
         """The arms of the largest precision: KL-LUCB, algorithm 1."""
@@ -377,14 +399,12 @@ class Search:
         count = min(options.precision_samples, self._ask.left())
         if count * 2 < options.precision_samples + some * len(prefixes):
             prefixes = []
-        parts = [self._law.draw([anchor], max(count, 1), self._rng)]
-        if prefixes and self._ask.left() >= count + some * len(prefixes):
-            parts.append(self._law.draw(prefixes, some, self._rng))
-        rows = np.concatenate(parts)
-        agreed = self._agrees(self._ask(rows))
-        own, rest = agreed[:count], agreed[count:]
+        drawn, rows = self._drawn([anchor], max(count, 1))
+        own = drawn[0]
         hits = int(own.sum())
-        shares = rest.reshape(-1, some).mean(axis=1).tolist() if len(rest) else [None] * max(len(anchor) - 1, 0)
+        shares: list[float | None] = [None] * max(len(anchor) - 1, 0)
+        if prefixes and self._ask.left() >= some * len(prefixes):
+            shares = self._drawn(prefixes, some)[0].mean(axis=1).tolist()
         low, high = interval(hits, count, options.delta)
         precision = hits / count
         reason = self._reason(anchor, precision, low)
@@ -401,8 +421,8 @@ class Search:
                 (share, self._covers(anchor[: end + 1]))
                 for end, share in enumerate((*shares, precision)[: len(anchor)])
             ),
-            rows=rows[:count][: 10 * 50],
-            agreed=own[: 10 * 50],
+            rows=rows,
+            agreed=own[: len(rows)],
         )
 
     def _reason(self, anchor: Anchor, precision: float, low: float) -> str:
@@ -520,7 +540,21 @@ def explanation(
     of: str = "rows",
     covered: str = "of the reference is such",
 ) -> Explanation:
-    """What was found, in the words of every anchor method."""
+    """What was found, in the words of every anchor method.
+
+    Args:
+        method: Its name.
+        found: By the search.
+        what: The model says of the row.
+        names: The conditions, as a person reads them.
+        options: Of the search.
+        law: How rows were drawn, in a word or two.
+        extra: More of `data`.
+        raw: More of `data.raw`.
+        asked: Rows.
+        of: What was drawn, in the plural.
+        covered: How the sentence about the coverage goes on after the percentage.
+    """
     condition = " and ".join(names)
     parts = [what.text()]
     if found.precision is None or found.interval is None:
