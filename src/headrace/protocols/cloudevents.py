@@ -153,6 +153,8 @@ def event(
     for name, value in (("type", type), ("source", source)):
         if not value:
             raise InvalidRequest(f"a CloudEvent needs a {name}; it is empty")
+    if not _is_media_type(datacontenttype):
+        raise InvalidRequest(f"{datacontenttype!r} is no content type that data of a CloudEvent may have")
     for name in extensions:
         if name in _OWN or not _NAME.fullmatch(name):
             raise InvalidRequest(f"{name!r} is no name of an extension; expected lower-case letters and digits")
@@ -165,7 +167,7 @@ def event(
         time=_clean(when),
         subject=_clean(subject),
         dataschema=_clean(dataschema),
-        datacontenttype=_clean(datacontenttype) or JSON,
+        datacontenttype=datacontenttype,
         extensions={name: _clean(value) for name, value in extensions.items() if value},
         data=body,
     )
@@ -184,7 +186,7 @@ def binary(event: Event) -> tuple[dict[str, str], bytes]:
     headers = {"ce-specversion": "1.0"}
     for name, value in _attributes(event).items():
         headers[f"ce-{name}"] = _header(value)
-    headers["content-type"] = _header(event.datacontenttype, keep=" ")
+    headers["content-type"] = event.datacontenttype
     return headers, event.data
 
 
@@ -229,8 +231,14 @@ def _clean(text: str) -> str:
     return _FORBIDDEN.sub("\ufffd", text)
 
 
-def _header(value: str, *, keep: str = "") -> str:
-    return quote(value, safe=_SAFE + keep)
+def _header(value: str) -> str:
+    return quote(value, safe=_SAFE)
+
+
+def _is_media_type(text: str) -> bool:
+    # in binary mode it is the body's own: one of an event would make the body look like the structured mode
+    printable = text.isascii() and text.isprintable() and text.strip() == text
+    return printable and "/" in text and not text.lower().startswith("application/cloudevents")
 
 
 def _is_json(content_type: str) -> bool:
