@@ -232,7 +232,7 @@ async def test_a_caller_that_leaves_frees_its_place(explaining, explainable, mod
 
 
 async def test_a_process_that_is_killed_costs_one_explanation(explaining, explainable, model):
-    """kill -9 in the middle is 503 for that caller; the next one has a new process."""
+    """Kill -9 in the middle is 503 for that caller; the next one has a new process."""
     model.gate.clear()
     first = asyncio.create_task(explainable(asked()))
     await model.asked.wait()
@@ -363,7 +363,8 @@ async def test_the_model_that_the_folder_names_answers_inference(explainable):
 
 async def test_a_model_explains_another(explaining, explainable, model):
     """A model of the runtime `explainer` explains the one that it names, by the method that it names, as MLServer's
-    explainers answer."""
+    explainers answer.
+    """
     spec = ModelSpec(
         name="why-m",
         runtime="explainer",

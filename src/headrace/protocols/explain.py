@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 import msgspec
 import orjson
 
-from headrace.errors import InvalidRequest
+from headrace.errors import DeadlineExceeded, InvalidRequest
 from headrace.payload import EMPTY, InferenceRequest
 from headrace.protocols.documents import read_json
 
@@ -301,13 +301,19 @@ def render_image(reply: ExplainReply) -> bytes:
     """The picture of the one explanation.
 
     Raises:
-        InvalidRequest: there are several.
+        InvalidRequest: there are several, or none was asked for.
+        DeadlineExceeded: there is nothing to draw yet.
     """
     if len(reply.explanations) != 1:
         raise InvalidRequest(
             f"a picture is of one row, the request has {len(reply.explanations)}; name one by the parameter 'rows'"
         )
-    return reply.explanations[0].image
+    (only,) = reply.explanations
+    if only.image:
+        return only.image
+    if not only.complete:
+        raise DeadlineExceeded(f"there is nothing to draw: {only.text}")
+    raise InvalidRequest("no picture was drawn: ask for one by the parameter 'format': svg or png")
 
 
 def render_job(status: JobStatus, location: str) -> bytes:

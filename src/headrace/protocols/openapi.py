@@ -136,9 +136,9 @@ def _path_parameter(name: str, models: list[str]) -> dict[str, Any]:
 
 def _examples(route: Route, models: Sequence[tuple[str, Signature | None]]) -> dict[str, Any]:
     examples: dict[str, Any] = {}
-    if route.request not in {"InferenceRequest", "PredictRequest"}:
+    if route.request not in {"InferenceRequest", "ExplainRequest", "PredictRequest"}:
         return examples
-    make = example_request if route.request == "InferenceRequest" else example_instances
+    make = example_instances if route.request == "PredictRequest" else example_request
     for name, signature in models:
         value = make(signature) if signature is not None else None
         if value is not None:
@@ -289,6 +289,63 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "oneOf": [{"required": [form]} for form in ("dataframe_split", "dataframe_records", "instances", "inputs")],
     },
     "PredictResponse": _object({"predictions": {"type": "array", "items": {}}, "outputs": {}}),
+    "ExplainRequest": _object(
+        {
+            "id": _STRING,
+            "parameters": _object(
+                {
+                    "explainer": {"type": "string", "description": "One of the model's, or any method."},
+                    "explain_parameters": {"type": "object", "description": "Options of the method."},
+                    "deadline_ms": {"type": "number", "description": "The best by then is the answer."},
+                    "max_rows": {"type": "integer", "description": "Of the model, for one explained row."},
+                    "rows": {**_list(_INTEGER), "description": "Which rows, from 0; all where it is absent."},
+                    "format": {"type": "string", "enum": ["machine", "text", "svg", "png"]},
+                    "mode": {"type": "string", "enum": ["sync", "job"]},
+                }
+            ),
+            "inputs": _list(_ref("InputTensor")),
+        },
+        required=["inputs"],
+    ),
+    "Explanation": _object(
+        {
+            "meta": {"type": "object", "description": "name, type, explanations, params, version."},
+            "data": {"type": "object", "description": "The method's own."},
+            "text": _STRING,
+            "complete": {"type": "boolean", "description": "False: the budget was spent first."},
+            "row": _INTEGER,
+            "model_rows": _INTEGER,
+            "seconds": {"type": "number"},
+            "warnings": _list(_STRING),
+        },
+        required=["meta", "data", "text", "complete"],
+    ),
+    "Explanations": _object(
+        {
+            "model_name": _STRING,
+            "model_version": _STRING,
+            "explainer": _STRING,
+            "method": _STRING,
+            "explanations": _list(_ref("Explanation")),
+        },
+        required=["model_name", "explanations"],
+    ),
+    "ExplanationsV1": _object(
+        {"explanations": _list(_ref("Explanation")), "meta": {"type": "object"}, "data": {"type": "object"}},
+        required=["explanations"],
+    ),
+    "ExplainJob": _object(
+        {
+            "id": _STRING,
+            "state": {"type": "string", "enum": ["queued", "running", "done", "failed", "cancelled"]},
+            "location": _STRING,
+            "progress": _object({"explained": _INTEGER, "of": _INTEGER, "model_rows": _INTEGER}),
+            "seconds": {"type": "number"},
+            "error": _STRING,
+            "result": _ref("Explanations"),
+        },
+        required=["id", "state", "location", "progress"],
+    ),
     "TensorMetadata": _object(
         {"name": _STRING, "datatype": _DATATYPE, "shape": _SHAPE, "parameters": _ref("Parameters")},
         required=["name", "datatype", "shape"],
@@ -331,9 +388,21 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 "description": "Router to the branch it chose, as the answer's header headrace-routing had it.",
             },
             "request": _ref("InferenceRequest"),
-            "truth": {},
+            "truth": {"description": "What was true of the rows of the request of that id: a label or number each."},
+            "labels": {"description": "Another name of truth."},
         },
-        required=["reward"],
+    ),
+    "Labels": _object(
+        {
+            "id": {"type": "string", "description": "Of the request, as its answer had it."},
+            "labels": {"type": "array", "items": {}, "description": "What was true of each row; null: not known."},
+            "truth": {"description": "Another name of labels."},
+            "reward": {"type": "number", "description": "For routers that learn."},
+            "feedback": {"type": "array", "items": {"type": "object"}, "description": "Several of these at once."},
+        },
+    ),
+    "LabelsTaken": _object(
+        {"model_name": _STRING, "taken": _INTEGER, "joined": {"type": "integer", "description": "Requests known."}},
     ),
     "FeedbackTaken": _object({"name": _STRING, "taken": _BOOLEAN}, required=["name", "taken"]),
     "SeldonMessage": {

@@ -2,8 +2,8 @@
 
 A body is `{"reward": number}` with what says which branches were chosen: `"id"`, the request's, while the pipeline
 remembers it, or `"routing"`, `{router: branch}` as the answer's header `headrace-routing` had it (its text is taken as
-well). `"request"`, the V2 request that was asked, is for routers that look at it; `"truth"` is accepted and kept by
-nobody yet.
+well). `"request"`, the V2 request that was asked, is for routers that look at it; `"truth"` (or
+`"labels"`) is for what watches models (`protocols.labels`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headrace.protocols import v2_rest
 from headrace.protocols.documents import read_object
 from headrace.protocols.seldon_v1 import parse_routing
 
-_MEMBERS: Final = frozenset({"id", "routing", "reward", "request", "truth"})
+_MEMBERS: Final = frozenset({"id", "routing", "reward", "request", "truth", "labels"})
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ class Deployments:
         models: The routing table.
         body: Gives a request's body, its content encoding undone.
         failed: Turns an error into a reply, whose body is then replaced by this protocol's.
+        label: Told what was true of a request's rows.
         own: Calls of the other protocols that deployments answer below their prefix, by what they do: `infer`,
             `infer_stream`, `predict`, `metadata`, `ready`.
     """
@@ -49,9 +50,10 @@ class Deployments:
         *,
         body: Callable[[HttpRequest], bytes],
         failed: Callable[[Exception, HttpRequest, Target], HttpReply],
+        label: Callable[[Served, str, list[Any]], Awaitable[bool]],
         own: Mapping[str, Call],
     ) -> None:
-        self._models, self._body, self._failed, self._own = models, body, failed, own
+        self._models, self._body, self._failed, self._label, self._own = models, body, failed, label, own
         self._only: str = ""
         models.listen(self._forget)
 
@@ -192,6 +194,9 @@ class Deployments:
         feedback = seldon_v1.parse_feedback(self._message(request), model_name=served.name, signature=served.signature)
         if served.feedback is not None or not served.graph:
             give(served, feedback.routing, feedback.reward, feedback.request)
+        asked = feedback.request
+        if asked is not None and asked.id and seldon_v1.TRUTH in asked.parameters:
+            await self._label(served, asked.id, [_text(each) for each in asked.parameters[seldon_v1.TRUTH]])
         return HttpReply(seldon_v1.render_done())  # where nobody learns too: their clients tell everybody
 
     async def _health(self, request: HttpRequest, target: Target) -> HttpReply:
@@ -225,6 +230,13 @@ def give(served: Served, routing: Mapping[str, str], reward: float, request: Inf
     if served.feedback is None:
         raise NotSupported(f"{served.describe()} has no router that learns from feedback")
     served.feedback(routing, reward, request)
+
+
+def _text(label: Any) -> Any:
+    """A label as JSON has it; one of a column of labels alone."""
+    if isinstance(label, list) and len(label) == 1:
+        (label,) = label
+    return label.decode("utf-8", "replace") if isinstance(label, bytes) else label
 
 
 def _path(served: Served, response: InferenceResponse) -> Mapping[str, str]:

@@ -28,11 +28,12 @@ from headrace.monitoring.logs import request_id
 from headrace.payload import InferenceRequest, InferenceResponse, InferStream
 from headrace.protocols import mlflow_scoring, openapi, routing_feedback, status, v1, v2_control, v2_rest
 from headrace.routing import sticky
-from headrace.server import compression, model_routes
+from headrace.server import compression, model_routes, trust
 from headrace.server.answer_headers import fields_of
 from headrace.server.deployments import Deployments, give
 from headrace.server.http import HttpReply, HttpRequest
 from headrace.server.inference_graph import Graphs
+from headrace.server.trust import Trust, TrustSurface
 from headrace.serving.models import Kind, Models, Served, State
 
 log = logging.getLogger(__name__)
@@ -115,16 +116,19 @@ class Rest:
         statistics: Callable[[Served], v2_control.Statistics],
         counts: dict[tuple[str, str, int], int],
         traces: tracing.Tracing | None = None,
+        trust: TrustSurface | None = None,
     ) -> None:
         self._models, self._repository, self._settings = models, repository, settings
         self._statistics, self._counts, self._traces = statistics, counts, traces
         self._targets: dict[tuple[bytes, bytes], Target] = {}
         self._root = settings.root_path.rstrip("/")
         self._warned: set[tuple[str, ...]] = set()
+        self._trust = Trust(models, trust, parse=self._parse_v2, body=self._body, root=self._root)
         self._deployments = Deployments(
             models,
             body=self._body,
             failed=self._failed,
+            label=self._trust.label,
             own={
                 "infer": self._infer,
                 "infer_stream": self._infer_stream,
@@ -239,10 +243,6 @@ class Rest:
         response = await served.infer(inference)  # type: ignore[misc]  # set while READY
         return HttpReply(v1.render(inference, response), headers=fields_of(response))
 
-    async def _v1_explain(self, request: HttpRequest, target: Target) -> HttpReply:
-        served = self._models.route(target.name, target.version)
-        raise NotFound(f"{served.describe()} has no explainer, so it cannot explain; ask :predict")
-
     def _body(self, request: HttpRequest) -> bytes:
         encoding = request.headers.get("content-encoding")
         if encoding is None:
@@ -342,12 +342,22 @@ class Rest:
         return HttpReply(msgspec.json.encode({f"{target.name}s": names}))
 
     async def _feedback(self, request: HttpRequest, target: Target) -> HttpReply:
-        served = self._models.route(target.name)
-        feedback = routing_feedback.parse(
-            self._body(request), model_name=served.name, signature=served.signature, headers=request.headers
-        )
-        give(served, feedback.routing, feedback.reward, feedback.request)
-        return HttpReply(routing_feedback.render_taken(served.name))
+        """A reward for routers that learn, what was true for what watches models, or both."""
+        body = self._body(request)
+        taken = b""
+        if trust.says_reward(body):
+            served = self._models.route(target.name, target.version)
+            feedback = routing_feedback.parse(
+                body, model_name=served.name, signature=served.signature, headers=request.headers
+            )
+            give(served, feedback.routing, feedback.reward, feedback.request)
+            taken = routing_feedback.render_taken(served.name)
+            if not self._trust.is_there:
+                return HttpReply(taken)
+        if trust.says_labels(body):
+            answer = await self._trust.labels(body, target)
+            taken = taken or answer
+        return HttpReply(taken)
 
     # -- documents --
 
@@ -611,6 +621,17 @@ class Rest:
                 return {"GET": self._config}, base + "/config", name, version
             case ["stats"]:
                 return {"GET": self._stats}, base + "/stats", name, version
+            case ["explain"]:
+                return {"POST": self._trust.explain}, base + "/explain", name, version
+            case ["explain", "jobs", job] if job:
+                calls = {"GET": self._trust.job, "DELETE": self._trust.cancel}
+                return calls, base + "/explain/jobs/{job}", name, version
+            case ["trust"]:
+                return {"GET": self._trust.status}, base + "/trust", name, version
+            case ["feedback"]:
+                return {"POST": self._feedback}, base + "/feedback", name, version
+            case ["trust", "report"]:
+                return {"GET": self._trust.report}, base + "/trust/report", name, version
             case ["docs"]:
                 return {"GET": self._page}, base + "/docs", name, version
             case ["docs", "dataplane.json"]:
@@ -621,7 +642,7 @@ class Rest:
         name, _, verb = (version or last).rpartition(":")
         if verb not in {"predict", "explain"} or not name:
             return {"GET": self._v1_model}, base, last, version
-        call = self._v1_predict if verb == "predict" else self._v1_explain
+        call = self._v1_predict if verb == "predict" else self._trust.explain_v1
         return {"POST": call}, f"{base}:{verb}", last if version else name, name if version else ""
 
     def _failed(self, error: Exception, request: HttpRequest, target: Target) -> HttpReply:
