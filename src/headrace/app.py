@@ -268,6 +268,15 @@ class App:
             with _taken(host, settings.metrics.port, "metrics.port"):
                 self.metrics_port = await self._scrapes.start(host, settings.metrics.port)
 
+    async def load(self, spec: ModelSpec) -> LoadedModel:
+        """Load one model as `start` would, and serve nothing: who called this asks it, and closes it.
+
+        Raises:
+            LoadFailed: it cannot be served.
+            SettingsError: a setting of it is wrong.
+        """
+        return await self._load(spec)
+
     async def stop(self) -> None:
         """Accept nothing new, let what is in flight end, unload, close."""
         self._stopping.set()
