@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Self
 import numpy as np
 
 from headrace.detectors.base import Data, Outlier, Scores, State
-from headrace.detectors.encoding import Encoding, Scale
+from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference, sample
 from headrace.errors import InvalidRequest
 from headrace.features import Features
@@ -57,7 +57,7 @@ class Knn(Outlier):
             k: Which neighbour.
             mean: Whether the mean over the k neighbours is the score, and not the distance to the last.
             rows: So many of the reference are kept.
-            scale: Of numbers, as `encoding.Scale`.
+            scale: Of numbers, as `space.Scale`.
 
         Raises:
             InvalidRequest: not more than k rows.

@@ -19,7 +19,7 @@ from typing import ClassVar, Final, Literal, Self
 import numpy as np
 
 from headrace.detectors.base import Data, Outlier, Scores, State
-from headrace.detectors.encoding import Encoding, Scale
+from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference
 from headrace.errors import InvalidRequest
 from headrace.features import Features
@@ -63,7 +63,7 @@ class Mahalanobis(Outlier):
             seed: Of the robust estimator's subsets.
             estimator: Of the covariance.
             components: Measure only in so many principal directions, the ones of largest variance; None: in all.
-            scale: Of numbers, as `encoding.Scale`.
+            scale: Of numbers, as `space.Scale`.
 
         Raises:
             InvalidRequest: fewer than 2 rows; or `robust` with too few rows for the columns.

@@ -18,7 +18,7 @@ from typing import ClassVar, Final, Self
 import numpy as np
 
 from headrace.detectors.base import Data, Outlier, Scores, State
-from headrace.detectors.encoding import Encoding, Scale
+from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference
 from headrace.detectors.mahalanobis import FLOOR, inverse_root
 from headrace.errors import InvalidRequest
@@ -81,7 +81,7 @@ class MahalanobisOnline(Outlier):
             seed: Nothing is random.
             half_life: Rows until one counts half.
             clip: The share of the reference's rows that are near enough to count as they are.
-            scale: Of numbers, as `encoding.Scale`.
+            scale: Of numbers, as `space.Scale`.
 
         Raises:
             InvalidRequest: fewer than 2 rows, or a parameter out of range.

@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from headrace.detectors.base import Data, Outlier, Scores, State
-from headrace.detectors.encoding import Encoding, Scale
+from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference
 from headrace.detectors.mahalanobis import FLOOR
 from headrace.errors import InvalidRequest
@@ -62,7 +62,7 @@ class Pca(Outlier):
             seed: Nothing is random.
             components: So many, where it is 1 or more; below, as many as hold that share of the variance.
             within: Whether rows that are far away in the plane are odd, too; None: unless they are images.
-            scale: Of numbers, as `encoding.Scale`.
+            scale: Of numbers, as `space.Scale`.
 
         Raises:
             InvalidRequest: fewer than 2 rows, or a number of components that cannot be.

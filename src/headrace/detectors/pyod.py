@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 
 from headrace.detectors.base import Outlier, Scores, State
-from headrace.detectors.encoding import Encoding, Scale
+from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference, sample
 from headrace.errors import InvalidRequest, MissingExtra
 from headrace.features import Features
@@ -61,7 +61,7 @@ class Pyod(Outlier):
             model: As PyOD calls it; case does not matter.
             options: Keyword arguments of the model, JSON values.
             rows: So many of the reference are kept and fitted on.
-            scale: Of numbers, as `encoding.Scale`.
+            scale: Of numbers, as `space.Scale`.
 
         Raises:
             InvalidRequest: there is no such model, it does not take the options or the rows, or it does not come out

@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from headrace.detectors.encoding import Encoding
+from headrace.detectors.space import Encoding
 from headrace.detectors.filled import Parts, matrix, reference
 from headrace.errors import InvalidRequest
 from headrace.features import Features

@@ -17,7 +17,7 @@ from typing import ClassVar, Final, Self
 import numpy as np
 
 from headrace.detectors.base import Data, Outlier, Scores, State
-from headrace.detectors.encoding import Encoding, Scale
+from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference
 from headrace.errors import InvalidRequest
 from headrace.features import Features
@@ -68,7 +68,7 @@ class Vae(Outlier):
             batch: Rows of a minibatch.
             learning_rate: Of Adam; it falls to a tenth over the training.
             beta: Weight of the latent law against the reconstruction; 1 is the paper's.
-            scale: Of numbers, as `encoding.Scale`.
+            scale: Of numbers, as `space.Scale`.
 
         Raises:
             InvalidRequest: fewer than 2 rows, or a parameter out of range.
