@@ -27,6 +27,18 @@ METHODS: Final[Mapping[str, str]] = MappingProxyType(
         "feature-squeezing": "headrace.detectors.feature_squeezing:FeatureSqueezing",
         "autoencoder-output": "headrace.detectors.autoencoder_output:AutoencoderOutput",
         "adversarial-union": "headrace.detectors.adversarial_union:AdversarialUnion",
+        "ks": "headrace.detectors.ks:Ks",
+        "cvm": "headrace.detectors.cvm:Cvm",
+        "chi-square": "headrace.detectors.chi_square:ChiSquare",
+        "fisher": "headrace.detectors.fisher:Fisher",
+        "psi": "headrace.detectors.psi:Psi",
+        "jensen-shannon": "headrace.detectors.jensen_shannon:JensenShannon",
+        "wasserstein": "headrace.detectors.wasserstein:Wasserstein",
+        "tabular": "headrace.detectors.tabular:Tabular",
+        "mmd": "headrace.detectors.mmd:Mmd",
+        "lsdd": "headrace.detectors.lsdd:Lsdd",
+        "classifier": "headrace.detectors.classifier:Classifier",
+        "outlier-rate": "headrace.detectors.outlier_rate:OutlierRate",
     }
 )
 """Method to `module:Class`."""
