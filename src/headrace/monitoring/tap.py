@@ -28,8 +28,8 @@ CALLER: Final = "headrace-caller"
 MOST_ID: Final = 128
 """Characters of a request's id that are kept."""
 
-Exchange = tuple[float, str, InferenceRequest, InferenceResponse]
-"""When it ended, seconds since the epoch; its id; what was asked; what was answered."""
+Exchange = tuple[float, float, str, InferenceRequest, InferenceResponse]
+"""When it began and ended, seconds since the epoch; its id; what was asked; what was answered."""
 
 _name = attrgetter("name")
 _datatype = attrgetter("datatype")
@@ -74,6 +74,7 @@ class Tap:
         waiting = self._waiting
 
         async def tapped(request: InferenceRequest) -> InferenceResponse:
+            began = clock()
             response = await infer(request)
             headers = request.headers
             if headers and (INTERNAL in headers or (SKIP in headers and headers[SKIP].lower() == "true")):
@@ -94,7 +95,7 @@ class Tap:
                 return response
             if not waiting:
                 self._gathered()
-            waiting.append((clock(), identity, request, response))
+            waiting.append((began, clock(), identity, request, response))
             return response
 
         return tapped
@@ -112,32 +113,41 @@ def rows_of(tensors: Sequence[Tensor]) -> int:
     return int(shape[0]) if shape else 1
 
 
-def merged(exchanges: Sequence[Exchange]) -> tuple[list[dict[str, Any]], int]:
+def merged(exchanges: Sequence[Exchange], *, whole: bool = False) -> tuple[list[dict[str, Any]], int]:
     """Exchanges as parts of one message, and how many rows they have.
 
-    A part has `inputs` and `outputs` as lists of `[name, datatype, array, content type]`; `rows`, how many of axis 0 each exchange
-    has, in order; `at`, the position of each among all, where there is more than one part; `ids`; `times`; and
-    `callers`, where somebody said who they are.
-    Exchanges whose tensors do not agree in their first axis are a part each.
+    A part has `inputs` and `outputs` as lists of `[name, datatype, array, content type]`; `rows`, how many each exchange
+    has, in order; `at`, the position of each among all, where there is more than one part; `ids`; `times`, when each
+    came; and `callers`, where somebody said who they are. Exchanges whose tensors do not agree in their first axis are
+    a part each.
+
+    Args:
+        exchanges: One at least.
+        whole: Also `seconds`, `parameters`, `headers` and `protocols` of each, for the payload log.
     """
-    whole = _alike(exchanges)
-    if whole is not None:
-        return [whole], sum(whole["rows"])
+    alike = _alike(exchanges)
+    if alike is not None:
+        if whole:
+            alike |= _more(exchanges)
+        return [alike], sum(alike["rows"])
     groups: dict[Any, list[int]] = {}
-    for at, (_, _, request, response) in enumerate(exchanges):
+    for at, (_, _, _, request, response) in enumerate(exchanges):
         groups.setdefault(_key(request.inputs, response.outputs, at), []).append(at)
-    parts = [_part([exchanges[at] for at in positions], positions) for positions in groups.values()]
+    parts = []
+    for positions in groups.values():
+        chosen = [exchanges[at] for at in positions]
+        parts.append(_part(chosen, positions) | (_more(chosen) if whole else {}))
     return parts, sum(sum(part["rows"]) for part in parts)
 
 
 def _alike(exchanges: Sequence[Exchange]) -> dict[str, Any] | None:
     """All as one part, where each has one input and one output and they agree: what is most often so, told quickly."""
     try:
-        (sample,) = exchanges[0][2].inputs
+        (sample,) = exchanges[0][3].inputs
         if sample.datatype == "BYTES":  # what its elements are may differ by content type
             return None
-        inputs = [one for _, _, request, _ in exchanges for (one,) in (request.inputs,)]
-        outputs = [one for _, _, _, response in exchanges for (one,) in (response.outputs,)]
+        inputs = [one for _, _, _, request, _ in exchanges for (one,) in (request.inputs,)]
+        outputs = [one for _, _, _, _, response in exchanges for (one,) in (response.outputs,)]
         if any(len(set(map(of, some))) != 1 for of in (_name, _datatype) for some in (inputs, outputs)):
             return None
         asked, answered = list(map(_data, inputs)), list(map(_data, outputs))
@@ -168,9 +178,9 @@ def _key(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], at: int) -> An
 
 def _part(exchanges: Sequence[Exchange], positions: list[int]) -> dict[str, Any]:
     return {
-        "inputs": _joined([request.inputs for _, _, request, _ in exchanges]),
-        "outputs": _joined([response.outputs for _, _, _, response in exchanges]),
-        "rows": [rows_of(request.inputs) for _, _, request, _ in exchanges],
+        "inputs": _joined([request.inputs for _, _, _, request, _ in exchanges]),
+        "outputs": _joined([response.outputs for _, _, _, _, response in exchanges]),
+        "rows": [rows_of(request.inputs) for _, _, _, request, _ in exchanges],
         "at": positions,
         **_about(exchanges),
     }
@@ -178,12 +188,22 @@ def _part(exchanges: Sequence[Exchange], positions: list[int]) -> dict[str, Any]
 
 def _about(exchanges: Sequence[Exchange]) -> dict[str, Any]:
     about: dict[str, Any] = {
-        "ids": [identity for _, identity, _, _ in exchanges],
-        "times": [at for at, _, _, _ in exchanges],
+        "ids": [identity for _, _, identity, _, _ in exchanges],
+        "times": [began for began, _, _, _, _ in exchanges],
     }
-    if any(CALLER in request.headers for _, _, request, _ in exchanges):
-        about["callers"] = [request.headers.get(CALLER, "") for _, _, request, _ in exchanges]
+    if any(CALLER in request.headers for _, _, _, request, _ in exchanges):
+        about["callers"] = [request.headers.get(CALLER, "") for _, _, _, request, _ in exchanges]
     return about
+
+
+def _more(exchanges: Sequence[Exchange]) -> dict[str, Any]:
+    """What only the payload log wants to know."""
+    return {
+        "seconds": [ended - began for began, ended, _, _, _ in exchanges],
+        "parameters": [dict(request.parameters) for _, _, _, request, _ in exchanges],
+        "headers": [dict(request.headers) for _, _, _, request, _ in exchanges],
+        "protocols": [request.protocol for _, _, _, request, _ in exchanges],
+    }
 
 
 def _joined(tensors: Sequence[tuple[Tensor, ...]]) -> list[list[Any]]:

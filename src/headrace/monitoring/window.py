@@ -182,10 +182,11 @@ def cut(columns: Columns, start: int, end: int) -> Columns:
 
 
 def joined(parts: list[Columns]) -> Columns:
-    """Rows one after the other. All parts have the same names."""
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    """Rows one after the other, of the columns that all parts have."""
+    if len(parts) < 2:
+        return parts[0] if parts else {}
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def kept(columns: Mapping[str, Array]) -> dict[str, Array]:
