@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headrace.errors import LoadFailed
+from headrace.trust.folder import is_folder
 
 
 def digest(path: str | Path) -> str:
     """SHA-256 of a model's bytes, as 64 hexadecimal letters. Reads in pieces; blocks, so call it in a thread.
 
     A file's is that of its bytes, what `sha256sum` prints. A folder's covers the relative name and the bytes of each
-    file below it, in the order of names. Hidden files, `__pycache__` and empty folders do not count; links are
-    followed.
+    file below it, in the order of names. Hidden files, `__pycache__`, a trust folder and empty folders do not count;
+    links are followed.
 
     Raises:
         LoadFailed: there is nothing at `path`, or a file cannot be read.
@@ -35,7 +36,8 @@ def digest(path: str | Path) -> str:
 def files(root: Path) -> Iterator[tuple[str, Path]]:
     """The files below a folder as (relative name with `/`, path), in the order of names.
 
-    Without hidden ones, and without `__pycache__`, which loading a model may write.
+    Without hidden ones, without `__pycache__`, which loading a model may write, and without a trust folder, which is
+    about the model and not of it.
 
     Links are followed; a link to a folder that it stands in is not, so the walk ends.
 
@@ -52,7 +54,7 @@ def _below(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[
     for entry in entries:
         if entry.is_dir():
             real = os.path.realpath(entry.path)
-            if real not in above:
+            if real not in above and not is_folder(Path(entry.path)):
                 yield from _below(Path(entry.path), f"{prefix}{entry.name}/", (*above, real))
         elif entry.is_file():
             yield f"{prefix}{entry.name}", Path(entry.path)

@@ -9,6 +9,7 @@ What may lie where (`survey` has the rules):
     iris/1/model.onnx, iris/2/...   one model, `iris`, in versions: folders named by numbers, also v2 or 1.10
     models/                         a folder of any of the above, one level deep
     package.module:Class            a model written in Python, `Class`; also path/to/file.py:Class
+    iris/trust/, iris.trust/        no model: what `headrace trust fit` wrote about one
     somebody else's folder          whatever its dialect says (`dialects`: MLServer's folders)
 
 Judged by content, through `runtimes.recognise`; nothing is imported or executed. Links are followed.
@@ -32,6 +33,7 @@ from headrace.serving import dialects
 from headrace.serving.dialects.base import Dialect, Problem, Recognise, Survey
 from headrace.serving.models import readable
 from headrace.serving.spec import FILE, REFERENCE, ModelSpec, Overrides, check_name, read_yaml
+from headrace.trust.folder import is_folder
 
 __all__ = ["Problem", "Recognise", "Survey", "discover", "survey"]
 
@@ -399,12 +401,18 @@ def _absolute(path: Path) -> Path:
 
 def _list(folder: Path) -> _Folder:
     with os.scandir(folder) as scan:
-        entries = sorted((entry for entry in scan if not _is_ignored(entry.name)), key=lambda entry: entry.name)
+        shown = (entry for entry in scan if not _is_ignored(entry.name) and not _is_trust(entry))
+        entries = sorted(shown, key=lambda entry: entry.name)
     return _Folder(
         folder,
         tuple(Path(entry.path) for entry in entries if not entry.is_dir()),
         tuple(Path(entry.path) for entry in entries if entry.is_dir()),
     )
+
+
+def _is_trust(entry: os.DirEntry[str]) -> bool:
+    """What `headrace trust fit` wrote beside a model: about a model, and none."""
+    return is_folder(Path(entry.path)) if entry.is_dir() else False
 
 
 def _is_ignored(name: str) -> bool:

@@ -79,7 +79,7 @@ class Rows:
         for each in self._inputs:
             one = len(each.columns) == 1 and len(schema.inputs) > 1
             data = self._data(each, x)
-            if len(schema.inputs) == 1 and shape:
+            if len(schema.inputs) == 1 and shape and not each.flat:
                 data = data.reshape(len(x), *shape)
             elif one:
                 data = data.reshape(len(x))
@@ -173,13 +173,13 @@ class Rows:
         return self.schema.inputs or (whole,)
 
     @functools.cached_property
-    def _coders(self) -> Mapping[int, _Coder]:
+    def _coders(self) -> Mapping[int, Coder]:
         columns = self.schema.features.columns
-        return {at: _Coder(columns[at].categories) for at in self.schema.features.categorical}
+        return {at: Coder(columns[at].categories) for at in self.schema.features.categorical}
 
     @functools.cached_property
-    def _labels(self) -> _Coder:
-        return _Coder(self.schema.classes)
+    def _labels(self) -> Coder:
+        return Coder(self.schema.classes)
 
     @functools.cached_property
     def _requested(self) -> tuple[RequestedOutput, ...]:
@@ -291,7 +291,7 @@ def entropy(probabilities: Array) -> Array:
     return total
 
 
-class _Coder:
+class Coder:
     """Values of a category to their positions and back, whatever form they come in."""
 
     def __init__(self, categories: tuple[str | int | float | bool, ...]) -> None:

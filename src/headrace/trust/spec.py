@@ -43,6 +43,8 @@ class Input(_Part, frozen=True, kw_only=True):
     datatype: str
     columns: tuple[int, ...]
     """Positions in `Schema.features`, in the order of the tensor's last axes."""
+    flat: bool = False
+    """Its rows are vectors, though the features have a shape: an image whose model takes a list of pixels."""
 
 
 class Output(_Part, frozen=True, kw_only=True):
@@ -130,7 +132,10 @@ class DetectorSpec(_Part, frozen=True, kw_only=True):
     guard: Guard = "off"
     """Of row detectors: whether they also look before the model answers."""
     false_positive_rate: float | None = None
-    """Measured on rows of the reference that neither the fit nor the threshold saw."""
+    """Measured on rows of the reference that neither the fit nor the threshold saw; of drift tests, on windows of such
+    rows; of online drift, the alarms a row."""
+    false_positive_interval: tuple[float, float] | None = None
+    """Of that measurement: where the true rate is, with 95 % confidence (Clopper-Pearson)."""
     model: str = ""
     """The name of a model that answers with this detector's verdicts on the rows it is sent; empty: none."""
 
