@@ -19,8 +19,8 @@ from typing import ClassVar, Final, Literal, Self
 import numpy as np
 
 from headrace.detectors.base import Data, Outlier, Scores, State
-from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference
+from headrace.detectors.space import Encoding, Scale
 from headrace.errors import InvalidRequest
 from headrace.features import Features
 from headrace.payload import Array

@@ -15,9 +15,9 @@ from typing import ClassVar, Self
 import numpy as np
 
 from headrace.detectors.base import Data, Outlier, Scores, State
-from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference
 from headrace.detectors.mahalanobis import FLOOR
+from headrace.detectors.space import Encoding, Scale
 from headrace.errors import InvalidRequest
 from headrace.features import Features
 from headrace.payload import Array

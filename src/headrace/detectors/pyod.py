@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 
 from headrace.detectors.base import Outlier, Scores, State
-from headrace.detectors.space import Encoding, Scale
 from headrace.detectors.filled import Parts, kept, reference, sample
+from headrace.detectors.space import Encoding, Scale
 from headrace.errors import InvalidRequest, MissingExtra
 from headrace.features import Features
 from headrace.payload import EMPTY, Array

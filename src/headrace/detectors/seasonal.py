@@ -231,8 +231,8 @@ class Seasonal(Outlier):
 def season(runs: Array) -> int:
     """The length of a season in runs `[n, w, v]` of points; 1: there is none.
 
-    The autocorrelation is that of all runs and series together, each less its straight line. A run has at least one season
-    and two thirds, and its peak stands above 0.2 and above three standard errors of white noise.
+    The autocorrelation is that of all runs and series together, each less its straight line. A run has a season and two
+    thirds at least, and the season's peak stands above 0.2 and above three standard errors of white noise.
     """
     width = runs.shape[1]
     time = np.arange(width) - (width - 1) / 2

@@ -13,8 +13,8 @@ from typing import Literal, Self
 
 import numpy as np
 
-from headrace.detectors.space import Encoding
 from headrace.detectors.filled import Parts, matrix, reference
+from headrace.detectors.space import Encoding
 from headrace.errors import InvalidRequest
 from headrace.features import Features
 from headrace.payload import Array
