@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "serve": "Serve models over REST and gRPC.",
         "predict": "Ask a served model for answers.",
+        "explain": "Ask a served model why it answers what it answers.",
         "infer": "Ask a served model for a whole file of requests.",
         "compare": "Replay requests against two versions, and say what differs.",
         "models": "List the models of a running server.",
@@ -48,6 +49,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "evict": "Take a model out of memory until it is asked for.",
         "schema": "Print the JSON Schema of resources.",
         "audit": "Check the audit log of queries.",
+        "payloads": "Look at logged requests and answers, and make training data of them.",
         "doctor": "Say what is installed, what can be served, and what is wrong.",
         "init": "Write the skeleton of a model in Python, ready to serve.",
         "settings": "Show every setting, its value, and where the value came from.",

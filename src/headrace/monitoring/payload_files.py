@@ -394,15 +394,41 @@ def read(path: Path, *, rows_at_once: int = _ROWS_AT_ONCE) -> Iterator[pa.Record
         path = path.with_suffix("")
     if not path.exists():
         return
-    if path.name.endswith(".jsonl") or path.name.endswith(".jsonl" + PART):
+    if path.name.endswith((".jsonl", ".jsonl" + PART)):
         for lines in _read_lines(path, rows_at_once):
-            yield pa.RecordBatch.from_pylist(lines)
+            yield _timed(pa.RecordBatch.from_pylist(lines))
     elif path.suffix == PART:
         with path.open("rb") as file:
             yield from _stream(file)[1]
     else:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(rows_at_once)
+
+
+def schemas(path: Path) -> Iterator[pa.Schema]:
+    """The columns of a file: of lines, of some at a time; of others, once.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    if path.name.endswith((".jsonl", ".jsonl" + PART)) or not path.exists():
+        yield from (batch.schema for batch in read(path))
+    elif path.suffix == PART:
+        with path.open("rb") as file:
+            schema, _ = _stream(file)
+            if schema is not None:
+                yield schema
+    else:
+        yield pq.read_schema(path)
+
+
+def _timed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    at = batch.schema.get_field_index("time")
+    return batch.set_column(at, "time", batch.column(at).cast(pa.timestamp("us", "UTC")))
 
 
 def _read_lines(path: Path, at_once: int) -> Iterator[list[dict[str, Any]]]:
