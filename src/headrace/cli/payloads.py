@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
 
 
-@click.group(short_help="Look at logged requests and answers, and make training data of them.")
+@click.group(short_help="Show logged payloads, and make training data of them.")
 def command() -> None:
-    """Look at logged requests and answers, and make training data of them.
+    """Show logged payloads, and make training data of them.
 
     The log is a folder: the setting payloads.sink. A server may be writing to it meanwhile.
 

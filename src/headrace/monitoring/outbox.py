@@ -114,6 +114,7 @@ class Outbox:
         self._failures = 0  # one after the other
         self._paused_until = 0.0
         self._ending = False
+        self._is_closed = False
         self._stop_at = float("inf")
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(threads)
@@ -180,6 +181,7 @@ class Outbox:
             if thread.ident is not None:
                 thread.join(max(self._stop_at - time.monotonic(), 0) + 0.1)
         with self._changed:
+            self._is_closed = True
             if self._spool is None:
                 self.counts.dropped += self.waiting
             self._due.clear()
@@ -247,6 +249,8 @@ class Outbox:
             except OSError as exc:
                 log.warning("%s: %s may be sent again: %s", self._name, entry.item.key, exc.strerror or exc)
         with self._changed:
+            if self._is_closed:  # too late for the grace: without a spool it was counted as dropped
+                return
             self._in_flight -= 1
             self._bytes -= len(entry.item.body)
             self._keys.discard(entry.item.key)

@@ -120,11 +120,10 @@ def _rows(given: Any, place: str) -> tuple[Any, ...]:
 
 
 def _row(row: Any, place: str) -> Any:
-    if isinstance(row, list) and len(row) == 1:
-        (row,) = row  # a column of labels, as arrays [n, 1] have it
-    if isinstance(row, list):
-        return [_value(value, place) for value in row]
-    return _value(row, place)
+    if not isinstance(row, list):
+        return _value(row, place)
+    values = [_value(value, place) for value in row]
+    return values[0] if len(values) == 1 else values  # a column of labels, as arrays [n, 1] have it
 
 
 def _value(value: Any, place: str) -> Any:

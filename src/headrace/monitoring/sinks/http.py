@@ -68,6 +68,7 @@ class Http:
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._options = options
         self._idle: deque[_Connection] = deque()
+        self._is_closed = False
         self.name = f"{parts.scheme.lower()}://{parts.hostname}" + (f":{port}" if port else "")
         """For messages: without the path, which may hold a token."""
 
@@ -123,7 +124,7 @@ class Http:
         except BaseException:
             connection.close()
             raise
-        if response.will_close or len(answer) > _MOST_ANSWER or len(self._idle) >= _IDLE_KEPT:
+        if self._is_closed or response.will_close or len(answer) > _MOST_ANSWER or len(self._idle) >= _IDLE_KEPT:
             connection.close()
         else:
             self._idle.append(connection)
@@ -141,7 +142,8 @@ class Http:
         return kind(self._host, self._port, timeout=self._options.timeout_seconds, **extra)
 
     def close(self) -> None:
-        """As of Sink."""
+        """As of Sink. What is on its way ends by itself."""
+        self._is_closed = True
         while (connection := self._take()) is not None:
             connection.close()
 
