@@ -11,13 +11,13 @@ from headrace import client
 
 def test_names():
     """The package promises exactly these names, and each is there."""
-    assert headrace.__all__ == ["Server", "__version__", "serve"]
+    assert headrace.__all__ == ["Server", "__version__", "fit_trust", "serve"]
     assert all(getattr(headrace, name) is not None for name in headrace.__all__)
 
 
 def test_unknown_name():
     """A name that is not there is an AttributeError that lists those that are."""
-    with pytest.raises(AttributeError, match="it has Server, __version__, serve"):
+    with pytest.raises(AttributeError, match="it has Server, __version__, fit_trust, serve"):
         _ = headrace.serv
 
 

@@ -1,4 +1,5 @@
-"""`headrace.serve`: from a variable in a notebook, or a script, to a running server in one call.
+"""`headrace.serve`: from a variable in a notebook, or a script, to a running server in one call; `headrace.fit_trust`:
+from the same variable and its training data to a trust folder.
 
 The server lives on an event loop of its own in a thread of its own, so it works where a loop already runs (Jupyter) and
 where none does. Errors of loading and listening are raised to the caller.
@@ -9,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
@@ -23,8 +25,16 @@ from headrace import settings as settings_
 from headrace.app import App
 from headrace.client import Client
 from headrace.errors import HeadraceError, SettingsError
-from headrace.serving import discovery
+from headrace.payload import Infer, InferenceRequest, InferenceResponse, RequestedOutput, Signature, Tensor
+from headrace.serving import build, discovery
+from headrace.serving.digest import digest
+from headrace.serving.loaded import Loaded
 from headrace.serving.spec import ModelSpec, check_name, parse_yaml, render
+from headrace.trust.spec import Trust
+
+if TYPE_CHECKING:
+    from headrace.trust.fit import Progress
+    from headrace.trust.folder import Folder
 
 _STOP_SECONDS: Final = 60.0
 """How long `stop` waits beyond the time that requests in flight are given."""
@@ -82,6 +92,165 @@ def serve(
         if not block:
             raise
     return server
+
+
+def fit_trust(
+    model: Any,
+    X: Any,  # noqa: N803 - the name that its callers give it
+    y: Any = None,
+    *,
+    path: str | Path | None = None,
+    labels: str = "",
+    protected: Sequence[str] = (),
+    favourable: str = "",
+    categories: Sequence[str] = (),
+    kind: str = "",
+    task: str = "",
+    detectors: Sequence[str] = (),
+    explainers: Sequence[str] = (),
+    false_positive_rate: float = 0.01,
+    alpha: float = 0.05,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> Folder:
+    """Fit what watches and explains a model, and write it as the model's trust folder: schema, reference rows,
+    detectors with calibrated thresholds, explainers.
+
+    Example:
+        >>> folder = headrace.fit_trust("iris.joblib", X_train, y_train)  # doctest: +SKIP
+        >>> [(each.name, each.false_positive_rate) for each in folder.detectors]  # doctest: +SKIP
+        [('isolation-forest', 0.0), ('mahalanobis', 0.03), ...]
+
+    Args:
+        model: As for `serve`, one model.
+        X: Training data, best of rows that the model was not trained on: a DataFrame, an array (of images, `[n, ...]`),
+            a list of texts, a mapping of columns, or the path of a file.
+        y: Labels or targets; None: the column `labels`, or none.
+        path: Where the folder shall be; None: beside the model, where `headrace serve` finds it.
+        labels: The column of X that holds the labels.
+        protected: `sex=male`, `age>25`: who is compared with whom.
+        favourable: The class that is good to get.
+        categories: Columns of numbers that are categories.
+        kind: `tabular`, `image`, `text` or `series`; empty: told by the model.
+        task: `classification` or `regression`; empty: told by the model.
+        detectors: `METHOD[:ON][,name=value...]`; none: those that fit the data.
+        explainers: `METHOD[,name=value...]`; none: those that fit.
+        false_positive_rate: Which share of usual rows row detectors may call odd.
+        alpha: How often drift tests may call a usual window drifted.
+        seed: Of all that is random.
+        progress: Told of each step: what, how much is done, of how much.
+        overrides: As for `serve`.
+
+    Raises:
+        InvalidRequest: the data cannot be read or does not fit the model, or a method cannot be fitted.
+        SettingsError: an unknown field, several models, or a model in memory without `path`.
+        LoadFailed: the model cannot be loaded, or the folder not be written.
+        MissingExtra: a library is not installed.
+    """
+    from headrace.trust import fit, schema
+
+    hints = {"data": kind, "task": task, "favourable": str(favourable)}
+    for given, known in ((kind, ("tabular", "image", "text", "series")), (task, ("classification", "regression"))):
+        if given and given not in known:
+            raise SettingsError(f"{given!r} is not one of {', '.join(known)}")
+    options = fit.Options(
+        hints=msgspec.convert({**hints, "protected": protected, "categories": categories}, schema.Hints),
+        labels=labels,
+        detectors=tuple(detectors),
+        explainers=tuple(explainers),
+        false_positive_rate=false_positive_rate,
+        alpha=alpha,
+        seed=seed,
+    )
+    specs = _specs(model, None, overrides)
+    if len(specs) != 1:
+        told = ", ".join(spec.describe() for spec in specs)
+        raise SettingsError(f"{model} holds {len(specs)} models ({told}); a trust folder is about one: name its path")
+    (spec,) = specs
+    place = _trust_path(model, spec) if path is None else Path(path)
+    with _asked(spec) as (loaded, ask):
+        asked = fit.Model(
+            ask=ask,
+            signature=loaded.signature or Signature(platform=""),
+            artifact=_artifact(spec),
+            digest=digest(spec.path) if spec.path else "",
+        )
+        return fit.fit(place, X, y, model=asked, options=options, progress=progress)
+
+
+def _trust_path(model: Any, spec: ModelSpec) -> Path:
+    """Beside the model, where the server looks."""
+    if not isinstance(model, str | Path) or not (spec.path or spec.folder):
+        raise SettingsError("a model in memory has no place of its own: say where its trust folder shall be by 'path'")
+    given = Path(model).expanduser()
+    if given.is_file():
+        return given.parent / f"{given.stem}.trust"
+    return (given if given.is_dir() else Path(spec.folder)) / "trust"
+
+
+_WHITE_BOX: Final = frozenset({"sklearn", "xgboost", "lightgbm", "catboost"})
+"""Runtimes whose models explainers can look into."""
+
+
+def _artifact(spec: ModelSpec) -> Any:
+    """The model itself, for explainers that look into it; None: there is nothing that they would know."""
+    if spec.model is not None:
+        return spec.model
+    if spec.runtime not in _WHITE_BOX or not spec.path:
+        return None
+    from headrace.security import load_policy
+
+    policy = spec.load_policy if spec.load_policy != "auto" else settings_.Settings().models.load_policy
+    wanted = build.RuntimeSpec(
+        name=spec.name,
+        runtime=spec.runtime,
+        path=spec.path,
+        parameters=dict(spec.parameters),
+        allowed_globals=load_policy.decide(Path(spec.path), policy),
+    )
+    runtime, _ = build.build(wanted)
+    return getattr(runtime, "model", None)
+
+
+@contextlib.contextmanager
+def _asked(spec: ModelSpec) -> Iterator[tuple[Loaded, Any]]:
+    """The model in memory, without a server around it, and a plain function that asks it: inputs and the outputs
+    wanted to outputs. It lives on a loop of its own in a thread of its own, as that of `serve` does.
+    """
+    quiet = settings_.Settings(log=settings_.LogSettings(level="warning"))
+    settings = settings_.load(quiet, "", os.environ, {"models.optimize": "off"})
+    spec = msgspec.structs.replace(spec, optimize="off", trust=Trust(enabled=False))
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="headrace-fit", daemon=True)
+    thread.start()
+
+    async def load() -> Loaded:
+        return await App(settings, [spec]).load(spec)
+
+    try:
+        loaded = asyncio.run_coroutine_threadsafe(load(), loop).result()
+
+        def ask(inputs: tuple[Tensor, ...], outputs: tuple[RequestedOutput, ...]) -> Sequence[Tensor]:
+            request = InferenceRequest(
+                model_name=spec.name, inputs=inputs, outputs=outputs, headers={"headrace-internal": "fit"}
+            )
+            return asyncio.run_coroutine_threadsafe(_answered(loaded.infer, request), loop).result().outputs
+
+        try:
+            yield loaded, ask
+        finally:
+            drain = settings.models.drain_seconds
+            asyncio.run_coroutine_threadsafe(loaded.close(drain), loop).result()
+    finally:
+        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _answered(infer: Infer, request: InferenceRequest) -> InferenceResponse:
+    return await infer(request)  # called where it is awaited: on the model's own loop
 
 
 class Server:

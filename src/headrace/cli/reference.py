@@ -52,8 +52,10 @@ def _section(name: str, command: click.Command, parent: click.Context) -> list[s
     if rows:
         lines += ["", "| option | default | what it does |", "|---|---|---|", *rows]
     if isinstance(command, click.Group):
-        for part, under in command.commands.items():
-            lines += ["", *_section(part, under, context)]
+        for part in list(command.commands) or command.list_commands(context):  # a lazy group has none until asked
+            under = command.get_command(context, part)
+            if under is not None:
+                lines += ["", *_section(part, under, context)]
     return lines
 
 

@@ -445,7 +445,7 @@ class _Fitting:
         # On rows that nothing else was fitted on; whether the model itself was is known to its maker only.
         answers = np.concatenate([self._held_out.answers, self._fresh.answers])
         labels = np.concatenate([self._held_out.y, self._fresh.y if self._fresh.y is not None else []])
-        state = Cbpe.fit(answers, labels.astype(np.int64)).state()
+        state = Cbpe.fit(answers, labels, seed=self._options.seed, **wanted.parameters).state()
         return spec, state
 
     def _fed(self, part: Part, on: On) -> Array:
