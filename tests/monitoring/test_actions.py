@@ -322,6 +322,27 @@ def test_command_that_fails(opened, tmp_path):
     assert (counts["failed"], counts["retried"], counts["exit_3"], counts["exit_75"]) == (1, 1, 1, 1)
 
 
+def test_command_has_usual_signals(tmp_path):
+    """A command can be ended by SIGTERM though the process that runs it ignores that."""
+    line = script(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        command = Command(line, setting="x")
+        with pytest.raises(HeadraceError, match="-15"):
+            command.run(b"{}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_command_that_is_no_program(tmp_path):
+    """A file that nobody can run fails the alert, and the log says why."""
+    path = tmp_path / "x"
+    path.write_bytes(b"\x00")
+    path.chmod(0o700)
+    with pytest.raises(HeadraceError, match="exit code 1"):
+        Command(str(path), setting="x").run(b"{}")
+
+
 def test_command_that_hangs(tmp_path):
     """A command that takes too long is killed, and the processes that it started are, too."""
     pid = tmp_path / "pid"
@@ -410,6 +431,22 @@ def test_a_sink_that_breaks_fails_one_item():
     assert box.settle(20)
     box.close(1)
     assert (box.counts.sent, box.counts.failed) == (1, 2)
+
+
+def test_a_receiver_that_refuses_all_is_told_of_once(caplog):
+    """A thousand refusals are a few lines in the log, not a thousand."""
+
+    def refuse(item):
+        raise HeadraceError("403")
+
+    box = boxed(refuse, most_items=1000)
+    for at in range(1000):
+        box.put(Item(key=str(at), body=b""))
+    box.open()
+    assert box.settle(20)
+    box.close(1)
+    assert box.counts.failed == 1000
+    assert 1 <= len(caplog.records) < 30
 
 
 @given(st.integers(1, 100), st.floats(0, 1))

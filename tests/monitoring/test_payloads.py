@@ -304,6 +304,14 @@ def test_a_request_that_cannot_be_written(tmp_path):
     assert (counts["sent"], counts["failed"]) == (2, 1)
 
 
+def test_an_event_that_cannot_be_made():
+    """Values that no JSON can hold fail alone when events are sent, too."""
+    odd = exchange(1, inputs=(Tensor("x", "BYTES", texts(object())),), outputs=())
+    events, counts = sent([odd, exchange(2)], 2)
+    assert {event.id for event in events} == {"r2"}
+    assert (counts["sent"], counts["failed"]) == (2, 1)
+
+
 # -- files --
 
 

@@ -1,6 +1,8 @@
 """A program of the operator's, run for an alert: no shell, JSON on its standard input, a limited time. `actions` calls.
 
-Its output goes to the log. Exit code 0 is done; 75 (`EX_TEMPFAIL` of sysexits.h) asks for another try; others failed.
+It starts with signals as programs expect them: the watcher ignores some, and what is ignored would stay so in a program
+that it starts. Its output goes to the log. Exit code 0 is done; 75 (`EX_TEMPFAIL` of sysexits.h) asks for another try;
+others failed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -25,6 +28,16 @@ SECONDS: Final = 300.0
 """A program that takes longer is killed, with the processes that it started."""
 AGAIN: Final = 75
 _OUTPUT_SHOWN: Final = 4096
+_START: Final = """\
+import os, signal, sys
+for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(each, signal.SIG_DFL)
+try:
+    os.execv(sys.argv[1], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"cannot be started: {error.strerror}")
+"""
+"""Between fork and exec nothing may be done in a process with threads, so this is done after it."""
 
 
 class Command:
@@ -44,7 +57,8 @@ class Command:
             self._arguments = shlex.split(line)
         except ValueError as exc:
             raise SettingsError(f"{setting}: cannot be split into arguments: {exc}") from exc
-        if not self._arguments or shutil.which(self._arguments[0]) is None:
+        self._program = shutil.which(self._arguments[0]) if self._arguments else None
+        if self._program is None:
             raise SettingsError(f"{setting}: there is no program {self._arguments[0] if self._arguments else ''!r}")
         self._seconds = seconds
         self._counting = threading.Lock()
@@ -64,7 +78,11 @@ class Command:
             given.seek(0)
             try:
                 process = subprocess.Popen(  # noqa: S603 - the operator's own program, from the settings
-                    self._arguments, stdin=given, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+                    [sys.executable, "-I", "-S", "-c", _START, str(self._program), *self._arguments],
+                    stdin=given,
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                 )
             except OSError as exc:
                 raise HeadraceError(f"command {name} cannot be started: {exc.strerror or exc}") from exc

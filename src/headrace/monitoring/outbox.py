@@ -13,6 +13,7 @@ import hashlib
 import heapq
 import itertools
 import logging
+import math
 import os
 import random
 import threading
@@ -33,6 +34,7 @@ LONGEST_PAUSE: Final = 5.0
 """Of all items, while the other side fails one after the other; one that only fails for some holds up no other."""
 _FOLDERS: Final = 64
 _KEYS_KEPT: Final = 4096
+_SAY_SECONDS: Final = 1.0
 _RANDOM: Final = random.SystemRandom()
 
 
@@ -115,7 +117,9 @@ class Outbox:
         self._paused_until = 0.0
         self._ending = False
         self._is_closed = False
-        self._stop_at = float("inf")
+        self._said_at = -math.inf
+        self._unsaid = 0
+        self._stop_at = math.inf
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(threads)
         ]
@@ -236,11 +240,22 @@ class Outbox:
             heapq.heappush(self._due, (now + wait, next(self._numbers), entry))
             self._changed.notify()
         if entry.attempts == 1:
-            log.warning("%s: not sent yet: %s", self._name, error)
+            self._say(logging.WARNING, f"not sent yet: {error}")
 
     def _give_up(self, entry: _Entry, why: str) -> None:
-        log.error("%s: %s failed: %s", self._name, entry.item.key or "an item", why)
+        self._say(logging.ERROR, f"{entry.item.key or 'an item'} failed: {why}")
         self._end(entry, sent=False)
+
+    def _say(self, level: int, text: str) -> None:
+        """A line in the log, at most one a second: a receiver that refuses all is not told of thousands of times."""
+        with self._changed:
+            now = time.monotonic()
+            if now - self._said_at < _SAY_SECONDS:
+                self._unsaid += 1
+                return
+            more = f" (and {self._unsaid} more like it)" if self._unsaid else ""
+            self._said_at, self._unsaid = now, 0
+        log.log(level, "%s: %s%s", self._name, text, more)
 
     def _end(self, entry: _Entry, *, sent: bool) -> None:
         if self._spool is not None:

@@ -262,6 +262,7 @@ class _Events:
     def __init__(self, settings: PayloadSettings, server: str) -> None:
         self._settings = settings
         self._source = server or "headrace"
+        self._failed = 0
         self._redaction = Redaction(settings.redact)
         sink = self._sink = open_sink(settings.sink, setting="payloads.sink", options=Options())
         self._box = Outbox(
@@ -278,14 +279,20 @@ class _Events:
 
     def write(self, exchanges: Sequence[Exchange]) -> None:
         for exchange in exchanges:
-            for event in payload_events.events(
-                exchange,
-                mode=self._settings.mode,
-                dialect=self._settings.event_types,
-                source=self._source,
-                redaction=self._redaction,
-                max_bytes=self._settings.max_payload_bytes,
-            ):
+            try:
+                events = payload_events.events(
+                    exchange,
+                    mode=self._settings.mode,
+                    dialect=self._settings.event_types,
+                    source=self._source,
+                    redaction=self._redaction,
+                    max_bytes=self._settings.max_payload_bytes,
+                )
+            except Exception:  # as for files: values of a model's own code may be anything
+                self._failed += 1
+                log.exception("payload log: request %s of model '%s'", exchange.id, exchange.model)
+                continue
+            for event in events:
                 self._box.put(Item(key="", body=cloudevents.structured(event)))
 
     def write_labels(self, labels: Sequence[Label]) -> None:
@@ -309,4 +316,4 @@ class _Events:
 
     def counts(self) -> dict[str, int]:
         counts = self._box.counts
-        return {"sent": counts.sent, "dropped": counts.dropped, "failed": counts.failed}
+        return {"sent": counts.sent, "dropped": counts.dropped, "failed": counts.failed + self._failed}

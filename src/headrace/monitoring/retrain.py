@@ -85,8 +85,8 @@ def write(
         folder: It is made.
         schema: Of the model; names of the columns, values of categories.
         x: Rows `[n, f]` of float64 as `features` has them; of text, `[n]` objects.
-        record: JSON values: `model`, `version`, `detector`, `windows` (ids), `reason`, `features` ({name: distance} or
-            [{"name", "distance"}]), `key`, and whatever else is known.
+        record: JSON values: `model`, `version`, `detector`, `windows` (ids), `reason`, `features` ({name: distance},
+            or a list that is ranked already), `key`, and whatever else is known.
         predictions: `[n]`: positions of classes as float64, or numbers.
         labels: By row; None: not known.
         request_ids: By row.
@@ -157,16 +157,19 @@ def write(
 
 
 def ranked(features: Any) -> list[dict[str, Any]]:
-    """Features and their distances, the largest first; those without a number last."""
-    if isinstance(features, Mapping):
-        features = [{"name": name, "distance": distance} for name, distance in features.items()]
+    """Features and their distances, the largest first; those without a number last. A list stays in its order: whoever
+    tested knows which distances compare.
+    """
+    if not isinstance(features, Mapping):
+        return [dict(each) for each in features]
+    pairs = [{"name": name, "distance": distance} for name, distance in features.items()]
 
     def order(each: Mapping[str, Any]) -> float:
         distance = each.get("distance")
         is_number = isinstance(distance, int | float) and math.isfinite(distance)
         return -float(distance) if is_number and distance is not None else math.inf
 
-    return sorted((dict(each) for each in features), key=order)
+    return sorted(pairs, key=order)
 
 
 def _shares(callers: Sequence[str]) -> dict[str, float]:
