@@ -45,14 +45,14 @@ from headrace.cli import trust_show
     "detectors",
     multiple=True,
     metavar="METHOD[:ON][,NAME=VALUE]",
-    help="A detector, as knn or mmd:outputs,alpha=0.01, in place of those that fit the data.",
+    help="A detector, as knn or mmd:outputs,alpha=0.01, in place of those that fit the data; none: none.",
 )
 @click.option(
     "--explainer",
     "explainers",
     multiple=True,
     metavar="METHOD[,NAME=VALUE]",
-    help="An explainer, in place of those that fit the data.",
+    help="An explainer, in place of those that fit the data; none: none.",
 )
 @click.option("-o", "--output", "folder", metavar="DIR", help="Where the folder shall be.  [default: beside the model]")
 @click.option(

@@ -40,6 +40,8 @@ Progress = Callable[[str, int, int], None]
 
 SHARES: Final = (0.6, 0.2, 0.2)
 """Of the rows: fitted on, thresholds chosen on, rates measured on."""
+NOTHING: Final = "none"
+"""In place of a method: none at all."""
 _CALL_ROWS: Final = 4096
 _SEEN_ROWS: Final = 200
 """Asked for, to see what the outputs are."""
@@ -69,9 +71,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     labels: str = ""
     """The column of the data that holds the labels."""
     detectors: tuple[str, ...] = ()
-    """`METHOD[:ON][,name=value...]`, as `mmd:outputs,alpha=0.01`; none: those that fit the data."""
+    """`METHOD[:ON][,name=value...]`, as `mmd:outputs,alpha=0.01`; empty: those that fit the data; `none`: none."""
     explainers: tuple[str, ...] = ()
-    """`METHOD[,name=value...]`; none: those that fit the data."""
+    """`METHOD[,name=value...]`; empty: those that fit the data; `none`: none."""
     false_positive_rate: float = 0.01
     """Of detectors of rows: which share of usual rows may be called odd."""
     alpha: float = 0.05
@@ -306,8 +308,8 @@ class _Fitting:
 
     def detectors(self, warnings: list[str]) -> list[tuple[DetectorSpec, State | None]]:
         """All that were asked for, or that fit the data, but those that cannot be or must not."""
-        asked = tuple(_parsed(text, has_on=True) for text in self._options.detectors)
-        wanted = asked or _default_detectors(self._known, self._reference)
+        asked = self._options.detectors
+        wanted = _asked(asked, has_on=True) if asked else _default_detectors(self._known, self._reference)
         fitted: list[tuple[DetectorSpec, State | None]] = []
         for at, each in enumerate(wanted):
             self._tell(f"fitting {each.method}", at, len(wanted))
@@ -408,7 +410,7 @@ class _Fitting:
         detector = _made(kind.fit, x, features, seed=self._options.seed, **parameters)
         spec = self._spec(wanted, "drift", on, taken)
         spec = msgspec.structs.replace(spec, parameters={**parameters, "of": of} if of else parameters)
-        windows = _windows(len(rest))
+        windows = _windows(len(rest), seed=self._options.seed, in_order=self._known.data == "series")
         count = sum(detector.test(rest[window]).is_drift for window in windows)
         rate = calibrate.interval(count, len(windows))
         if calibrate.is_more_often(count, len(windows), rate=alpha):
@@ -482,10 +484,14 @@ def _outlier_score(detector: Any, x: Array) -> Array:
     return scores
 
 
-def _windows(rows: int) -> list[slice]:
-    """Disjoint windows to measure a test on: about 20, of 50 to 1,000 rows; fewer where there are fewer rows."""
+def _windows(rows: int, *, seed: int, in_order: bool) -> list[Array]:
+    """Disjoint windows to measure a test on: about 20, of 50 to 1,000 rows; fewer where there are fewer rows.
+
+    Of rows that are no series, whatever order they came in: a file is often sorted by something.
+    """
     size = min(max(rows // 20, 50), 1000)
-    return [slice(start, start + size) for start in range(0, rows - size + 1, size)]
+    order = np.arange(rows) if in_order else np.random.default_rng(seed).permutation(rows)
+    return [order[start : start + size] for start in range(0, rows - size + 1, size)]
 
 
 def _default_detectors(known: Schema, reference: Part) -> tuple[_Wanted, ...]:
@@ -530,8 +536,8 @@ def _explainers(
     known: Schema, reference: Reference, options: Options, warnings: list[str], tell: Progress
 ) -> tuple[ExplainerSpec, ...]:
     """Those asked for, or that fit the data and the model; each is made once, to know that it can be."""
-    asked = tuple(_parsed(text, has_on=False) for text in options.explainers)
-    wanted = asked or _default_explainers(known, reference)
+    asked = options.explainers
+    wanted = _asked(asked, has_on=False) if asked else _default_explainers(known, reference)
     found: dict[str, ExplainerSpec] = {}
     for at, each in enumerate(wanted):
         tell(f"making {each.method}", at, len(wanted))
@@ -585,6 +591,10 @@ def _default_explainers(known: Schema, reference: Reference) -> tuple[_Wanted, .
 
 
 # -- methods as a person writes them --
+
+
+def _asked(texts: Sequence[str], *, has_on: bool) -> tuple[_Wanted, ...]:
+    return () if tuple(texts) == (NOTHING,) else tuple(_parsed(text, has_on=has_on) for text in texts)
 
 
 def _parsed(text: str, *, has_on: bool) -> _Wanted:
