@@ -164,7 +164,8 @@ class Judge(ABC):
 
 def alert_of(spec: DetectorSpec) -> Alert:
     """When its verdicts are an alert. A detector that is fed row by row was calibrated to the run length between two
-    false alarms, so that one alarm of it is an alert, where the folder does not say otherwise."""
+    false alarms, so that one alarm of it is an alert, where the folder does not say otherwise.
+    """
     if spec.online and spec.kind == "drift" and spec.alert == Alert():
         return Alert(windows=1, at_least=1)
     return spec.alert
@@ -198,10 +199,7 @@ class RowJudge(Judge):
             columns: All of these rows: `x`, `id`, `time`, `prediction`.
         """
         detector = self._detector
-        if isinstance(detector, Adversarial):
-            scores = detector.score(values, self._predict)
-        else:
-            scores = detector.score(values)
+        scores = detector.score(values, self._predict) if isinstance(detector, Adversarial) else detector.score(values)
         odd = scores.instance > self.threshold
         self.rows += len(odd)
         self.flagged += int(odd.sum())
@@ -265,7 +263,8 @@ class RowJudge(Judge):
 
 class OnlineJudge(Judge):
     """A detector of drift that is fed row by row. Its verdict on a window is whether it alarmed there; each alarm is
-    told at once, too, as a verdict on the rows since the last one."""
+    told at once, too, as a verdict on the rows since the last one.
+    """
 
     def __init__(self, subject: Subject, spec: DetectorSpec, folder: Folder) -> None:
         super().__init__(subject, spec)
@@ -344,6 +343,14 @@ class FactsJudge(Judge):
     ) -> None:
         super().__init__(subject, spec)
         self._measure = measure
+        self._known: list[Mapping[str, Any]] = []
+
+    def learn(self, full: Full) -> None:
+        """Measure a window of rows whose truth is known: of bias, what only the truth shows is told beside what the
+        answers alone show, with the next window.
+        """
+        facts = self._measure(full.columns)
+        self._known = [] if facts is None else list(facts.get("groups", ()))
 
     def window(self, full: Full) -> Record | None:
         """What was measured, with `is_drift` where it is worse than it may be."""
@@ -351,6 +358,10 @@ class FactsJudge(Judge):
         if facts is None:
             return None
         self.rows += full.rows
+        for group, known in zip(facts.get("groups", ()), self._known, strict=False):
+            truths = {name: known["metrics"][name] for name in ("eod", "aod") if name in known["metrics"]}
+            group["metrics"].update(truths)
+            group["labelled"] = known["labelled"]
         return verdicts.of_facts(self.subject, self.spec, facts, full)
 
 

@@ -1,5 +1,5 @@
-"""The report of a watched model version: what its detectors saw, with pictures. The thread of `watcher` that draws calls
-`render`; it works on values that nobody changes.
+"""The report of a watched model version: what its detectors saw, with pictures. The thread of `watcher` that draws
+calls `render`; it works on values that nobody changes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _body(folder: Folder, status: Mapping[str, Any], shown: Mapping[str, Any], t
     yield html.cards(
         [
             ("rows watched", html.number(status.get("rows"))),
-            ("since", html.text(html.moment(status.get("since"))[:16])),
+            ("since", html.text(html.moment(status.get("since"))[5:16])),
             ("rows with known truth", html.number(status.get("labelled_rows"))),
             ("detectors", html.number(len(detectors))),
             ("rows dropped", html.number(status.get("dropped_rows"))),
@@ -110,13 +110,17 @@ def _overview(detectors: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 html.number(told.get("windows")),
                 html.number(told.get("drift_windows")),
                 f"{html.number(collecting.get('rows'))} / {html.number(collecting.get('needed'))}",
-                html.text(html.moment(latest["time"])[:19] if latest else "–"),
+                html.text(html.moment(latest["time"])[:19] if latest else html.DASH),
                 html.number(told.get("errors")),
             ]
         )
     if rows:
         names = ("detector", "state", "method", "windows", "with drift", "next window", "last window", "errors")
-        yield "<section><header><h2>Overview</h2></header>" + html.table(names, rows) + "</section>"
+        yield (
+            "<section><header><h2>Overview</h2></header>"
+            + html.table(names, rows, numbers=names[3:6] + names[7:])
+            + "</section>"
+        )
 
 
 def _alerts(shown: Mapping[str, Any]) -> Iterator[str]:
@@ -137,7 +141,7 @@ def _alerts(shown: Mapping[str, Any]) -> Iterator[str]:
     names = ("when", "detector", "what", "rows", "window")
     yield (
         f"<section><header><h2>Windows out of line</h2></header><p class=what>The last {len(rows)} of {len(found)} "
-        f"that are remembered.</p>{html.table(names, rows)}</section>"
+        f"that are remembered.</p>{html.table(names, rows, numbers={'rows'}, long={'what'})}</section>"
     )
 
 
@@ -206,12 +210,12 @@ def _drift(
                 html.number(each["distance"]),
                 html.number(each["p_val"], 3),
                 html.number(each["effect"]),
-                "drift" if each["drifted"] else "–",
+                "drift" if each["drifted"] else html.DASH,
             ]
             for each in ranked[:LISTED]
         ]
         names = ("feature", "distance", "p-value", data.get("effect_name", "effect").replace("_", " "), "verdict")
-        listed = html.table(names, rows, marked=[each["drifted"] for each in ranked[:LISTED]])
+        listed = html.table(names, rows, numbers=names[1:4], marked=[each["drifted"] for each in ranked[:LISTED]])
         yield html.folded(f"Numbers of the last window ({len(rows)} of {len(ranked)} features)", listed)
 
 
@@ -287,13 +291,13 @@ def _worst(folder: Folder, worst: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for each in worst[:LISTED]:
         values = each["row"]
-        ranked = range(len(values))
+        ranked = list(range(len(values)))
         if each["features"] is not None and len(each["features"]) == len(values):
             odd = each["features"]
-            ranked = sorted(ranked, key=lambda at: -(odd[at] if np.isfinite(odd[at]) else -np.inf))  # type: ignore[assignment] # noqa: B023, E501
+            ranked = np.argsort(-np.nan_to_num(np.array(odd, np.float64), nan=-np.inf), kind="stable").tolist()
         shown = [
             f"{columns[at].name} {columns[at].text(values[at])}" if at < len(columns) else str(values[at])[:80]
-            for at in list(ranked)[:_VALUES]
+            for at in ranked[:_VALUES]
         ]
         more = f" and {len(values) - _VALUES} more" if len(values) > _VALUES else ""
         rows.append(
@@ -305,13 +309,14 @@ def _worst(folder: Folder, worst: Sequence[Mapping[str, Any]]) -> str:
                 html.text(", ".join(shown) + more),
             ]
         )
-    return html.table(("request", "score", "when", "answer", "values, the oddest first"), rows)
+    names = ("request", "score", "when", "answer", "values, the oddest first")
+    return html.table(names, rows, numbers={"score"}, long=names[-1:])
 
 
 def _decided(folder: Folder, prediction: float) -> str:
     classes = folder.schema.classes
     if not np.isfinite(prediction):
-        return "–"
+        return html.DASH
     if folder.schema.task == "classification":
         return str(classes[int(prediction)]) if 0 <= prediction < len(classes) else "none of its classes"
     return f"{prediction:.6g}"
@@ -350,7 +355,8 @@ def _measures(spec: DetectorSpec, history: Sequence[Mapping[str, Any]]) -> Itera
                 ]
                 for name, told in drawn.items()
             ]
-            listed = html.table(("of the last window", "value", "low", "high"), rows)
+            names = ("of the last window", "value", "low", "high")
+            listed = html.table(names, rows, numbers=names[1:])
             yield html.folded("Numbers of the last window", listed)
 
 
@@ -396,7 +402,7 @@ def _windows(history: Sequence[Mapping[str, Any]]) -> str:
     ]
     names = ("window", "from", "to", "rows", "requests", "first", "last", "drift")
     marked = [bool(record["data"].get("is_drift")) for record in reversed(history[-LISTED:])]
-    return html.folded(f"The last {len(rows)} windows", html.table(names, rows, marked=marked))
+    return html.folded(f"The last {len(rows)} windows", html.table(names, rows, numbers=names[3:5], marked=marked))
 
 
 def _card(folder: Folder) -> str:
@@ -406,20 +412,22 @@ def _card(folder: Folder) -> str:
         ("rows, and held out", f"{card.rows:,}, {card.held_out_rows:,}"),
         ("fitted", f"{card.fitted_at} by headrace {card.headrace}"),
         ("digest of the data", card.data_digest),
-        ("digest of the model", card.model_digest or "–"),
+        ("digest of the model", card.model_digest or html.DASH),
         ("digest of the folder", folder.digest),
         ("task", f"{folder.schema.task} of {folder.schema.data} data, {len(folder.schema.features)} features"),
-        ("classes", ", ".join(str(each) for each in folder.schema.classes[:20]) or "–"),
+        ("classes", ", ".join(str(each) for each in folder.schema.classes[:20]) or html.DASH),
     ]
     rows = [[html.text(name), f"<code>{html.text(value)}</code>"] for name, value in facts]
     measured = [
         [html.text(spec.name), html.number(spec.threshold, 6), html.share(spec.false_positive_rate)]
         for spec in folder.detectors
     ]
-    body = [html.table(("", ""), rows), *(html.note(each) for each in card.warnings)]
+    body = [html.table(("what", "value"), rows, long={"value"}), *(html.note(each) for each in card.warnings)]
     if measured:
         body += [
             html.heading("thresholds, and false-positive rates as measured on rows kept apart"),
-            html.table(("detector", "threshold", "false positives"), measured),
+            html.table(
+                ("detector", "threshold", "false positives"), measured, numbers=("threshold", "false positives")
+            ),
         ]
     return html.section("Where the reference comes from", "", "The card of the trust folder.", body)

@@ -1,4 +1,5 @@
-"""The page of a report: one HTML file that needs nothing else, on screen, light or dark, and on paper. `report` fills it.
+"""The page of a report: one HTML file that needs nothing else, on screen, light or dark, and on paper. `report` fills
+it.
 
 Everything that came from outside (names, values, errors) is escaped here, in one place: `text`.
 """
@@ -7,9 +8,12 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
+
+DASH: Final = "\u2013"
+"""What stands where there is nothing to say."""
 
 _CSS: Final = """
 :root{--bg:#fff;--panel:#f6f8fa;--line:#d8dee4;--ink:#1f2328;--muted:#59636e;--ok:#1a7f37;--warn:#9a6700;--bad:#cf222e;
@@ -30,7 +34,7 @@ white-space:nowrap}
 .collecting,.starting,.unwatched{color:var(--info)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:10px;margin:0 0 22px}
 .card{background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:10px 14px}
-.card b{display:block;font-size:21px;font-variant-numeric:tabular-nums;line-height:1.3}
+.card b{display:block;font-size:20px;font-variant-numeric:tabular-nums;line-height:1.3}
 .card span{color:var(--muted);font-size:12.5px}
 section{border:1px solid var(--line);border-radius:12px;padding:16px 18px;margin:0 0 16px}
 section>header{margin-bottom:2px}
@@ -40,7 +44,8 @@ svg{max-width:100%;height:auto;display:block}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th{color:var(--muted);font-weight:600;text-align:left}
-th,td{padding:4px 10px 4px 0;border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}
+th,td{padding:4px 14px 4px 0;border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}
+td.t{white-space:normal;min-width:150px;overflow-wrap:break-word}
 td.n,th.n{text-align:right}
 tr.is td:first-child{color:var(--bad);font-weight:600}
 .note{border-left:3px solid var(--warn);padding:4px 12px;margin:8px 0;color:var(--ink);background:var(--panel)}
@@ -74,7 +79,7 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        return "–" if value is None or isinstance(value, float) else text(value)
+        return DASH if value is None or isinstance(value, float) else text(value)
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.{digits}g}"
@@ -82,13 +87,13 @@ def number(value: Any, digits: int = 4) -> str:
 
 def share(value: Any) -> str:
     """A share as percent."""
-    return f"{100 * value:.3g} %" if isinstance(value, int | float) else "–"
+    return f"{100 * value:.3g} %" if isinstance(value, int | float) else DASH
 
 
 def moment(seconds: Any) -> str:
     """Seconds since the epoch as date and time in UTC."""
     if not isinstance(seconds, int | float) or not seconds:
-        return "–"
+        return DASH
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
@@ -129,15 +134,30 @@ def note(words: str, *, is_error: bool = False) -> str:
     return f'<p class="note{" error" if is_error else ""}">{text(words)}</p>'
 
 
-def table(names: Sequence[str], rows: Iterable[Sequence[str]], *, marked: Sequence[bool] = ()) -> str:
-    """A table; cells are markup. The first column is text, the others are numbers."""
-    head = "".join(f"<th{' class=n' if at else ''}>{text(name)}</th>" for at, name in enumerate(names))
+def table(
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Collection[str] = (),
+    long: Collection[str] = (),
+    marked: Sequence[bool] = (),
+) -> str:
+    """A table; cells are markup.
+
+    Args:
+        names: Of the columns.
+        rows: A cell per column.
+        numbers: Columns that stand to the right.
+        long: Columns that may take several lines.
+        marked: Rows that a reader should see first.
+    """
+    kinds = [" class=n" if name in numbers else " class=t" if name in long else "" for name in names]
+    head = "".join(f"<th{kind}>{text(name)}</th>" for name, kind in zip(names, kinds, strict=True))
     lines = []
     for at, row in enumerate(rows):
         mark = " class=is" if at < len(marked) and marked[at] else ""
-        lines.append(
-            f"<tr{mark}>" + "".join(f"<td{' class=n' if i else ''}>{cell}</td>" for i, cell in enumerate(row)) + "</tr>"
-        )
+        cells = "".join(f"<td{kind}>{each}</td>" for each, kind in zip(row, kinds, strict=True))
+        lines.append(f"<tr{mark}>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 

@@ -27,6 +27,8 @@ REFERENCE: Final = "#8b949e"
 WINDOW: Final = "#2f7de1"
 ALARM: Final = "#e5534b"
 GOOD: Final = "#2da44e"
+WIDTH: Final = 9.4
+"""Inches; what the page has room for."""
 BARS: Final = 14
 """Features of one bar chart."""
 CATEGORIES: Final = 12
@@ -99,7 +101,7 @@ def _time_axis(axes: Axes, times: Sequence[float]) -> Array:
 def timeline(title: str, history: Sequence[Mapping[str, Any]]) -> str:
     """Windows over time: the least p-value (or the largest statistic) of each beside its threshold."""
     with _style():
-        figure = _figure(7.6, 2.3)
+        figure = _figure(WIDTH, 2.3)
         axes = figure.subplots()
         moments = _time_axis(axes, [each["time"] for each in history])
         data = [each["data"] for each in history]
@@ -138,7 +140,7 @@ def effects(title: str, names: Sequence[str], sizes: Sequence[float], drifted: S
     """How much each feature differs, the largest first."""
     with _style():
         shown = list(range(min(len(names), BARS)))
-        figure = _figure(7.6, 0.55 + 0.24 * len(shown))
+        figure = _figure(WIDTH, 0.55 + 0.24 * len(shown))
         axes = figure.subplots()
         colours = [ALARM if drifted[at] else REFERENCE for at in shown]
         axes.barh(shown, [sizes[at] for at in shown], color=colours, height=0.68)
@@ -156,7 +158,7 @@ def distributions(
     with _style():
         columns = min(3, len(features))
         rows = math.ceil(len(features) / columns)
-        figure = _figure(7.6 * columns / 3 if columns < 3 else 7.6, 0.35 + 1.75 * rows)
+        figure = _figure(WIDTH * columns / 3, 0.35 + 1.75 * rows)
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.ravel()[len(features) :]:
             axes.set_axis_off()
@@ -170,7 +172,7 @@ def distributions(
         return _svg(figure, title)
 
 
-def _density(axes: Axes, feature: Feature, before: Array, now: Array) -> None:
+def _density(axes: Axes, _feature: Feature, before: Array, now: Array) -> None:
     before, now = before[np.isfinite(before)], now[np.isfinite(now)]
     both = np.concatenate([before, now])
     if not len(both):
@@ -205,7 +207,7 @@ def _categories(axes: Axes, feature: Feature, before: Array, now: Array) -> None
 def scores(title: str, recent: Array, reference: Array | None, threshold: float) -> str:
     """How odd the last rows were, beside rows of the reference, and the threshold."""
     with _style():
-        figure = _figure(7.6, 2.1)
+        figure = _figure(WIDTH, 2.1)
         axes = figure.subplots()
         recent = recent[np.isfinite(recent)]
         known = [each for each in (recent, reference) if each is not None and len(each)]
@@ -230,7 +232,7 @@ def scores(title: str, recent: Array, reference: Array | None, threshold: float)
 def measures(title: str, times: Sequence[float], series: Mapping[str, Sequence[Mapping[str, Any] | None]]) -> str:
     """Measures over time with their intervals."""
     with _style():
-        figure = _figure(7.6, 2.5)
+        figure = _figure(WIDTH, 2.5)
         axes = figure.subplots()
         moments = _time_axis(axes, times)
         for at, (name, told) in enumerate(series.items()):

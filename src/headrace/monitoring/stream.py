@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -57,6 +58,8 @@ class _Lane:
     def __init__(self, window: Window) -> None:
         self.windows = Windows(window)
         self.judges: list[Judge] = []
+        self.learners: list[FactsJudge] = []
+        """Who only learn from it, and tell elsewhere."""
         self.last: Full | None = None
 
 
@@ -111,12 +114,16 @@ class Stream:
         try:
             judge = self._judge(spec)
             lane = self._lanes.get((judge.is_labelled, spec.window)) or _Lane(spec.window)
-        except Exception as error:  # noqa: BLE001 - one that cannot be made leaves the others alone, and is told
+        except Exception as error:  # noqa: BLE001 - one that cannot be made leaves the others alone
             self._failed[spec.name] = f"{type(error).__name__}: {error}"
             return
         self._lanes[judge.is_labelled, spec.window] = lane
         lane.judges.append(judge)
         self._judges.append(judge)
+        if isinstance(judge, FactsJudge) and spec.kind == "bias":
+            key = (True, spec.window)
+            self._lanes[key] = self._lanes.get(key) or _Lane(spec.window)
+            self._lanes[key].learners.append(judge)
         if isinstance(judge, RowJudge):
             self._rowers.append(judge)
         if isinstance(judge, OnlineJudge):
@@ -263,7 +270,7 @@ class Stream:
             values = values_of(judge.spec, self._filled(columns, frozenset({judge.spec.on})))
             scores = None
             if values is not None and len(values) == n:
-                scores = judge.attempt(n, lambda: judge.score(values, columns), pressed=pressed)  # noqa: B023 - called at once
+                scores = judge.attempt(n, partial(judge.score, values, columns), pressed=pressed)
             if scores is None:
                 scores = np.full(n, np.nan)
             seen[f"score:{judge.spec.name}"] = scores
@@ -272,26 +279,28 @@ class Stream:
             flagged |= odd
             if judge.spec.kind == "outlier" and outlier is None:
                 outlier = odd
-            told -= self._tell_rows(judge, columns, scores, odd, outcomes, told)
+            rows = self._rows_told(judge, columns, scores, odd, most=told)
+            told -= len(rows)
+            outcomes += rows
         seen["flagged"] = flagged
         if outlier is not None:
             seen["outlier"] = outlier
         return seen
 
-    def _tell_rows(
-        self, judge: RowJudge, columns: Columns, scores: Array, odd: Array, outcomes: list[Outcome], most: int
-    ) -> int:
+    def _rows_told(self, judge: RowJudge, columns: Columns, scores: Array, odd: Array, *, most: int) -> list[Outcome]:
+        """A verdict for each request with odd rows, of so many at most."""
         if not odd.any():
-            return 0
+            return []
         ids = columns["id"]
         requests = list(dict.fromkeys(ids[odd].tolist()))
         self.untold += max(0, len(requests) - most)
+        outcomes = []
         for identity in requests[:most]:
             own = ids == identity
             time = float(columns["time"][own][-1])
             record = verdicts.of_rows(self.subject, judge.spec, scores[own], identity=identity, time=time)
             outcomes.append(Outcome(record=record, spec=judge.spec))
-        return min(len(requests), most)
+        return outcomes
 
     def _step(self, columns: Columns, outcomes: list[Outcome], pressed: bool, *, labelled: bool) -> None:
         for judge in self._steppers:
@@ -301,7 +310,7 @@ class Stream:
             values = values_of(judge.spec, known)
             if values is None:
                 continue
-            record = judge.attempt(len(values), lambda: judge.step(values, known), pressed=pressed)  # noqa: B023 - called at once
+            record = judge.attempt(len(values), partial(judge.step, values, known), pressed=pressed)
             if record is not None:
                 times = known["time"]
                 full = Full(columns=known, number=judge.alarms, start=float(times[0]), end=float(times[-1]))
@@ -332,12 +341,14 @@ class Stream:
 
     def _test(self, lane: _Lane, full: Full, outcomes: list[Outcome], *, pressed: bool) -> None:
         wanted = frozenset(judge.spec.on for judge in lane.judges if judge.needs_answers)
-        if any(judge.spec.kind in {"performance", "bias"} for judge in lane.judges):
+        if lane.learners or any(judge.spec.kind in {"performance", "bias"} for judge in lane.judges):
             wanted |= {"outputs", "predictions"}
         full = msgspec.structs.replace(full, columns=self._filled(full.columns, wanted))
         lane.last = full
+        for learner in lane.learners:
+            learner.attempt(full.rows, partial(learner.learn, full), pressed=pressed)
         for judge in lane.judges:
-            record = judge.attempt(full.rows, lambda: judge.window(full), pressed=pressed)  # noqa: B023 - called at once
+            record = judge.attempt(full.rows, partial(judge.window, full), pressed=pressed)
             if record is not None:
                 outcomes.append(Outcome(record=record, spec=judge.spec, transition=judge.told(record), window=full))
 
@@ -349,7 +360,8 @@ class Stream:
 
     def _filled(self, columns: Columns, wanted: frozenset[str]) -> Columns:
         """With what the model says of rows whose callers did not ask for it, where that is wanted. Rows of which it
-        cannot be known are left out of it."""
+        cannot be known are left out of it.
+        """
         missing: Array = np.zeros(count(columns), np.bool_)
         if wanted & {"outputs", "uncertainty"}:
             missing |= np.isnan(columns["answers"]).all(axis=1)

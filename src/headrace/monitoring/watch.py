@@ -392,7 +392,7 @@ class Watch:
             answer["outputs"] = tap.packed(response.outputs)
         except HeadraceError as error:
             answer["error"] = str(error)
-        except Exception as error:  # what a model's own code raises is the child's to hear
+        except Exception as error:  # noqa: BLE001 - what a model says wrong is the child's to hear
             answer["error"] = f"{type(error).__name__}: {error}"
         if self._link is not None:
             self._link.send(answer)

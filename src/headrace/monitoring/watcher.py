@@ -22,8 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from headrace.child import Channel, Message
 from headrace.errors import HeadraceError, InvalidRequest, ModelNotReady, NotFound
 from headrace.monitoring import report, snapshots, tap
@@ -277,7 +275,7 @@ class Watcher:
             return
         try:
             watched.stream = self._stream(watched)
-        except Exception as error:  # a folder that cannot be used must not end the others
+        except Exception as error:  # noqa: BLE001 - a folder that cannot be used must not end the others
             watched.error = f"{type(error).__name__}: {error}"
             log.warning("model '%s' version '%s' is not watched: %s", watched.model, watched.version, error)
             return
@@ -286,7 +284,7 @@ class Watcher:
             state = snapshots.read(path, digest=watched.stream.folder.digest)
             if state is not None:
                 watched.stream.restore(state)
-        except Exception as error:  # whatever is wrong with it: what it held is lost, and said to be
+        except Exception as error:  # noqa: BLE001 - what it held is lost, and said to be
             watched.refused += 1
             watched.refusal = str(error)
             log.warning("the state of model '%s' version '%s' starts anew: %s", watched.model, watched.version, error)
@@ -327,7 +325,7 @@ class Watcher:
         except InvalidRequest as error:
             self._reply(message, invalid=str(error))
             return
-        except Exception as error:  # a label that breaks us is refused, and nothing else is
+        except Exception as error:  # noqa: BLE001 - a label that breaks us is refused, and nothing else is
             self._reply(message, error=f"{type(error).__name__}: {error}")
             return
         self._reply(message, value=known)
@@ -427,14 +425,17 @@ class Watcher:
         while (ordered := self._reports.get()) is not None:
             number, watched = ordered
             try:
-                if watched.stream is None:
-                    raise NotFound(watched.error or f"model '{watched.model}' has no trust folder")
-                page = report.render(watched.stream.folder, watched.status(), watched.shown[1])
-                answer: dict[str, Any] = {"page": page}
+                answer: dict[str, Any] = {"page": _drawn(watched)}
             except Exception as error:  # a report that cannot be drawn is an answer, too
                 log.exception("the report of model '%s' failed", watched.model)
                 answer = {"error": f"{type(error).__name__}: {error}"}
             self._channel.send({"kind": "reply", "id": number, **answer})
+
+
+def _drawn(watched: Watched) -> bytes:
+    if watched.stream is None:
+        raise NotFound(watched.error or f"model '{watched.model}' has no trust folder")
+    return report.render(watched.stream.folder, watched.status(), watched.shown[1])
 
 
 def _tupled(settings: Mapping[str, Any]) -> dict[str, Any]:
