@@ -18,6 +18,11 @@ METHODS: Final[Mapping[str, str]] = MappingProxyType(
         "anchor-image": "headrace.explainers.anchor_image:AnchorImage",
         "counterfactual": "headrace.explainers.counterfactual:Counterfactual",
         "contrastive": "headrace.explainers.contrastive:Contrastive",
+        "kernel-shap": "headrace.explainers.kernel_shap:KernelShap",
+        "permutation-shap": "headrace.explainers.permutation_shap:PermutationShap",
+        "exact-shap": "headrace.explainers.exact_shap:ExactShap",
+        "linear-shap": "headrace.explainers.linear_shap:LinearShap",
+        "tree-shap": "headrace.explainers.tree_shap:TreeShap",
     }
 )
 """Method to `module:Class`."""
