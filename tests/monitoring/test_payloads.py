@@ -19,7 +19,7 @@ from headrace.monitoring import payload_files, payload_rows
 from headrace.monitoring.exchange import Exchange, columns_of, is_sampled
 from headrace.monitoring.payload_files import Folder, folder_name
 from headrace.monitoring.payloads import PayloadLog
-from headrace.monitoring.redaction import REDACTED, Redaction
+from headrace.monitoring.redaction import ALWAYS, REDACTED, Redaction
 from headrace.monitoring.settings import PayloadSettings
 from headrace.payload import Tensor
 from headrace.protocols import cloudevents
@@ -206,13 +206,16 @@ def test_redaction(tmp_path, form):
     assert json.loads(row["headers"]) == {"authorization": REDACTED, "x-user": REDACTED, "x-team": "blue"}
 
 
+plain_names = st.text().filter(lambda name: name.lower() not in ALWAYS)
+
+
 @given(
     st.recursive(
-        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(plain_names, inner)
     )
 )
 def test_redaction_of_nothing(value):
-    """Where no name is redacted, JSON values stay as they are but for headers that are always secret."""
+    """Where no name is redacted, JSON values without headers that are always secret stay as they are."""
     assert Redaction(()).value({"x": value}) == {"x": value}
 
 
