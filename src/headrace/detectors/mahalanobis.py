@@ -6,8 +6,9 @@ form", 2016 (the corr-max transformation): w = S^(-1/2) (z - m) with the symmetr
 squares of w are not negative and sum to D^2.
 
 S is Ledoit and Wolf's (2004), the minimum covariance determinant of Rousseeuw and van Driessen (1999), which a few odd
-rows in the reference do not move, or the plain one. Directions in which the reference does not vary have variance
-`FLOOR`: collinear columns are no error, and a row that leaves their plane is odd.
+rows in the reference do not move (of numbers; categories stand beside them on their own), or the plain one. Directions
+in which the reference does not vary have variance `FLOOR`: collinear columns are no error, and a row that leaves their
+plane is odd.
 """
 
 from __future__ import annotations
@@ -82,7 +83,12 @@ class Mahalanobis(Outlier):
             if varies.any():
                 covariance[np.ix_(varies, varies)] = LedoitWolf().fit(points[:, varies]).covariance_
         elif estimator == "robust":
-            mean, covariance = _robust(points, seed=seed)
+            # Half of the rows may agree in a category, which has no determinant: categories keep plain moments.
+            mean, covariance = points.mean(0), np.atleast_2d(np.cov(points.T, bias=True))
+            numbers = encoding.starts()[list(features.numeric)]
+            others = np.setdiff1d(np.arange(points.shape[1]), numbers)
+            covariance[np.ix_(numbers, others)] = covariance[np.ix_(others, numbers)] = 0.0
+            mean[numbers], covariance[np.ix_(numbers, numbers)] = _robust(points[:, numbers], seed=seed)
         else:
             raise InvalidRequest(f"estimator is one of ledoit-wolf, robust, empirical; got '{estimator}'")
         return cls(encoding, mean, inverse_root(covariance, components=components))
@@ -125,6 +131,8 @@ def _robust(points: Array, *, seed: int) -> tuple[Array, Array]:
     from sklearn.covariance import MinCovDet
 
     mean = points.mean(0)
+    if not points.shape[1]:
+        return mean, np.zeros((0, 0))
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(points.T, bias=True)))
     plane = vectors[:, values > FLOOR]
     if not plane.shape[1]:

@@ -130,7 +130,7 @@ class Seasonal(Outlier):
         if not self.series.windows:
             self.last = last
         feature = self.series.per_feature(scores)
-        return Scores(instance=feature.max(1), feature=feature)
+        return Scores(instance=scores.max(tuple(range(1, scores.ndim))), feature=feature)
 
     def _points(self, points: Array) -> Array:
         period = self.profile.shape[0]
@@ -247,7 +247,10 @@ def season(runs: Array) -> int:
     correlation = products / products[0] * width / (width - np.arange(products.size))
     peak = (correlation[1:-1] >= correlation[:-2]) & (correlation[1:-1] > correlation[2:])
     lags = np.flatnonzero(peak) + 1
-    lags = lags[(lags >= 2) & (lags <= _MOST)]
+    # A season's profile has mean 0, so its autocorrelation falls to 0 before it rises again: what peaks before that is
+    # noise on a slow wave.
+    fallen = int((correlation <= 0).argmax())
+    lags = lags[(lags >= max(fallen, 2)) & (lags <= _MOST) & (fallen > 0)]
     lags = lags[correlation[lags] > max(0.2, 3.0 / (runs.shape[0] * width) ** 0.5)]
     if not lags.size:
         return 1

@@ -99,13 +99,13 @@ class Series:
         encoded = self.encoding(x, method=method)
         last = np.where(np.isfinite(x[-1]), x[-1], fill) if x.shape[0] else fill if before is None else before
         if self.windows:
-            return encoded.reshape(x.shape[0], -1, self.variables), last
+            return encoded.reshape(x.shape[0], x.shape[1] // self.variables, self.variables), last
         return encoded[:, self.places], last
 
     def per_feature(self, scores: Array) -> Array:
         """Scores of points `[n, v]` or `[n, w, v]` as those of columns `[n, f]`."""
         if self.windows:
-            return scores.reshape(scores.shape[0], -1)
+            return scores.reshape(scores.shape[0], len(self.encoding.features))
         if self.numbers.size == len(self.encoding.features):
             return scores
         all_columns = np.zeros((scores.shape[0], len(self.encoding.features)))

@@ -109,7 +109,7 @@ class SpectralResidual(Outlier):
         if not self.series.windows:
             self.last = last
         feature = self.series.per_feature(scores)
-        return Scores(instance=feature.max(1), feature=feature)
+        return Scores(instance=scores.max(tuple(range(1, scores.ndim))), feature=feature)
 
     def _points(self, points: Array) -> Array:
         """Each as the last of the points before it: `[n, v]`. Remembers them."""
