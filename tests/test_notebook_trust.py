@@ -49,6 +49,7 @@ def test_fits_a_table_with_text_and_missing_values(tmp_path):
     folder = headrace.fit_trust(
         model, frame, paid, path=tmp_path / "t", protected=["sex=m", "age>40"], favourable="yes", **NONE
     )
+    assert {each.name for each in folder.detectors} >= {"isolation-forest", "tabular", "ks-outputs", "cbpe", "realised"}
     assert [each.attribute for each in folder.schema.bias] == ["sex", "age"]
     assert "groups" in {each.method for each in folder.detectors}
     rows = Rows(folder.schema)
@@ -75,6 +76,19 @@ def test_fits_images_texts_and_numbers(tmp_path):
     folder = headrace.fit_trust(line, x[:200, :3], path=tmp_path / "r", detectors=["ks:outputs"], **NONE)
     assert folder.schema.task == "regression"
     assert folder.outputs().shape[1] == 2
+
+
+def test_fits_a_series(tmp_path):
+    """Points in time are split in time, watched by detectors of series, and usual ones pass as seldom as was asked."""
+    time = np.arange(2000)
+    points = np.sin(2 * np.pi * time / 50) + np.random.default_rng(0).normal(0, 0.1, 2000)
+    model = LinearRegression().fit(points[:-1, None], points[1:])
+    folder = headrace.fit_trust(model, points[:-1, None], path=tmp_path / "s", kind="series", **NONE)
+    assert np.array_equal(folder.held_out().x[:, 0], points[1199:1599])
+    rates = {each.name: each.false_positive_rate for each in folder.detectors if each.kind == "outlier"}
+    # Of 400 rows at a threshold chosen on 400: Beta(5, 396), and 99.9 % of it lies below .033.
+    assert rates.keys() == {"spectral-residual", "seasonal"}
+    assert max(rates.values()) < 0.045
 
 
 def test_writes_beside_the_model(tmp_path):

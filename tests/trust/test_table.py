@@ -60,6 +60,11 @@ class TestFiles:
         np.savez(tmp_path / "c.npz", age=np.arange(3), sex=np.array(["f", "m", "f"]))
         assert table.read(tmp_path / "c.npz").columns["sex"].tolist() == ["f", "m", "f"]
 
+    def test_leaves_out_the_index(self, tmp_path):
+        """The index that pandas writes beside the columns is none of them."""
+        FRAME.iloc[[2, 0, 1]].to_parquet(tmp_path / "i.parquet")
+        assert list(table.read(tmp_path / "i.parquet").columns) == list(FRAME)
+
     def test_reads_categories_and_lists(self, tmp_path):
         """A dictionary column tells all its categories, and a column of lists of one length is a block."""
         frame = pd.DataFrame({"c": pd.Categorical(["b", "a"], categories=["a", "b", "z"])})

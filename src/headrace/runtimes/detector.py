@@ -77,7 +77,7 @@ class DetectorRuntime(Runtime):
             spec = folder.spec(name)
             if spec.kind in {"adversarial", "performance", "bias"}:
                 raise LoadFailed(
-                    f"{folder.path}: detector '{name}' is of kind {spec.kind}, which works beside the model it looks at "
+                    f"{folder.path}: detector '{name}' is of kind {spec.kind}, which works beside its model "
                     "and not as a model of its own; outlier and drift detectors do"
                 )
             detector = folder.detector(name)

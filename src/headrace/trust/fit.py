@@ -579,7 +579,9 @@ def _default_explainers(known: Schema, reference: Reference) -> tuple[_Wanted, .
     elif known.data == "image":
         names += ["anchor-image", "contrastive", "counterfactual"]
     else:
-        shap = [*(_MODEL_SHAP if reference.artifact is not None else ()), "permutation-shap"]
+        # The model itself sees categories in a form of its own, where these see the positions of ours.
+        looks_in = reference.artifact is not None and not known.features.categorical
+        shap = [*(_MODEL_SHAP if looks_in else ()), "permutation-shap"]
         names += ["anchor-tabular", *shap] if is_classifier else shap
         names += ["kernel-shap", "lime", "counterfactual"]
         names += ["contrastive"] if is_classifier else []

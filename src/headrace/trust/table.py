@@ -8,6 +8,7 @@ and the row and column where there is one.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,8 @@ from headrace.payload import Array
 _LABELS: Final = ("y", "labels", "label", "target", "targets")
 """What an array of labels is called in an .npz beside the rows."""
 _ROWS: Final = ("x", "X", "data", "images", "rows")
+_INDEX: Final = re.compile(r"__index_level_\d+__")
+"""What pandas calls the index of a frame in a file: the number of a row is nothing that it says."""
 _ARROW: Final = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson", ".arrow", ".feather", ".ipc"})
 SUFFIXES: Final = (*sorted(_ARROW), ".csv.gz", ".npy", ".npz")
 
@@ -133,6 +136,8 @@ def _read_arrow(path: Path, suffix: str) -> Table:
         found = _arrow_table(path, suffix)
         columns, categories = {}, {}
         for name, column in zip(found.column_names, found.columns, strict=True):
+            if _INDEX.fullmatch(name):
+                continue
             if name in columns:
                 raise InvalidRequest(f"{path}: two columns are named '{name}'")
             columns[name], known = _arrow_column(f"{path}: column '{name}'", column)
