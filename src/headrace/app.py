@@ -17,7 +17,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -26,7 +26,7 @@ import msgspec
 import headrace
 from headrace.control.parse import File
 from headrace.environments.files import is_asked
-from headrace.errors import SettingsError
+from headrace.errors import LoadFailed, SettingsError
 from headrace.local.backend import LocalBackend
 from headrace.local.plane import Plane
 from headrace.monitoring import logs
@@ -55,12 +55,15 @@ from headrace.serving.build import RuntimeSpec
 from headrace.serving.digest import digest
 from headrace.serving.discovery import Problem
 from headrace.serving.engine import Engine, load_engine
+from headrace.serving.explain import RUNTIME as EXPLAINER
+from headrace.serving.explain import LoadedExplainer
 from headrace.serving.loaded import Loaded
-from headrace.serving.models import Models, Served, State
+from headrace.serving.models import Explain, Models, Served, State
 from headrace.serving.repository import Repository
 from headrace.serving.residency import Residency
 from headrace.serving.spec import ModelSpec, warm_up_bodies
 from headrace.settings import Settings
+from headrace.trusted import Trusted
 
 if TYPE_CHECKING:
     from headrace.environments.prepare import Environments
@@ -76,10 +79,12 @@ class LoadedModel(msgspec.Struct, frozen=True):
     infer: Infer
     infer_stream: InferStream | None
     warnings: tuple[str, ...]
-    closed: Callable[[], None]
+    closed: Callable[[], Awaitable[None]]
     """Called once the engine is closed."""
     declared: Parameters = EMPTY
     """Metadata in the form of the model's dialect."""
+    explain: Explain | None = None
+    """What explains it."""
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -97,6 +102,11 @@ class LoadedModel(msgspec.Struct, frozen=True):
         return self.engine.signature
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the processes that it runs in."""
+        return tuple(self.engine.pids)
+
+    @property
     def placement(self) -> str:
         """Where it predicts."""
         return self.engine.placement
@@ -104,7 +114,7 @@ class LoadedModel(msgspec.Struct, frozen=True):
     async def close(self, drain_seconds: float) -> None:
         """Let what is in flight end, then unload."""
         await self.engine.close(drain_seconds)
-        self.closed()
+        await self.closed()
 
 
 class App:
@@ -150,7 +160,7 @@ class App:
             memory_bytes=settings.models.memory_bytes,
             always=settings.control.enabled,
             max_parallel_loads=settings.models.max_parallel_loads,
-            pids=lambda loaded: loaded.engine.pids,
+            pids=lambda loaded: loaded.pids,
             changed=self._moved,
             witness=self.metrics.memory,
         )
@@ -167,6 +177,14 @@ class App:
             drain_seconds=settings.models.drain_seconds,
         )
         self._callers = _callers(settings)
+        self._trusted = Trusted(
+            settings,
+            self.models,
+            self._callers,
+            load=self._load,
+            guard_metrics=self.metrics.guards,
+            trust_metrics=self.metrics.trust,
+        )
         self._stopping = threading.Event()
         self._lookout = Lookout(self._again)
         self._http: HttpServer | None = None
@@ -239,6 +257,7 @@ class App:
             statistics=self._statistics,
             counts=self.metrics.http,
             traces=self._tracing,
+            trust=self._trusted.watch,
         )
         self._http = HttpServer(self._around(rest), limits=limits, refused=self.metrics.refused)
         with _taken(host, settings.http.port, "http.port"):
@@ -275,7 +294,10 @@ class App:
             LoadFailed: it cannot be served.
             SettingsError: a setting of it is wrong.
         """
-        return await self._load(spec)
+        loaded = await self._load(spec)
+        if isinstance(loaded, LoadedExplainer):
+            raise LoadFailed(f"{spec.describe()} explains another model; name that one")
+        return loaded
 
     async def stop(self) -> None:
         """Accept nothing new, let what is in flight end, unload, close."""
@@ -290,6 +312,7 @@ class App:
             await self._plane.close()
         await self._repository.close()
         await self._residency.close()
+        await self._trusted.close()
         if self._opening is not None:
             await self._opening
         if self._scrapes is not None:
@@ -348,8 +371,10 @@ class App:
         if self._residency.is_resident(name, version):
             await self._repository.again(name, version)
 
-    async def _load(self, spec: ModelSpec) -> LoadedModel:
+    async def _load(self, spec: ModelSpec) -> LoadedModel | LoadedExplainer:
         """The load walk: what may it name, where does it run, is it warm; counted from the first request on."""
+        if spec.runtime == EXPLAINER:
+            return await self._trusted.explaining.load(spec, ask=self.models.asking)
         counted = self.metrics.model(spec.name, spec.version)
         started = time.monotonic()
         defaults = self._settings.models
@@ -360,13 +385,14 @@ class App:
             if engine is not None and self._residency.stands_for(served.infer, infer):
                 self.models.changed(served, State.READY if ready else State.UNAVAILABLE, reason)
 
-        def closed() -> None:
+        async def closed() -> None:
             if not any(
                 served.infer is not None and served.state is not State.UNLOADING
                 for served in self.models.versions(spec.name)
                 if served.version == spec.version
             ):
                 self.metrics.forget(spec.name, spec.version)
+                await self._trusted.forget(spec)
 
         ready = await asyncio.to_thread(_prepare, spec, self._settings, lambda: self._environments, self._stopping)
         engine = await load_engine(
@@ -383,12 +409,19 @@ class App:
         if engine.signature.properties.get("engine.check") == UNCHECKED:
             self._lookout.add(msgspec.structs.replace(ready.spec, optimize="auto"))
         infer, stream = self._wrapped(spec, engine, counted)
+        try:
+            around = await self._trusted.around(spec, infer, bare=engine.infer, artifact=ready.spec)
+        except BaseException:
+            await engine.close(0.0)
+            raise
+        infer = measure(around.infer, counted)
         counted.load_seconds = time.monotonic() - started
         declared = mlserver_answers.metadata(engine.signature) if spec.dialect == "mlserver" else EMPTY
-        return LoadedModel(engine, infer, stream, (*spec.warnings, *ready.warnings), closed, declared)
+        warnings = (*spec.warnings, *ready.warnings, *around.warnings)
+        return LoadedModel(engine, infer, stream, warnings, closed, declared, around.explain)
 
     def _wrapped(self, spec: ModelSpec, engine: Engine, counted: ModelMetrics) -> tuple[Infer, InferStream | None]:
-        """What stands between the routing table and a model, from the inside: cache, another server's form, counts."""
+        """What stands next to a model, from the inside: cache, another server's form."""
         infer = engine.infer
         stream: InferStream | None = engine.infer_stream if engine.streams else None
         if spec.cache is not None:
@@ -415,7 +448,7 @@ class App:
             infer = mlserver_answers.answers(infer, **form)
             stream = mlserver_answers.answers_stream(stream, **form) if stream is not None else None
         counted.parallel = engine.placement == "process"
-        return measure(infer, counted), stream
+        return infer, stream
 
     def _around(self, rest: Rest) -> Handler:
         """The REST surface behind what only some settings ask for."""

@@ -9,12 +9,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.errors import InvalidRequest
+from headrace.monitoring import memory_metrics
 from headrace.monitoring.metrics import (
     BATCH_SIZES_KEPT,
     KSERVE_NAMES,
     MLSERVER_NAMES,
     NAMES,
-    SELDON_NAMES,
     Metrics,
     measure,
     status_of,
@@ -381,5 +381,5 @@ def test_seldon_reads_the_same_under_its_names():
         ("seldon_evicted_model_memory_bytes_gauge", (("model", "b"), server)): 200,
         ("seldon_evicted_model_memory_bytes_gauge", (("model", "c"), server)): 100,
     }
-    assert {key[0] for key in found} == set(SELDON_NAMES)
+    assert {key[0] for key in found} == set(memory_metrics.SELDON_NAMES)
     assert not [key for key in samples(Metrics()) if key[0].startswith("seldon_")]

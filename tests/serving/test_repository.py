@@ -54,6 +54,7 @@ class Text:
     declared: ClassVar = {}
     routes = ()
     visit = None
+    explain = None
     warnings = ()
 
     def __init__(self, spec, text, turns=2):

@@ -11,7 +11,14 @@ from headrace.cli import output
 
 @click.group(short_help="Check the audit log of queries.")
 def command() -> None:
-    """Check the audit log of queries, which models with `trust: {audit: true}` write."""
+    """Check the audit log of queries.
+
+    Models whose settings say `trust: {audit: true}` write it.
+
+    \b
+    Examples:
+      headrace audit verify .headrace/audit.jsonl
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
 
 
 @command.command("verify")
@@ -22,7 +29,11 @@ def verify(log: Path, as_json: bool) -> None:
 
     The exit code is 1 when a line was changed, left out or put in. The hash that is printed is that of the last line
     that holds: kept somewhere else, it shows later whether lines were cut off at the end.
-    """
+
+    \b
+    Examples:
+      headrace audit verify .headrace/audit.jsonl --json
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
     from headrace.security import audit
 
     checked = audit.verify(log)

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from headrace.monitoring import guard_metrics, memory_metrics, mlserver_metrics, traffic_metrics
+from headrace.monitoring import guard_metrics, memory_metrics, mlserver_metrics, traffic_metrics, trust_metrics
 from headrace.monitoring.custom_metrics import NAMES_KEPT, CustomMetrics
 from headrace.monitoring.families import DEFAULT, NANOSECONDS, SECONDS, Family, Histogram
 from headrace.payload import Infer, InferenceRequest, InferenceResponse
@@ -63,6 +63,7 @@ NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "headrace_grpc_requests_total": ("counter", "gRPC calls by method", ("method", "code")),
     **traffic_metrics.NAMES,
     **guard_metrics.NAMES,
+    **trust_metrics.NAMES,
 }
 """Name to kind, meaning and labels."""
 
@@ -72,7 +73,7 @@ KSERVE_NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
 }
 
 
-SELDON_NAMES: Final = memory_metrics.SELDON_NAMES
+SELDON_NAMES: Final = {**memory_metrics.SELDON_NAMES, **trust_metrics.SELDON_NAMES}
 PEERS_NAMES: Final = frozenset({*MLSERVER_NAMES, *KSERVE_NAMES, *SELDON_NAMES})
 _PROCESS_NAMES: Final = frozenset(
     {
@@ -313,6 +314,8 @@ class Metrics:
         """What pipelines and splits count."""
         self.guards = guard_metrics.GuardMetrics()
         """What guards of models count."""
+        self.trust = trust_metrics.TrustMetrics(seldon_names=bool(seldon_server))
+        """What detectors say."""
         self._registry: CollectorRegistry | None = None
 
     def open(self) -> CollectorRegistry:
@@ -374,6 +377,7 @@ class Metrics:
             families["headrace_grpc_requests_total"].value({"method": method, "code": name}, count)
         self.traffic.fill(families)
         self.guards.fill(families)
+        self.trust.fill(families)
         for family in (*families.values(), *self._aliases(), *_custom(self._models.values())):
             yield family.metric
 
@@ -386,6 +390,7 @@ class Metrics:
             yield _kserve(self._models.values())
         if self._seldon_server:
             yield from self.memory.seldon(self._seldon_server)
+            yield from self.trust.seldon()
 
     def value(self, name: str, model: str, version: str) -> float | None:
         """What a metric says of a version: its value, or the sum where it has several; None: it says nothing."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from headrace.payload import Infer, InferStream, Parameters, Route, Signature, Visit
+from headrace.serving.models import Explain
 from headrace.serving.spec import ModelSpec
 
 
@@ -39,6 +40,10 @@ class Loaded(Protocol):
     @property
     def visit(self) -> Visit | None:
         """What answers them; None where it has none."""
+
+    @property
+    def explain(self) -> Explain | None:
+        """What explains it; None: nothing does."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -723,6 +723,7 @@ def _show(loaded: Loaded, spec: ModelSpec, served: Served) -> None:
     served.signature, served.placement = signature, loaded.placement
     served.infer, served.infer_stream = loaded.infer, loaded.infer_stream
     served.routes, served.visit = loaded.routes, loaded.visit
+    served.explain = loaded.explain
     of_code = signature.declared if signature is not None else EMPTY
     served.dialect, served.declared = spec.dialect, {**loaded.declared, **spec.declared, **of_code}
     served.warnings = loaded.warnings

@@ -28,6 +28,7 @@ from headrace.payload import (
 )
 from headrace.serving import memory
 from headrace.serving.loaded import Loaded
+from headrace.serving.models import Explain
 from headrace.serving.spec import ModelSpec
 
 MOST_WAITING: Final = 1000
@@ -146,6 +147,11 @@ class Seat:
     def visit(self) -> Visit | None:
         """None where it has no routes, as far as is known."""
         return self._visit if self.routes else None
+
+    @property
+    def explain(self) -> Explain | None:
+        """None while it is not in memory."""
+        return self.engine.explain if self.engine is not None else None
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         """The engine's answer, once it is there."""
