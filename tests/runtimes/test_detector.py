@@ -138,7 +138,7 @@ class TestRefusals:
         [
             ({}, LoadFailed, "say which of its detectors.*mahalanobis"),
             ({"detector": "none"}, LoadFailed, "there are mahalanobis"),
-            ({"detector": "feature-squeezing"}, LoadFailed, "beside the model"),
+            ({"detector": "feature-squeezing"}, LoadFailed, "beside its model"),
             ({"detectr": "ks"}, SettingsError, "detector"),
         ],
     )
