@@ -4,17 +4,20 @@ line and programs call it.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ssl
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
-from headrace.client import tensors
+from headrace.client import explanations, tensors
+from headrace.client.explanations import Explanation, Job, Progress
 from headrace.errors import (
     DeadlineExceeded,
     HeadraceError,
@@ -34,6 +37,10 @@ from headrace.payload import EMPTY, InferenceRequest, InferenceResponse, Paramet
 
 _IDLE_KEPT: Final = 16
 """Idle connections kept for the next calls; more are closed."""
+
+
+_FIRST_LOOK_SECONDS: Final = 0.1  # at a job; later ones are rarer
+_LAST_LOOK_SECONDS: Final = 1.0
 
 
 class Unreachable(Temporary):
@@ -198,6 +205,117 @@ class Client:
         answer, came = self._call("POST", path, body, headers | dict(request.headers))
         length = came.get("inference-header-content-length")
         return tensors.parse(answer, None if length is None else int(length))
+
+    # -- why --
+
+    def explain(
+        self,
+        values: Any,
+        *,
+        model: str = "",
+        version: str = "",
+        explainer: str = "",
+        options: Mapping[str, Any] | None = None,
+        deadline_seconds: float | None = None,
+        max_rows: int | None = None,
+        rows: Sequence[int] | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> tuple[Explanation, ...]:
+        """Ask a model why it answers what it answers to each row.
+
+        Args:
+            values: As of `predict`.
+            model: As of `predict`.
+            version: As of `predict`.
+            explainer: Which of the model's, or a method by its name; empty: the model's first.
+            options: Of the method.
+            deadline_seconds: The best explanation by then is the answer; None: the model's trust folder says.
+            max_rows: Of the model, for one explained row; None: the folder says.
+            rows: Positions of the rows to explain; None: all.
+            progress: Called now and then with how far it is. With it, the explanation is a job of the server's, which
+                may take longer than one call.
+
+        Raises:
+            ModelNotFound: no such model or version, or it has no explainer.
+            InvalidRequest: no such explainer, option or row, or the server refuses the values.
+            Temporary: not ready, overloaded, too late or unreachable.
+            RuntimeFailed: the model or the explainer failed.
+        """
+        name, asked = self._asked(
+            values,
+            model,
+            version,
+            explanations.parameters(
+                explainer=explainer,
+                options=options,
+                deadline_seconds=deadline_seconds,
+                max_rows=max_rows,
+                rows=rows,
+                is_job=progress is not None,
+            ),
+        )
+        body, _ = self._send_explain(asked)
+        if progress is None:
+            return _decode(body, explanations.Answer).explanations  # type: ignore[no-any-return]  # what it decodes to
+        return self._followed(_decode(body, explanations.Job), model_path(name, version), progress)
+
+    def picture(
+        self,
+        values: Any,
+        *,
+        format: Literal["svg", "png"] = "svg",  # noqa: A002 - as the protocol calls it
+        model: str = "",
+        version: str = "",
+        explainer: str = "",
+        options: Mapping[str, Any] | None = None,
+        deadline_seconds: float | None = None,
+        max_rows: int | None = None,
+        row: int = 0,
+    ) -> bytes:
+        """The explanation of one row as a picture. Arguments and errors as of `explain`."""
+        wanted = explanations.parameters(
+            explainer=explainer,
+            options=options,
+            deadline_seconds=deadline_seconds,
+            max_rows=max_rows,
+            rows=[row],
+            form=format,
+        )
+        _, asked = self._asked(values, model, version, wanted)
+        body, _ = self._send_explain(asked)
+        return bytes(body)
+
+    def _asked(
+        self, values: Any, model: str, version: str, parameters: Mapping[str, Any]
+    ) -> tuple[str, InferenceRequest]:
+        name = model or self.model or self._only_model()
+        request = InferenceRequest(model_name=name, model_version=version, inputs=(), parameters=parameters)
+        return name, _filled(request, values, self._known.get((name, version)) or self._refresh(name, version))
+
+    def _send_explain(self, request: InferenceRequest) -> tuple[bytearray, Mapping[str, str]]:
+        body, length = tensors.render(request, binary=self._binary)
+        headers = {"Content-Type": "application/json"}
+        if length is not None:
+            headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)}
+        return self._call("POST", model_path(request.model_name, request.model_version) + "/explain", body, headers)
+
+    def _followed(self, job: Job, base: str, progress: Callable[[Progress], None]) -> tuple[Explanation, ...]:
+        """Look after a job until it ends; it ends with whoever is not interested any more."""
+        path, wait = f"{base}/explain/jobs/{quote(job.id, safe='')}", _FIRST_LOOK_SECONDS
+        try:
+            while job.state in {"queued", "running"}:
+                progress(job.told())
+                time.sleep(wait)
+                wait = min(_LAST_LOOK_SECONDS, wait * 1.5)
+                body, _ = self._call("GET", path)
+                job = _decode(body, explanations.Job)
+        except BaseException:
+            with contextlib.suppress(HeadraceError):
+                self._call("DELETE", path)
+            raise
+        if job.result is None:
+            raise RuntimeFailed(job.error or f"the explanation was {job.state}")
+        return job.result.explanations
 
     # -- what there is --
 
