@@ -117,9 +117,9 @@ def merged(exchanges: Sequence[Exchange], *, whole: bool = False) -> tuple[list[
     """Exchanges as parts of one message, and how many rows they have.
 
     A part has `inputs` and `outputs` as lists of `[name, datatype, array, content type]`; `rows`, how many each
-    exchange has, in order; `at`, the position of each among all, where there is more than one part; `ids`; `times`, when
-    each came; and `callers`, where somebody said who they are. Exchanges whose tensors do not agree in their first axis are
-    a part each.
+    exchange has, in order; `at`, the position of each among all, where there is more than one part; `ids`; `times`,
+    when each came; and `callers`, where somebody said who they are. Exchanges whose tensors do not agree in their
+    first axis are a part each.
 
     Args:
         exchanges: One at least.
