@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -27,6 +28,12 @@ for message in channel:
         time.sleep(600)
     channel.send(message)
 """
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request):
+    """The server's loop is uvloop's, a library's test may be the other."""
+    return request.param()
 
 
 @pytest.fixture
@@ -91,6 +98,21 @@ async def test_messages_come_back_in_order(echo):
     await link.close()
     assert await link.ended == "exited with code 0"
     assert not link.send({"late": True})
+
+
+@pytest.mark.timeout(60)
+def test_messages_cross_on_the_loop_that_servers_run_on(echo):
+    """On uvloop a child is talked to, and ended, as on asyncio's own loop."""
+
+    async def talk():
+        got = Got()
+        link = await child.Link.open(echo, got)
+        link.send({"number": 1})
+        message = await got.one()
+        await link.close()
+        return message["number"], await link.ended
+
+    assert uvloop.run(talk()) == (1, "exited with code 0")
 
 
 @pytest.mark.timeout(60)

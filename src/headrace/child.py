@@ -25,7 +25,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import msgspec
 import numpy as np
@@ -170,9 +170,8 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way to write."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # that of uvloop is one by its methods alone
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER)
 
     def pause_writing(self) -> None:
         """The child is behind."""
