@@ -30,12 +30,6 @@ for message in channel:
 """
 
 
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
-def event_loop_policy(request):
-    """The server's loop is uvloop's, a library's test may be the other."""
-    return request.param()
-
-
 @pytest.fixture
 def echo(tmp_path, monkeypatch):
     """A program that sends back what it gets."""
@@ -113,6 +107,22 @@ def test_messages_cross_on_the_loop_that_servers_run_on(echo):
         return message["number"], await link.ended
 
     assert uvloop.run(talk()) == (1, "exited with code 0")
+
+
+@pytest.mark.timeout(60)
+def test_the_servers_own_loop_has_children_too(echo):
+    """On uvloop, whose transports are not asyncio's, messages come back as on asyncio's loop."""
+
+    async def exchange():
+        got = Got()
+        link = await child.Link.open(echo, got)
+        link.send({"number": 1})
+        message = await got.one()
+        await link.close()
+        return message, await link.ended
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(exchange()) == ({"number": 1}, "exited with code 0")
 
 
 @pytest.mark.timeout(60)
