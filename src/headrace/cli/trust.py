@@ -14,6 +14,8 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "fit": "Fit detectors and explainers to a model and its training data.",
         "show": "Show what a trust folder holds.",
+        "status": "Show what the detectors of a served model say.",
+        "report": "Write what they say as a page with pictures.",
     }
 )
 """Name to summary, in the order of the help; the command of `scan-data` is `command` in `cli.trust_scan_data`."""
@@ -62,4 +64,6 @@ def command() -> None:
     Examples:
       headrace trust fit iris.joblib --data train.parquet --labels species
       headrace trust show iris.joblib
+      headrace trust status iris
+      headrace trust report iris -o report.html
     """  # noqa: D301 - \b is click's mark for lines to be left as they are

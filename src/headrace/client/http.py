@@ -350,6 +350,26 @@ class Client:
         """
         return self._refresh(model or self.model or self._only_model(), version)
 
+    def trust_status(self, model: str = "", *, version: str = "") -> dict[str, Any]:
+        """What the detectors of a model say now: `state`, `rows`, `detectors` and more, as the server tells it.
+
+        Raises:
+            NotFound: no such model or version, or nothing watches it; the text says which.
+        """
+        body, _ = self._call("GET", model_path(model or self.model or self._only_model(), version) + "/trust")
+        status: dict[str, Any] = _decode(body, dict[str, Any])
+        return status
+
+    def trust_report(self, model: str = "", *, version: str = "") -> bytes:
+        """The same as one page of HTML that needs nothing else.
+
+        Raises:
+            NotFound: as of `trust_status`.
+            ModelNotReady: the server cannot draw it now; the text says why.
+        """
+        body, _ = self._call("GET", model_path(model or self.model or self._only_model(), version) + "/trust/report")
+        return bytes(body)
+
     def load(self, model: str) -> None:
         """Load or reload a model of the server's repository, and wait until it serves.
 
