@@ -70,11 +70,11 @@ class Lsdd(Whole):
             min_effect: Of the distance, in the unit named above.
             permutations: B; the least p-value is 1 / (1 + B).
             max_rows: Of each sample; more are sampled.
-            centers: Rows at which kernels stand; None: a twentieth of the reference, at least one and at most 50.
+            centers: Rows at which kernels stand; None: a tenth of the reference, at most 50.
             scale: Measure numbers in deviations; False: they are of one unit already.
         """
         held = min(len(x), max_rows)
-        centers = max(1, min(held // 20, 50)) if centers is None else max(1, min(centers, held // 2))
+        centers = max(1, min(held // 10, 50)) if centers is None else max(1, min(centers, held // 2))
         return cls.keep(
             x,
             features,
