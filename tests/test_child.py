@@ -95,21 +95,6 @@ async def test_messages_come_back_in_order(echo):
 
 
 @pytest.mark.timeout(60)
-def test_messages_cross_on_the_loop_that_servers_run_on(echo):
-    """On uvloop a child is talked to, and ended, as on asyncio's own loop."""
-
-    async def talk():
-        got = Got()
-        link = await child.Link.open(echo, got)
-        link.send({"number": 1})
-        message = await got.one()
-        await link.close()
-        return message["number"], await link.ended
-
-    assert uvloop.run(talk()) == (1, "exited with code 0")
-
-
-@pytest.mark.timeout(60)
 def test_the_servers_own_loop_has_children_too(echo):
     """On uvloop, whose transports are not asyncio's, messages come back as on asyncio's loop."""
 
