@@ -246,12 +246,10 @@ class Watch:
         try:
             if link is None or not link.send({**message, **about}):
                 raise ModelNotReady("the process that watches models is starting; try again")
-            async with asyncio.timeout(seconds):
-                reply = await future
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the process that watches models did not answer within {seconds:g} seconds"
-            ) from None
+            await asyncio.wait([future], timeout=seconds)  # not asyncio.timeout: who asks over HTTP is no task
+            if not future.done():
+                raise DeadlineExceeded(f"the process that watches models did not answer within {seconds:g} seconds")
+            reply = future.result()
         finally:
             del self._replies[number]
         if reply.get("error"):
