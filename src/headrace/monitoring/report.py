@@ -341,6 +341,13 @@ def _measures(spec: DetectorSpec, history: Sequence[Mapping[str, Any]]) -> Itera
     latest = history[-1]["data"]
     if latest.get("reason"):
         yield html.said(str(latest["reason"]))
+    for group in latest.get("groups", ()):
+        rows = group["rows"]
+        told = "" if group["status"] == "measured" else "; too few to judge"
+        yield html.said(
+            f"{group['rule']} is privileged ({rows['privileged']} rows, {rows['unprivileged']} others), "
+            f"{group['favourable']} is favourable{told}."
+        )
     times = [record["time"] for record in history]
     for label, found in _series(history):
         drawn = {name: told for name, told in found.items() if any(_is_told(each) for each in told)}
