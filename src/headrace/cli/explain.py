@@ -151,7 +151,7 @@ def _json(explanations: tuple[Explanation, ...]) -> str:
 
 def _write(content: bytes, target: str | None, *, is_picture: bool) -> None:
     if target is None:
-        click.get_binary_stream("stdout").write(content)
+        click.echo(content, nl=False)
         return
     try:
         Path(target).write_bytes(content)

@@ -192,11 +192,12 @@ class Deployments:
     async def _feedback(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(self._asked(request, target).key)
         feedback = seldon_v1.parse_feedback(self._message(request), model_name=served.name, signature=served.signature)
-        if served.feedback is not None or not served.graph:
-            give(served, feedback.routing, feedback.reward, feedback.request)
         asked = feedback.request
-        if asked is not None and asked.id and seldon_v1.TRUTH in asked.parameters:
+        is_truth = asked is not None and bool(asked.id) and seldon_v1.TRUTH in asked.parameters
+        if asked is not None and is_truth:
             await self._label(served, asked.id, [_text(each) for each in asked.parameters[seldon_v1.TRUTH]])
+        if served.feedback is not None or not (served.graph or is_truth):
+            give(served, feedback.routing, feedback.reward, feedback.request)
         return HttpReply(seldon_v1.render_done())  # where nobody learns too: their clients tell everybody
 
     async def _health(self, request: HttpRequest, target: Target) -> HttpReply:

@@ -245,7 +245,12 @@ class Explainable:
         deadline = time.monotonic() + (request.deadline_seconds or self.explainers.deadline_seconds)
         if request.inference.deadline is not None:
             deadline = min(deadline, request.inference.deadline - _LEFT_SECONDS)
-        return await self._explain(self._calls, spec, request, deadline, Progress())
+        work = self._explain(self._calls, spec, request, deadline, Progress())
+        task = asyncio.get_running_loop().create_task(work)  # a handler's first step is in none, and this has timeouts
+        try:
+            return await task
+        finally:
+            task.cancel()
 
     def submit(self, request: ExplainRequest) -> JobStatus:
         """Begin to explain, and say where it will be. Raises as a call does, for what is known at once."""

@@ -172,7 +172,12 @@ class Pool:
         if self._is_closed:
             raise WorkerDied("the server stops")
         process = _Process()
-        await process.open()
+        opening = asyncio.get_running_loop().create_task(process.open())
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            self._do(_end(process, opening))  # half a process cannot be left behind
+            raise
         self._all.add(process)
         process.link.ended.add_done_callback(lambda _: self._ended(process))
         return process
@@ -379,6 +384,11 @@ class _Process:
     def _end_question(self, run: _Run) -> None:
         if run.question is not None and not run.question.done():
             run.question.cancel()
+
+
+async def _end(process: _Process, opening: asyncio.Task[None]) -> None:
+    await opening
+    await process.close()
 
 
 def _explained(message: Message) -> Explained:
