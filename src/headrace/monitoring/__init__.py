@@ -1,4 +1,7 @@
 """Monitoring: what is measured and logged about each exchange. Wraps `Infer`; never on the way of a reply.
 
-May import: payload, errors.
+Models with a trust folder are watched in a process of their own (`watch` starts `watcher`), so that no request waits
+for statistics.
+
+May import: payload, errors, child, protocols, detectors, trust; scipy, scikit-learn and matplotlib only in that process.
 """
