@@ -23,6 +23,12 @@ METHODS: Final[Mapping[str, str]] = MappingProxyType(
         "exact-shap": "headrace.explainers.exact_shap:ExactShap",
         "linear-shap": "headrace.explainers.linear_shap:LinearShap",
         "tree-shap": "headrace.explainers.tree_shap:TreeShap",
+        "lime": "headrace.explainers.lime:Lime",
+        "integrated-gradients": "headrace.explainers.integrated_gradients:IntegratedGradients",
+        "ale": "headrace.explainers.ale:Ale",
+        "partial-dependence": "headrace.explainers.partial_dependence:PartialDependence",
+        "permutation-importance": "headrace.explainers.permutation_importance:PermutationImportance",
+        "trust-score": "headrace.explainers.trust_score:TrustScore",
     }
 )
 """Method to `module:Class`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ def table(reference: Reference, x: Array | None = None) -> Array:
     rows = np.asarray(reference.x, np.float64)
     if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
         raise InvalidRequest(f"the reference must have rows of {width} columns; it has the shape {rows.shape}")
-    if x is None or not np.size(x):
+    if x is None or np.shape(x) == (0,):
         return rows
     more = np.atleast_2d(np.asarray(x, np.float64))
     if more.ndim != 2 or more.shape[1] != width:
@@ -145,3 +146,23 @@ def typical(features: Features, rows: Array) -> Array:
         elif len(present):
             found[at] = np.median(present)
     return found
+
+
+def columns(features: Features, names: Sequence[str]) -> list[int]:
+    """The positions of named columns; of no name, of all.
+
+    Raises:
+        InvalidRequest: there is no such column; names the nearest.
+    """
+    for name in names:
+        if name not in features.names:
+            near = difflib.get_close_matches(name, features.names, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise InvalidRequest(f"there is no column '{name}'{hint}")
+    return [features.names.index(name) for name in names] if names else list(range(len(features)))
+
+
+def deciles(values: Array) -> Array:
+    """The least, the nine deciles and the largest of what is not missing, `[11]`; empty where all is."""
+    present = values[~np.isnan(values)]
+    return np.asarray(np.quantile(present, np.linspace(0, 1, 11))) if len(present) else present

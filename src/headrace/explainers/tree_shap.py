@@ -284,7 +284,8 @@ def _catboost_margin(model: Any, x: Array) -> Array:
 
 def _sklearn_margin(model: Any, x: Array) -> Array:
     if type(model).__name__.startswith(_FORESTS) and hasattr(model, "predict_proba"):
-        return np.asarray(model.predict_proba(x), np.float64)[0]
+        probabilities: Array = np.asarray(model.predict_proba(x), np.float64)[0]
+        return probabilities
     answer = model.decision_function if hasattr(model, "decision_function") else model.predict
     margin: Array = np.asarray(answer(x), np.float64).reshape(-1)
     return margin

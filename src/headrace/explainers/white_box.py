@@ -62,5 +62,12 @@ def family(model: Any) -> str:
     return type(model).__module__.partition(".")[0]
 
 
+def is_torch(model: Any) -> bool:
+    """Whether it is a torch module."""
+    return any(
+        kind.__module__ == "torch.nn.modules.module" and kind.__name__ == "Module" for kind in type(model).__mro__
+    )
+
+
 def _is_from(model: Any, library: str) -> bool:
     return any(kind.__module__.partition(".")[0] == library for kind in type(model).__mro__)
