@@ -27,6 +27,7 @@ from headrace.security import canaries, extraction, guards, output_policy, valid
 from headrace.security.audit import Audit, audited
 from headrace.security.callers import DEFAULT_ROLE, Callers, identified, who
 from headrace.serving.build import RuntimeSpec
+from headrace.serving.digest import digest
 from headrace.serving.explain import OUTPUT, Explainable, Explaining
 from headrace.serving.loaded import Loaded
 from headrace.serving.models import Explain, Models, Served, State
@@ -107,6 +108,7 @@ class Trusted:
             metrics=trust_metrics,
             server=settings.server.name,
         )
+        _check(settings)
         self._audit: Audit | None = None
 
     def folder_of(self, spec: ModelSpec) -> Path | None:
@@ -187,12 +189,16 @@ class Trusted:
         expected = folder.outputs()
         if wanted.canaries == "off" or expected is None:
             return []
+        known = folder.card.model_digest
+        changed = bool(known and spec.path) and await asyncio.to_thread(digest, Path(spec.path)) != known
         try:
             said = await canaries.check(
                 bare, Rows(folder.schema), folder.reference().x, expected, model=spec.name, version=spec.version
             )
         except HeadraceError as error:
             said = f"it cannot answer the rows that its trust folder recorded: {error}"
+        if changed and not said:
+            said = "its files are not those that its trust folder was fitted for; fit it again: headrace trust fit"
         if said and wanted.canaries == "require":
             raise LoadFailed(f"{spec.describe()}: {said}")
         if said:
@@ -314,6 +320,19 @@ class Trusted:
         await asyncio.gather(self.watch.close(), self.explaining.close())
         if self._audit is not None:
             await asyncio.to_thread(self._audit.close)
+
+
+def _check(settings: Settings) -> None:
+    """Raises SettingsError for a sink or command that the watcher could not use: better now than in its log."""
+    trust, payloads = settings.trust, settings.payloads
+    if trust.events or trust.webhook or trust.command:
+        from headrace.monitoring.actions import Actions
+
+        Actions(trust)
+    if payloads.mode != "off":
+        from headrace.monitoring.payloads import PayloadLog
+
+        PayloadLog(payloads)
 
 
 def _protects(wanted: Trust) -> bool:
