@@ -167,7 +167,7 @@ def audited(
                 role=role,
                 model=model,
                 version=version,
-                id=request.id,
+                id=request.id or ("" if response is None else response.id),
                 inputs=digest_of(request.inputs),
                 outputs="" if response is None else digest_of(response.outputs),
                 status=status,
