@@ -81,6 +81,7 @@ def test_what_fits_together_has_no_fault():
         ),
         (text("Model", "taken", "{uri: x}"), "the server was started with a model 'taken' of its own"),
         (text("Model", "m"), "expected 'uri' or 'reference', found neither"),
+        (text("Model", "m", "{runtime: explainer}"), "expected the name of the model that it explains, found none"),
         (text("Model", "m", "{uri: gone/there}"), "spec.uri: expected a file or folder, found none at /b/gone/there"),
         (text("Model", "m", "{reference: 'gone.py:X'}"), "spec.reference: expected a Python file, found none at /b/gone.py"),
         (text("Model", "m", "{uri: x, server: ss}"), "spec.server: no Server 'ss'; did you mean 's'?"),

@@ -14,7 +14,7 @@ from typing import Final
 
 from headrace.control import plan
 from headrace.control.parse import Read
-from headrace.control.resources import Experiment, Model, Resource, Rollout, Server
+from headrace.control.resources import EXPLAINER, Experiment, Model, Resource, Rollout, Server
 from headrace.control.resources import TensorSpec as Declared
 from headrace.errors import InvalidRequest
 from headrace.graph import check as graph
@@ -177,6 +177,11 @@ class _Checker:
                 field = "uri" if spec.uri else "reference"
                 text = f"Server '{spec.server}' is elsewhere and has to have the model already; leave '{field}' out"
                 self._fault(read, f"spec.{field}", text)
+        elif spec.runtime == EXPLAINER:
+            if not spec.parameters.get("model"):
+                self._fault(
+                    read, "spec.parameters.model", "expected the name of the model that it explains, found none"
+                )
         elif not spec.uri and not spec.reference:
             self._fault(read, "spec", "expected 'uri' or 'reference', found neither")
         self._files(read, spec)

@@ -15,6 +15,8 @@ from headrace.graph.spec import Pipeline
 from headrace.payload import EMPTY
 
 API_VERSION: Final = "headrace.io/v1"
+EXPLAINER: Final = "explainer"
+"""The runtime of a model that explains another."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
@@ -71,7 +73,8 @@ class Model(_Part, frozen=True, kw_only=True):
     artifact_version: str = ""
     """Which version folder below `uri`; empty: the highest, if there are any."""
     runtime: str = ""
-    """As in headrace.yaml; empty: recognised."""
+    """As in headrace.yaml; empty: recognised. `explainer`: it explains the model that `parameters.model` names, by
+    `parameters.method`; `uri` is then empty, or a trust folder of its own."""
     reference: str = ""
     """`module:Class` or `file.py:Class`, relative to the manifest."""
     inputs: tuple[TensorSpec, ...] = ()

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from headrace.control.backends.base import ModelUnit
-from headrace.control.resources import Model
+from headrace.control.resources import EXPLAINER, Model
 from headrace.errors import LoadFailed
 from headrace.payload import TensorSpec
 from headrace.serving import discovery
@@ -37,6 +37,15 @@ def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = ()) -> ModelSpec:
     """
     model = unit.spec
     where = f"Model '{unit.name}'"
+    if model.runtime == EXPLAINER:
+        return ModelSpec(
+            name=unit.name,
+            version=str(unit.revision),
+            runtime=EXPLAINER,
+            path=str(place(model.uri, unit.base, mirrors, where=where)) if model.uri else "",
+            parameters=model.parameters,
+            on_demand=model.load == "onDemand",
+        )
     if model.reference:
         found = discovery.discover([_reference(model.reference, unit.base)], overrides=_overrides(model))
     else:

@@ -51,7 +51,8 @@ def test_one_model():
     assert pipeline.metadata.annotations[manifests.FORM] == "seldon_v1"
     assert pipeline.metadata.labels == {"version": "v1"}
     notes = pipeline.notes
-    assert "spec.predictors[0].explainer: refused: explainers are not served" in notes
+    (note,) = [note for note in notes if note.startswith("spec.predictors[0].explainer: refused: ")]
+    assert "headrace trust fit" in note
     assert "spec.oauth_key: without effect: the server's own settings decide who may ask" in notes
     assert any(note.startswith("metadata.annotations.seldon.io/svc-name: iris-svc: ") for note in notes)
     assert any(note.startswith("spec.predictors[0].graph.parameters[1]: ") for note in notes)

@@ -57,15 +57,50 @@ def test_model():
     assert "spec.maxReplicas: 4: without effect: replicas do not come and go in one process" in found.notes
 
 
-def test_explainer_waits():
-    """A model that is an explainer is kept, refused in a note, and not loaded before somebody asks."""
+def test_explainer():
+    """A model that is an explainer becomes one of ours that explains the same model, and says what of it is not read."""
     found = sample("models", "income-explainer")
-    assert found.spec.load == "onDemand"
+    assert (found.spec.runtime, found.spec.load, found.spec.uri) == ("explainer", "always", "")
+    assert found.spec.parameters == {"model": "income", "method": "anchor-tabular"}
     assert found.spec.requirements == ()
-    assert found.notes == (
-        "spec.explainer: refused: explainers are not served",
-        "spec.requirements: without effect: the explainer is refused",
+    assert "spec.requirements: alibi-explain: without effect: any server explains" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"type": "anchor_text", "pipelineRef": "p"}, {"model": "p.pipeline", "method": "anchor-text"}),
+        ({"type": "KernelShap", "modelRef": "m"}, {"model": "m", "method": "kernel-shap"}),
+    ],
+    ids=["of a pipeline", "in another spelling"],
+)
+def test_explainer_of(spec, expected):
+    """What is explained may be a pipeline, and a method may be spelt as alibi's class is."""
+    (found,) = convert("Model", {"explainer": spec})
+    assert found.spec.parameters == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"type": "anchor_tabla", "modelRef": "m"}, "the nearest of ours is 'anchor-tabular'"),
+        ({"type": "anchor_text"}, "expected modelRef or pipelineRef"),
+    ],
+    ids=["an unknown method", "nobody to explain"],
+)
+def test_explainer_that_is_none(spec, expected):
+    """An explainer that we have no method for, or that explains nobody, is refused with what there is."""
+    with pytest.raises(InvalidResources, match=expected):
+        convert("Model", {"explainer": spec})
+
+
+def test_explainer_of_alibis():
+    """A place of what alibi saved is noted and never loaded."""
+    (found,) = convert(
+        "Model", {"explainer": {"type": "anchor_text", "modelRef": "m"}, "storageUri": "gs://b/explainer"}
     )
+    assert found.spec.uri == ""
+    assert any("gs://b/explainer" in note and "headrace trust fit" in note for note in found.notes)
 
 
 def test_model_that_may_leave():

@@ -8,7 +8,9 @@ that. Left out: loading (the runtimes' tests), settings.json (test_mlserver_serv
 
 import json
 import os
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -721,3 +723,81 @@ def test_a_misspelt_implementation_is_named_where_it_is_missed(tmp_path):
     told = str(wrong(root).error)
     assert "key 'implementation' is missing" in told
     assert f"{FILE}:2: key 'implementatoin' is not known; did you mean 'implementation'?" in told
+
+
+# -- explainers and detectors --
+
+EXPLAIN, DETECT = "mlserver_alibi_explain.AlibiExplainRuntime", "mlserver_alibi_detect.AlibiDetectRuntime"
+trust_folders = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "trust_folders.py")))
+
+
+def explains(**extra):
+    return {"implementation": EXPLAIN, "parameters": {"extra": extra}}
+
+
+def test_an_explainer_explains_the_model_of_its_infer_uri(root):
+    """What MLServer's explainer is told becomes ours: whom, by which method, with which options."""
+    uri = "http://localhost:8080/v2/models/income/versions/2/infer"
+    extra = {"infer_uri": uri, "explainer_type": "anchor_tabular", "explain_parameters": {"threshold": 0.9}}
+    write(root, {FILE: explains(**extra, init_parameters={"seed": 1})})
+    spec = one(root)
+    assert (spec.runtime, spec.path) == ("explainer", "")
+    assert spec.parameters == {
+        "model": "income", "version": "2", "method": "anchor-tabular", "options": {"threshold": 0.9}
+    }  # fmt: skip
+    assert any("init_parameters" in warning and "explainers.json" in warning for warning in spec.warnings)
+
+
+def test_an_explainer_may_have_a_trust_folder_of_its_own(root):
+    """A uri that is one of our folders is where it explains from."""
+    folder = trust_folders.write(root / "data")
+    settings = explains(infer_uri="/v2/models/income/infer")
+    settings["parameters"]["uri"] = "./data"
+    write(root, {FILE: settings})
+    assert one(root).path == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"explainer_type": "anchor_text"}, "infer_uri"),
+        ({"infer_uri": "/v2/models/m/infer", "explainer_type": "anchor_tabla"}, "nearest of ours is 'anchor-tabular'"),
+    ],
+    ids=["nobody to explain", "an unknown method"],
+)
+def test_an_explainer_that_is_none(root, extra, expected):
+    """What has no equal here is refused, with the nearest there is."""
+    write(root, {FILE: explains(**extra)})
+    assert expected in str(wrong(root).error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "saved", "method"),
+    [
+        (explains(infer_uri="/v2/models/m/infer", explainer_type="kernel_shap"), "meta.dill", "'kernel-shap'"),
+        (
+            {"implementation": DETECT, "parameters": {"extra": {"detector_type": "alibi_detect.cd.MMDDrift"}}},
+            "config.toml",
+            "'mmd'",
+        ),
+    ],
+    ids=["explainer", "detector"],
+)
+def test_what_alibi_saved_is_refused(root, settings, saved, method):
+    """A folder of pickled code is refused with the name of our method and the command that makes a trust folder."""
+    write(root, {FILE: settings, saved: "x"})
+    error = str(wrong(root).error)
+    assert method in error
+    assert "headrace trust fit" in error
+
+
+def test_a_detector_is_one_of_a_trust_folder(root):
+    """A detector without a trust folder is refused; a folder without detectors says that it has none."""
+    write(root, {FILE: {"implementation": DETECT}})
+    assert "headrace trust fit" in str(wrong(root).error)
+    folder = trust_folders.write(root / "data")
+    write(root, {FILE: {"implementation": DETECT, "parameters": {"uri": "data"}}})
+    assert "it has none" in str(wrong(root).error)
+    write(root, {FILE: {"implementation": DETECT, "parameters": {"uri": "data", "extra": {"detector": "odd"}}}})
+    spec = one(root)
+    assert (spec.runtime, spec.path, spec.parameters) == ("detector", str(folder), {"detector": "odd"})

@@ -120,7 +120,11 @@ FRAMEWORKS: Final = (
     "paddle",
     "tensorrt",
 )
-EXPLAINER: Final = refused("explainers are not served", "object")
+EXPLAINER: Final = refused(
+    "other servers' explainers (alibi, art, aix, containers) are not run; a model with a trust folder, which `headrace "
+    "trust fit` writes, answers `:explain` at its own name, by anchors, Shapley values, counterfactuals and others",
+    "object",
+)
 
 ANNOTATIONS: Final = (
     "serving.kserve.io/",

@@ -122,7 +122,8 @@ _PREDICTOR: Final[Mapping[str, Field]] = {
     "svcOrchSpec": idle(pods.NO_PODS, fields=base.plain("resources", "env", "replicas")),
     "traffic": number("a candidate's `weight`"),
     "explainer": refused(
-        "explainers are not served",
+        "other servers' explainers are not run; a model with a trust folder, which `headrace trust fit` writes, "
+        "answers `POST /v2/models/MODEL/explain`, by anchors, Shapley values, counterfactuals and others",
         fields=base.plain(
             "type",
             "modelUri",

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.compat import alibi
 from headrace.control.manifests import base
 from headrace.control.manifests.base import (
     Converter,
@@ -29,7 +30,7 @@ from headrace.control.manifests.base import (
     text,
     whole,
 )
-from headrace.control.resources import Candidate, Experiment, Mirror, Model, Resource, Server
+from headrace.control.resources import EXPLAINER, Candidate, Experiment, Mirror, Model, Resource, Server
 from headrace.graph.spec import Pipeline
 from headrace.payload import EMPTY
 
@@ -58,8 +59,13 @@ MODEL: Final[Mapping[str, Field]] = {
     "preloaded": idle("a server brings no models of its own"),
     "dedicated": idle(_PODS),
     "logger": idle("requests are not logged by a model's own setting", fields=base.plain("percent", form="whole")),
-    "explainer": refused(
-        "explainers are not served", fields=base.plain("type", "modelRef", "pipelineRef", form="text")
+    "explainer": group(
+        {
+            "type": text("`parameters.method`, by our name for it"),
+            "modelRef": text("`parameters.model`"),
+            "pipelineRef": text("`parameters.model`"),
+        },
+        "`runtime: explainer`",
     ),
     "llm": refused("prompts are not served", fields=base.plain("modelRef", "pipelineRef", form="text")),
     "parameters": several(group({"name": text("a key of `parameters`"), "value": text("its value")})),
@@ -163,11 +169,14 @@ def _model(content: Document, where: str, folder: str) -> list[Resource]:
     for key in ("minReplicas", "maxReplicas"):
         if spec.get(key, 0) > 1:
             reader.note(f"spec.{key}", "without effect: replicas do not come and go in one process", spec[key])
-    if elsewhere and "requirements" in spec:
+    if "explainer" in elsewhere:
+        spec = _explainer(reader, spec)
+    elif elsewhere and "requirements" in spec:
         reader.note("spec.requirements", f"without effect: the {elsewhere[0]} is refused")
     replicas = spec.get("replicas", 1)
-    waits = bool(elsewhere) or replicas == 0
+    waits = "llm" in elsewhere or replicas == 0
     model = Model(
+        runtime=spec.get("runtime", ""),
         uri=spec.get("storageUri", ""),
         artifact_version=str(spec["artifactVersion"]) if "artifactVersion" in spec else "",
         requirements=() if elsewhere else tuple(spec.get("requirements", ())),
@@ -178,10 +187,39 @@ def _model(content: Document, where: str, folder: str) -> list[Resource]:
         server=spec.get("server", ""),
         load="onDemand" if waits else "always",
         idle_seconds=IDLE_SECONDS if spec.get("minReplicas") == 0 else 0.0,
-        parameters={each.get("name", ""): each.get("value", "") for each in spec.get("parameters", ())} or EMPTY,
+        parameters=spec["explains"]
+        if "explains" in spec
+        else {each.get("name", ""): each.get("value", "") for each in spec.get("parameters", ())} or EMPTY,
     )
     reader.finish()
     return [reader.resource("Model", reader.name, model, metadata=found["metadata"], main=True)]
+
+
+def _explainer(reader: Reader, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of a model that explains another, in our words: `runtime`, and `explains` for its parameters."""
+    given = spec.get("explainer", {})
+    kind, model = given.get("type", ""), given.get("modelRef", "")
+    if not model and given.get("pipelineRef"):
+        model = f"{given['pipelineRef']}.pipeline"
+    if not model:
+        reader.fault("spec.explainer", "expected modelRef or pipelineRef, came neither")
+    method = alibi.explainer(kind)
+    if not method:
+        reader.fault("spec.explainer.type", f"no method of ours for {kind!r}: {alibi.unknown(kind, alibi.EXPLAINERS)}")
+    kept = {key: value for key, value in spec.items() if key != "requirements"}
+    if "requirements" in spec:
+        reader.note("spec.requirements", "without effect: any server explains", ", ".join(spec["requirements"]))
+    if "://" in spec.get("storageUri", ""):
+        del kept["storageUri"]
+        reader.note(
+            "spec.storageUri",
+            "without effect: what alibi saved is pickled code, which is not read; write a trust folder beside the "
+            "model that is explained, by `headrace trust fit`",
+            spec["storageUri"],
+        )
+    for each in spec.get("parameters", ()):
+        reader.note("spec.parameters", "without effect: set it in explainers.json", each.get("name", ""))
+    return {**kept, "runtime": EXPLAINER, "explains": {"model": model, "method": method}}
 
 
 def _bounds(reader: Reader, spec: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from headrace.compat import alibi
 from headrace.errors import HeadraceError, LoadFailed, SettingsError, UnknownFormat
 from headrace.payload import EMPTY
 from headrace.serving.batching import Batching
@@ -39,6 +40,7 @@ from headrace.serving.dialects.fields import Document, Field, Value
 from headrace.serving.dialects.mlserver_server import Server
 from headrace.serving.dialects.positions import Position
 from headrace.serving.spec import Cache, ModelSpec, Overrides, read_yaml
+from headrace.trust.folder import find_folder, is_folder, open_folder
 
 FILE: Final = "model-settings.json"
 PREFIX: Final = "MLSERVER_MODEL_"
@@ -121,13 +123,21 @@ OFFICIAL: Final[Mapping[tuple[str, str], Official]] = MappingProxyType(
 ELSEWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "mlserver_huggingface": "Hugging Face pipelines",
-        "mlserver_alibi_explain": "explainers",
-        "mlserver_alibi_detect": "detectors",
         "mlserver_mllib": "Spark MLlib models",
     }
 )
 """Packages of MLServer's own runtimes that have no equal of ours yet, and what they serve. Where one is installed, it
 is run as anybody's own class."""
+
+TRUST: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
+    {
+        ("mlserver_alibi_explain", "AlibiExplainRuntime"): "explainer",
+        ("mlserver_alibi_detect", "AlibiDetectRuntime"): "detector",
+    }
+)
+"""Package and class to a runtime of ours that does the same from a trust folder. Where the package is installed, its
+own class is run instead, as anybody's."""
+_INFER_URI: Final = re.compile(r".*/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer/?")
 
 
 # -- what the dialect is asked --
@@ -493,7 +503,8 @@ class _Model:
             return self._recognised(recognise)
         official = self._official()
         if official is None:
-            return self._custom(implementation)
+            trusted = self._trusted(implementation)
+            return trusted if trusted is not None else self._custom(implementation)
         path = self._artifact(official, recognise)
         parameters = {}
         for key, value in (self._parameter("extra") or {}).items():
@@ -527,6 +538,83 @@ class _Model:
                     f"{key}: {content_type!r} is not taken for requests that say none: the runtime {official.runtime} "
                     f"reads inputs as its signature says"
                 )
+
+    def _trusted(self, implementation: str) -> dict[str, Any] | None:
+        """An explainer or detector, as ours does it; None: it is none of theirs, or theirs is installed."""
+        package, _, rest = _dotted(implementation).partition(".")
+        runtime = TRUST.get((package, rest.rpartition(".")[2]))
+        if runtime is None or _is_there(package, [str(self.folder), str(self._root)]):
+            return None
+        extra = dict(self._parameter("extra") or {})
+        found = self._explainer(extra) if runtime == "explainer" else self._detector(extra)
+        for key in extra:
+            where = self.document.where(("parameters", "extra", key))
+            file = "explainers.json" if runtime == "explainer" else "detectors.json"
+            self.warnings.append(f"{where}: key 'parameters.extra.{key}' has no effect; see {file} of the trust folder")
+        return {"runtime": runtime, "evidence": f"implementation {implementation}", **found}
+
+    def _explainer(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """Whom it explains and how; what it understands is taken out of `extra`."""
+        infer_uri, kind = str(extra.pop("infer_uri", "")), str(extra.pop("explainer_type", ""))
+        match = _INFER_URI.fullmatch(infer_uri)
+        if match is None:
+            raise LoadFailed(
+                f"{self._where('parameters', 'extra')}: key 'parameters.extra.infer_uri' names the model that is "
+                f"explained: expected .../v2/models/MODEL/infer, got {infer_uri!r}"
+            )
+        method = alibi.explainer(kind)
+        if kind and not method:
+            raise LoadFailed(
+                f"{self._where('parameters', 'extra')}: explainer_type {kind!r} has no method here; "
+                f"{alibi.unknown(kind, alibi.EXPLAINERS)}"
+            )
+        wanted = {"model": match["model"], "version": match["version"] or "", "method": method}
+        parameters: dict[str, Any] = {name: value for name, value in wanted.items() if value}
+        if options := extra.pop("explain_parameters", None):
+            parameters["options"] = options
+        place = self._trust_folder(f"our method for it is '{method}'" if method else "")
+        return {"path": place, "parameters": parameters}
+
+    def _detector(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """Which detector of which trust folder; what it understands is taken out of `extra`."""
+        kind = str(extra.pop("detector_type", ""))
+        method = alibi.detector(kind)
+        place = self._trust_folder(f"our method for it is '{method}'" if method else "")
+        if not place:
+            raise LoadFailed(
+                f"{self._where('parameters', 'uri')}: key 'parameters.uri' must be a trust folder, which "
+                "`headrace trust fit` writes beside a model; it holds the detectors"
+            )
+        parameters = {"detector": extra.pop("detector")} if "detector" in extra else {}
+        if not parameters:
+            parameters["detector"] = self._only_detector(Path(place), method)
+        return {"path": place, "parameters": parameters}
+
+    def _only_detector(self, folder: Path, method: str) -> str:
+        """The detector of a folder that must be meant: the one of the method, or the only one."""
+        detectors = open_folder(folder).detectors
+        meant = [each.name for each in detectors if each.method == method] or [each.name for each in detectors]
+        if len(meant) != 1:
+            raise LoadFailed(
+                f"{self._where('parameters', 'extra')}: say which detector of {folder} by 'parameters.extra.detector': "
+                f"{', '.join(meant) or 'it has none'}"
+            )
+        return meant[0]
+
+    def _trust_folder(self, ours: str) -> str:
+        """The trust folder that `uri` names; empty: it names none. What alibi saved is refused."""
+        place = _absolute(self.folder / _path_of(self._parameter("uri") or ""))
+        if is_folder(place):
+            return str(place)
+        if (found := find_folder(place)) is not None:
+            return str(found)
+        if not self._parameter("uri") and not any((place / each).exists() for each in alibi.SAVED):
+            return ""
+        raise LoadFailed(
+            f"{self._where('parameters', 'uri')}: {place} is no trust folder; what alibi saved is pickled code, which "
+            f"is never read here. Write one by `headrace trust fit` from the training data, and name it, or leave "
+            f"'parameters.uri' out{'; ' if ours else ''}{ours}"
+        )
 
     def _custom(self, implementation: str) -> dict[str, Any]:
         reference = _dotted(implementation)
