@@ -213,6 +213,14 @@ def test_a_person_can_read_it(shared, headers, parameters):
     assert "yes" in content.decode()
 
 
+@pytest.mark.parametrize("kind", ["image/svg+xml", "image/png"])
+def test_a_picture_is_answered(shared, kind):
+    """By the header, the answer is the picture itself."""
+    status, headers, content = shared.ask("POST", "/v2/models/m/explain", BODY, accept=kind)
+    assert (status, headers["content-type"]) == (200, kind)
+    assert b"svg" in content[:500] or content.startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("path", "content", "status", "text"),
     [
@@ -434,6 +442,9 @@ def test_the_command_explains(shared, tmp_path):
     target = tmp_path / "why.json"
     told = run(command, ["explain", "m", str(rows), "--all-rows", "-o", str(target), "--url", shared.url])
     assert len(json.loads(target.read_text())) == 2
+    picture = tmp_path / "why.svg"
+    told = run(command, ["explain", "m", str(rows), "-o", str(picture), "--url", shared.url])
+    assert "<svg" in picture.read_text()
     told = run(command, ["explain", "m", str(rows), "--deadline", "soon", "--url", shared.url])
     assert (told.exit_code, "such as 5s" in told.stderr) == (2, True)
 

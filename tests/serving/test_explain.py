@@ -31,6 +31,7 @@ from headrace.errors import (
 from headrace.monitoring.settings import TrustSettings
 from headrace.payload import InferenceRequest, InferenceResponse, RouteRequest, Tensor
 from headrace.protocols.explain import ExplainRequest
+from headrace.security import load_policy
 from headrace.serving import explain_process
 from headrace.serving.explain import Explaining
 from headrace.serving.spec import ModelSpec
@@ -143,6 +144,15 @@ async def test_rows_that_are_named_are_explained_in_their_order(explainable):
     assert [each.row for each in reply.explanations] == [3, 1]
     with pytest.raises(InvalidRequest, match="row 5"):
         await explainable(asked(x, rows=(5,)))
+
+
+@pytest.mark.parametrize(("form", "begins"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
+async def test_an_explanation_is_drawn(explainable, form, begins):
+    """A picture is drawn where one is asked for, of one row alone."""
+    (only,) = (await explainable(asked(format=form))).explanations
+    assert only.image.startswith(begins)
+    with pytest.raises(InvalidRequest, match="of one row"):
+        await explainable(asked(np.zeros((2, 4)), format=form))
 
 
 async def test_a_column_too_few_is_the_callers_fault(explainable):
@@ -440,3 +450,52 @@ async def _done(explainable, identity):
         while (status := explainable.job(identity)).state in {"queued", "running"}:
             await asyncio.sleep(0.02)
     return status
+
+
+# -- methods that look into the model --
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory):
+    """A linear model in a file, and the runtime's description of it."""
+    import joblib
+    from sklearn.linear_model import LinearRegression
+
+    path = tmp_path_factory.mktemp("linear") / "model.joblib"
+    x = np.random.default_rng(3).normal(size=(50, 4))
+    joblib.dump(LinearRegression().fit(x, x @ [1.0, -2.0, 0.5, 0.0]), path)
+    return path
+
+
+def of_file(path, **changes):
+    from headrace.serving.build import RuntimeSpec
+
+    allowed = load_policy.decide(path, "restricted")
+    return RuntimeSpec(**{"name": "l", "runtime": "sklearn", "path": str(path), "allowed_globals": allowed, **changes})
+
+
+async def test_a_white_box_method_reads_the_model_itself(explaining, model, folder, linear):
+    """Exact values of a linear model come from its file, read under the load policy, without asking the model."""
+    explainable = explaining.add(model="l", version="", folder=folder, infer=model, artifact=of_file(linear))
+    (only,) = (await explainable(asked(explainer="linear-shap"))).explanations
+    values = np.array(json.loads(only.data)["shap_values"], float).ravel()
+    assert values[3] == pytest.approx(0.0, abs=1e-9)
+    assert json.loads(only.meta)["type"] == ["whitebox"]
+
+
+@pytest.mark.parametrize(
+    ("artifact", "error", "text"),
+    [
+        (lambda path: None, InvalidRequest, "permutation-shap"),
+        (lambda path: of_file(path, environment="/an/environment"), InvalidRequest, "environment of its own"),
+        (lambda path: of_file(path, allowed_globals=()), LoadFailed, "sklearn"),
+    ],
+    ids=["in memory", "elsewhere", "not to be trusted"],
+)
+async def test_a_model_that_may_not_be_read_is_not(explaining, model, folder, linear, artifact, error, text):
+    """Where the model is not in a file, lives in another environment, or names what the load policy refuses, the
+    answer says so.
+    """
+    explainable = explaining.add(model="l", version="", folder=folder, infer=model, artifact=artifact(linear))
+    with pytest.raises(error, match=text):
+        await explainable(asked(explainer="linear-shap"))

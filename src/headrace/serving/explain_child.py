@@ -36,7 +36,7 @@ import orjson
 
 import headrace
 from headrace.child import Channel, Message
-from headrace.errors import HeadraceError, InvalidRequest, RuntimeFailed
+from headrace.errors import HeadraceError, InvalidRequest, MissingExtra, RuntimeFailed
 from headrace.explainers.base import Ask, BudgetSpent, Explainer, Explanation, Reference
 from headrace.explainers.registry import find
 from headrace.payload import Array, Tensor
@@ -160,6 +160,11 @@ class Maker:
                 self._explain(message, run)
             except HeadraceError as error:
                 self._channel.send({"kind": "failed", "run": number, "error": type(error).__name__, "text": str(error)})
+            except ModuleNotFoundError as error:
+                text = (
+                    f"this explanation needs {error.name}, which is not installed; run: pip install 'headrace[trust]'"
+                )
+                self._channel.send({"kind": "failed", "run": number, "error": MissingExtra.__name__, "text": text})
             except Exception as error:  # of a method's code: it costs this explanation alone
                 log.exception("an explanation failed")
                 text = f"explainer '{message['explainer']['method']}' failed: {type(error).__name__}: {error}"
