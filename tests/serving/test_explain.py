@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -499,3 +500,36 @@ async def test_a_model_that_may_not_be_read_is_not(explaining, model, folder, li
     explainable = explaining.add(model="l", version="", folder=folder, infer=model, artifact=artifact(linear))
     with pytest.raises(error, match=text):
         await explainable(asked(explainer="linear-shap"))
+
+
+# -- time --
+
+
+async def test_beginning_does_not_count(explainable):
+    """The first request, for which a process must begin, has its time for the explanation: it is answered whole."""
+    (only,) = (await explainable(asked(deadline_seconds=2.0))).explanations
+    assert only.complete
+
+
+async def test_the_transports_deadline_holds_whatever_is_left(explainable, model):
+    """The answer is there before the connection's own deadline, with what there is by then."""
+    await explainable(asked())
+    model.gate.clear()
+    request = asked(deadline_seconds=30.0)
+    inference = msgspec.structs.replace(request.inference, deadline=time.monotonic() + 1.0)
+    reply = await explainable(msgspec.structs.replace(request, inference=inference))
+    assert time.monotonic() < inference.deadline + 0.5
+    assert not reply.explanations[0].complete
+
+
+async def test_an_explanation_outlives_its_models_engine(explaining, explainable, model, folder):
+    """Where the model is replaced by one of its version (a faster engine), what is under way goes on with that."""
+    model.gate.clear()
+    first = asyncio.create_task(explainable(asked()))
+    await model.asked.wait()
+    newer = Model()
+    explaining.add(model="m", version="1", folder=folder, infer=newer)
+    model.error, model.errors = ModelNotReady("it was unloaded"), 10_000
+    model.gate.set()
+    assert (await first).explanations[0].complete
+    assert newer.rows

@@ -57,7 +57,7 @@ from headrace.protocols import v2_rest
 from headrace.protocols.explain import ExplainReply, ExplainRequest, JobStatus
 from headrace.runtimes.base import check_parameters
 from headrace.serving.build import RuntimeSpec, plain
-from headrace.serving.explain_process import Pool, Progress, Subject, tensors
+from headrace.serving.explain_process import Budget, Pool, Progress, Subject, tensors
 from headrace.serving.spec import ModelSpec
 from headrace.trust.folder import find_folder, is_folder, open_folder
 from headrace.trust.spec import Explainers, ExplainerSpec
@@ -121,12 +121,24 @@ class Explaining:
             LoadFailed: the folder cannot be used.
         """
         explainers = open_folder(folder).explainers
+        key = next(self._keys)
+
+        async def latest(request: InferenceRequest) -> InferenceResponse:
+            """The model, also while one of the same version takes its place."""
+            try:
+                return await infer(request)
+            except ModelNotReady:
+                newer = self._known.get((model, version))
+                if newer is None or newer.subject.key == key:
+                    raise
+                return await newer.subject.infer(request)
+
         subject = Subject(
-            key=next(self._keys),
+            key=key,
             model=model,
             version=version,
             folder=str(folder),
-            infer=infer,
+            infer=latest,
             artifact=msgspec.json.encode(artifact, enc_hook=plain) if artifact is not None and artifact.path else b"",
         )
         self.forget(model, version)
@@ -231,7 +243,8 @@ class Explainable:
         return self.explainers.model
 
     async def __call__(self, request: ExplainRequest) -> ExplainReply:
-        """Explain, now. What the deadline (the request's, and its transport's) allows is the answer.
+        """Explain, now. What the deadline (the request's, and its transport's) allows is the answer. The first request
+        of a model also waits for a process to begin and to read the folder, which does not count.
 
         Raises:
             NotFound: the model has no explainers.
@@ -242,10 +255,9 @@ class Explainable:
             RuntimeFailed: the model or the explainer failed.
         """
         spec = self.chosen(request.explainer)
-        deadline = time.monotonic() + (request.deadline_seconds or self.explainers.deadline_seconds)
-        if request.inference.deadline is not None:
-            deadline = min(deadline, request.inference.deadline - _LEFT_SECONDS)
-        work = self._explain(self._calls, spec, request, deadline, Progress())
+        latest = None if request.inference.deadline is None else request.inference.deadline - _LEFT_SECONDS
+        budget = Budget(request.deadline_seconds or self.explainers.deadline_seconds, latest=latest)
+        work = self._explain(self._calls, spec, request, budget, Progress())
         task = asyncio.get_running_loop().create_task(work)  # a handler's first step is in none, and this has timeouts
         try:
             return await task
@@ -257,9 +269,9 @@ class Explainable:
         spec = self.chosen(request.explainer)
         self._works.check()
         progress = Progress()
-        deadline = time.monotonic() + (request.deadline_seconds or _JOB_SECONDS)
+        budget = Budget(request.deadline_seconds or _JOB_SECONDS)
         name = self.subject.model
-        return self._jobs.begin(name, progress, self._explain(self._works, spec, request, deadline, progress))
+        return self._jobs.begin(name, progress, self._explain(self._works, spec, request, budget, progress))
 
     def job(self, identity: str) -> JobStatus:
         """How far a job is. Raises NotFound where there is none, or it is long done."""
@@ -297,7 +309,7 @@ class Explainable:
         return _as_model(lambda: self, _Wanted(), name, version)
 
     async def _explain(
-        self, pool: Pool, spec: ExplainerSpec, request: ExplainRequest, deadline: float, progress: Progress
+        self, pool: Pool, spec: ExplainerSpec, request: ExplainRequest, budget: Budget, progress: Progress
     ) -> ExplainReply:
         most = self.explainers.max_rows
         message = {
@@ -308,7 +320,7 @@ class Explainable:
             "max_rows": min(request.max_rows or most, most),
             "format": request.format,
         }
-        await pool.explain(self.subject, message, deadline, progress)
+        await pool.explain(self.subject, message, budget, progress)
         return ExplainReply(
             model_name=self.subject.model,
             model_version=self.subject.version,

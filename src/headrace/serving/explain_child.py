@@ -195,7 +195,7 @@ class Maker:
     # -- one run --
 
     def _explain(self, message: Message, run: _Run) -> None:
-        deadline = time.monotonic() + message["seconds"]
+        latest = time.monotonic() + message["whole_seconds"]
         subject = self._subject(message)
         spec = msgspec.convert(dict(message["explainer"]), ExplainerSpec)
         explainer, options, params = subject.explainer(spec, message["options"])
@@ -209,6 +209,7 @@ class Maker:
                 f"a picture is of one row, the request has {len(chosen)}; name one by the parameter 'rows'"
             )
         self._channel.send({"kind": "of", "run": run.number, "rows": len(chosen)})
+        deadline = min(latest, time.monotonic() + message["seconds"])
         for done, (at, row) in enumerate(chosen):
             now = time.monotonic()
             until = now + max(0.0, deadline - now) / (len(chosen) - done)  # what one leaves over is for the others

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from headrace.protocols.explain import Explained
 
 _MODULE: Final = "headrace.serving.explain_child"
 _GRACE_SECONDS: Final = 2.0  # after the deadline, for what is under way in the process
+_PREPARE_SECONDS: Final = 60.0  # for a process to begin, to read the folder and to import what a method needs
 _IDLE_SECONDS: Final = 300.0
 _BACK_OFF_SECONDS: Final = 0.05  # of a question to a model that has too much to do
 INTERNAL: Final[Mapping[str, str]] = {"headrace-internal": "explain", "seldon-skip-logging": "true"}
@@ -38,6 +40,30 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     infer: Infer
     artifact: bytes
     """A `RuntimeSpec` as JSON; empty: none."""
+
+
+class Budget:
+    """How long one explanation may take, from now on.
+
+    Args:
+        seconds: For waiting and explaining. What a process needs to begin, to read the folder and to import a method's
+            libraries comes on top: it is so once, and no reason to answer nothing.
+        latest: Whatever the reason, the answer is due then; on the clock of `time.monotonic`. None: no such bound.
+    """
+
+    def __init__(self, seconds: float, *, latest: float | None = None) -> None:
+        self.deadline = time.monotonic() + seconds
+        self._latest = math.inf if latest is None else latest
+        self.deadline = min(self.deadline, self._latest)
+        self.prepared_by = min(self.deadline + _PREPARE_SECONDS, self._latest)
+
+    def left(self) -> float:
+        """Seconds to the deadline."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def prepared(self, seconds: float) -> None:
+        """Everything is ready to explain; so many seconds were left before that began."""
+        self.deadline = min(time.monotonic() + seconds, self._latest)
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -75,13 +101,13 @@ class Pool:
                 retry_after_seconds=2.0,
             )
 
-    async def explain(self, subject: Subject, message: dict[str, Any], deadline: float, progress: Progress) -> None:
+    async def explain(self, subject: Subject, message: dict[str, Any], budget: Budget, progress: Progress) -> None:
         """Have one request explained; `progress.explained` then has the answer.
 
         Args:
             subject: Whose.
             message: What the process is told beside.
-            deadline: On the clock of `time.monotonic`.
+            budget: How long it may take.
             progress: Is written as it goes.
 
         Raises:
@@ -90,13 +116,13 @@ class Pool:
             WorkerDied: the process ended by itself.
             HeadraceError: what the model or the explainer raised.
         """
-        await self._take(deadline)
+        await self._take(budget)
         process: _Process | None = None
         try:
             process = self._idle.pop() if self._idle else await self._start()
             process.rest()
             progress.is_running = True
-            await process.explain(subject, message, deadline, progress)
+            await process.explain(subject, message, budget, progress)
         except asyncio.CancelledError:
             self._do(self._let_end(process))  # the caller left: the place is free when the process is
             raise
@@ -123,7 +149,7 @@ class Pool:
 
     # -- places and processes --
 
-    async def _take(self, deadline: float) -> None:
+    async def _take(self, budget: Budget) -> None:
         self.check()
         if self._taken < self._processes:
             self._taken += 1
@@ -131,7 +157,7 @@ class Pool:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(budget.left()):
                 await waiter
         except BaseException as exc:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
@@ -202,12 +228,23 @@ class Pool:
 class _Run:
     """What one process works on."""
 
-    def __init__(self, number: int, subject: Subject, deadline: float, progress: Progress) -> None:
-        self.number, self.subject, self.deadline, self.progress = number, subject, deadline, progress
+    def __init__(self, number: int, subject: Subject, budget: Budget, progress: Progress) -> None:
+        self.number, self.subject, self.budget, self.progress = number, subject, budget, progress
+        self.seconds = budget.left()
+        self.patience: asyncio.Timeout | None = None
+        """Until the process is ended: first for what it needs to begin, then for the explanation."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.question: asyncio.Task[None] | None = None
         self.cause: Exception | None = None
         """What the model raised."""
+
+    def begin(self, rows: int) -> None:
+        """The explainer is made: from here on the time counts."""
+        self.progress.of = rows
+        self.budget.prepared(self.seconds)
+        if self.patience is not None and not self.patience.expired():
+            now = asyncio.get_running_loop().time()
+            self.patience.reschedule(now + self.budget.left() + _GRACE_SECONDS)
 
 
 class _Process:
@@ -246,10 +283,10 @@ class _Process:
         self.rest()
         await self.link.close(grace_seconds=1.0)
 
-    async def explain(self, subject: Subject, message: dict[str, Any], deadline: float, progress: Progress) -> None:
+    async def explain(self, subject: Subject, message: dict[str, Any], budget: Budget, progress: Progress) -> None:
         """As `Pool.explain`. Cancelled, it leaves the run to `stop`."""
-        run = self._run = _Run(next(self._numbers), subject, deadline, progress)
-        seconds = max(0.0, deadline - time.monotonic())
+        run = self._run = _Run(next(self._numbers), subject, budget, progress)
+        whole = budget.prepared_by - time.monotonic()
         sent = self.link.send(
             {
                 **message,
@@ -258,14 +295,15 @@ class _Process:
                 "key": subject.key,
                 "folder": subject.folder,
                 "artifact": subject.artifact,
-                "seconds": seconds,
+                "seconds": run.seconds,
+                "whole_seconds": whole,
             }
         )
         if not sent:
             self._is_bad, self._run = True, None
             raise WorkerDied("the process that makes explanations takes no more; try again")
         try:
-            async with asyncio.timeout(seconds + _GRACE_SECONDS):
+            async with asyncio.timeout(whole + _GRACE_SECONDS) as run.patience:
                 await asyncio.shield(run.ended)
         except TimeoutError as exc:
             if run.ended.done():  # what the run itself raised
@@ -303,7 +341,7 @@ class _Process:
             return
         match message["kind"]:
             case "of":
-                run.progress.of = message["rows"]
+                run.begin(message["rows"])
             case "ask":
                 run.progress.model_rows += message["rows"]
                 run.question = asyncio.get_running_loop().create_task(self._answer(run, message))
@@ -345,7 +383,7 @@ class _Process:
             inputs=tuple([Tensor(each["name"], each["datatype"], each["data"]) for each in message["inputs"]]),
             outputs=tuple([RequestedOutput(each["name"], each["parameters"]) for each in message["outputs"]]),
             headers=INTERNAL,
-            deadline=run.deadline,
+            deadline=run.budget.deadline,
         )
         response: InferenceResponse | None = None
         began = 0.0
@@ -353,10 +391,10 @@ class _Process:
             await asyncio.sleep(0)
             began = time.monotonic()
             try:
-                async with asyncio.timeout(max(0.0, run.deadline - began)):
+                async with asyncio.timeout(max(0.0, run.budget.deadline - began)):
                     response = await run.subject.infer(request)
             except Overloaded:
-                if time.monotonic() + _BACK_OFF_SECONDS >= run.deadline:
+                if time.monotonic() + _BACK_OFF_SECONDS >= run.budget.deadline:
                     self._refuse(run, late=True, text="")
                     return
                 await asyncio.sleep(_BACK_OFF_SECONDS)
