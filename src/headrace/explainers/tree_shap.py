@@ -31,9 +31,8 @@ _TOLERANCE: Final = 1e-5
 
 class TreeShap(Explainer):
     """Interventional: the left-out columns are drawn from the reference's rows, as of the other Shapley methods here.
-    Path-dependent: they follow the splits as the training rows did, so that columns that go together share effects,
-    and a column that the model does not read can still matter only through the splits it never has, which is not at
-    all; it needs no background. `output_space` says what is added up: of forests the probability, of boosted trees the
+    Path-dependent: they follow the splits as the training rows did, so that columns that go together share effects; it
+    needs no background. `output_space` says what is added up: of forests the probability, of boosted trees the
     raw sum of leaves (log-odds of two classes, what goes into the softmax of more), of regressions the prediction.
     """
 
