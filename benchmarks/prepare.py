@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
+import headrace
 from headrace.protocols import v2_grpc
 
 
@@ -40,6 +41,8 @@ def models(folder: Path) -> None:
     rows, labels = load_iris(return_X_y=True)
     iris = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(rows, labels)
     save_onnx(iris, rows, folder / "iris" / "model.onnx")
+    save_onnx(iris, rows, folder / "watched" / "model.onnx")
+    headrace.fit_trust(folder / "watched", rows, labels)
     # No converter knows a function of numpy's, so this one stays with scikit-learn.
     plain = make_pipeline(FunctionTransformer(np.log1p), StandardScaler(), LogisticRegression(max_iter=500))
     for name in ("plain", "unbatched"):

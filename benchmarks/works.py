@@ -150,6 +150,7 @@ FOREST = ours("forest", "forest.json")
 PLAIN = ours("plain", "iris.json")
 BINARY, JSON = ours("pixels", "pixels.bin"), ours("pixels", "pixels.json")
 GRPC = ours("iris", "iris.raw.grpc")
+WATCHED = ours("watched", "iris.json", options="--set trust.state={folder}/state", name="Headrace, watched")
 PROCESS = ours("iris", "iris.json", options="--placement process", name="Headrace, model in a worker process")
 UNBATCHED = ours("unbatched", "iris.json", name="Headrace without batching")
 HUNDRED = replace(
@@ -208,5 +209,6 @@ WORKS = [
     Work("mirror", "all requests mirrored", graph("Headrace, mirror", "mirrored"), ALONE, 0.95),
     Work("mirror-one", "the same, one connection, p50", graph("Headrace, mirror", "mirrored"), ALONE, 1.05,
          "p50_ms", 1),
+    Work("watched", "a model with its trust folder, watched beside the path", WATCHED, IRIS, 0.97),
     Work("hundred", "100 models, one of them asked", HUNDRED, IRIS, 0.9),
 ]  # fmt: skip

@@ -446,7 +446,7 @@ def main() -> None:
     """The program."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     with contextlib.suppress(OSError):
-        os.nice(5)  # detectors give way to those who wait for answers
+        os.nice(19)  # on a core that is full of requests it gets the hundredth part, and elsewhere what is free
     Watcher(Channel.of_arguments()).run()
 
 
