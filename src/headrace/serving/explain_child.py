@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 _FOLDERS_KEPT: Final = 8
 _EXPLAINERS_KEPT: Final = 16  # of one folder
-_CHUNK_SECONDS: Final = 0.005  # what one question may take of the model, and of who else waits for it
+_CHUNK_SECONDS: Final = 0.003  # what one question may take of the model, and of who else waits for it
 _CHUNK_ROWS: Final = (64, 4096)  # least and most of one question
 _NICE: Final = 5
 _OWN: Final = frozenset({"self", "cls", "ask", "x", "reference", "seed"})
