@@ -39,6 +39,10 @@ EXTRAS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
         "optimize": ("onnxruntime>=1.19", "onnx>=1.17", "skl2onnx>=1.18", "onnxmltools>=1.13"),
         "grpc-client": ("grpcio>=1.66",),
         "mlserver": ("pydantic>=2.7", "fastapi>=0.110", "pandas>=2.1", "python-multipart>=0.0.9"),
+        "trust": ("scipy>=1.14", "scikit-learn>=1.6", "matplotlib>=3.9", "pyarrow>=17"),
+        "shap": ("shap>=0.51",),
+        "river": ("river>=0.24",),
+        "pyod": ("pyod>=3.0",),
         "tracing": ("opentelemetry-sdk>=1.25", "opentelemetry-exporter-otlp-proto-http>=1.25"),
     }
 )
@@ -57,6 +61,10 @@ SERVES: Final[Mapping[str, str]] = MappingProxyType(
         "optimize": "faster engines for scikit-learn, LightGBM and XGBoost models",
         "grpc-client": "asking other servers over gRPC",
         "mlserver": "classes written for MLServer",
+        "trust": "trust folders: detectors, explanations, plots, payload logs",
+        "shap": "Shapley values of tree models",
+        "river": "river's drift detectors",
+        "pyod": "PyOD's outlier detectors",
         "tracing": "OpenTelemetry spans",
     }
 )
