@@ -15,7 +15,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "fit": "Fit detectors and explainers to a model and its training data.",
         "show": "Show what a trust folder holds.",
         "status": "Show what the detectors of a served model say.",
-        "report": "Write what they say as a page with pictures.",
+        "report": "Write what the detectors of a served model say as a page with pictures.",
     }
 )
 """Name to summary, in the order of the help; the command of `scan-data` is `command` in `cli.trust_scan_data`."""
