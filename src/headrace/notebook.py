@@ -25,16 +25,16 @@ from headrace import settings as settings_
 from headrace.app import App
 from headrace.client import Client
 from headrace.errors import HeadraceError, SettingsError
-from headrace.payload import Infer, InferenceRequest, InferenceResponse, RequestedOutput, Signature, Tensor
+from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, RequestedOutput, Signature, Tensor
 from headrace.serving import build, discovery
 from headrace.serving.digest import digest
 from headrace.serving.loaded import Loaded
 from headrace.serving.spec import ModelSpec, check_name, parse_yaml, render
-from headrace.trust.spec import Trust
+from headrace.trust.spec import Guard, Trust
 
 if TYPE_CHECKING:
-    from headrace.trust.fit import Progress
     from headrace.trust.folder import Folder
+    from headrace.trust.parts import Progress
 
 _STOP_SECONDS: Final = 60.0
 """How long `stop` waits beyond the time that requests in flight are given."""
@@ -99,6 +99,8 @@ def fit_trust(
     X: Any,  # noqa: N803 - the name that its callers give it
     y: Any = None,
     *,
+    unseen: Any = None,
+    unseen_labels: Any = None,
     path: str | Path | None = None,
     labels: str = "",
     protected: Sequence[str] = (),
@@ -108,8 +110,13 @@ def fit_trust(
     task: str = "",
     detectors: Sequence[str] = (),
     explainers: Sequence[str] = (),
+    window: Mapping[str, Any] = EMPTY,
+    guards: Mapping[str, str] = EMPTY,
+    detector_models: Mapping[str, str] = EMPTY,
+    explainer_model: str = "",
     false_positive_rate: float = 0.01,
     alpha: float = 0.05,
+    fold_seconds: float = 60.0,
     seed: int = 0,
     progress: Progress | None = None,
     **overrides: Any,
@@ -124,9 +131,13 @@ def fit_trust(
 
     Args:
         model: As for `serve`, one model.
-        X: Training data, best of rows that the model was not trained on: a DataFrame, an array (of images, `[n, ...]`),
-            a list of texts, a mapping of columns, or the path of a file.
+        X: Training data: a DataFrame, an array (of images, `[n, ...]`), a list of texts, a mapping of columns, or the
+            path of a file.
         y: Labels or targets; None: the column `labels`, or none.
+        unseen: Rows that the model was not trained on, in the same forms: what it says of them, and not of rows that it
+            knows, is what later answers are compared with. None: where X and y show that it was trained on them,
+            clones of a scikit-learn model say what it would have answered; else the folder's card warns.
+        unseen_labels: Their labels; None: the column `labels` of them, or none.
         path: Where the folder shall be; None: beside the model, where `headrace serve` finds it.
         labels: The column of X that holds the labels.
         protected: `sex=male`, `age>25`: who is compared with whom.
@@ -136,8 +147,13 @@ def fit_trust(
         task: `classification` or `regression`; empty: told by the model.
         detectors: `METHOD[:ON][,name=value...]`; none: those that fit the data.
         explainers: `METHOD[,name=value...]`; none: those that fit.
+        window: When tests are made: `rows`, `min_rows`, `seconds`, `step`; see `trust.spec.Window`.
+        guards: By detector of rows, `flag` or `reject`: it also looks before the model answers.
+        detector_models: By detector: the name of a model that answers with its verdicts.
+        explainer_model: The name of a model that answers with explanations, so that gRPC and pipelines explain.
         false_positive_rate: Which share of usual rows row detectors may call odd.
         alpha: How often drift tests may call a usual window drifted.
+        fold_seconds: The most that clones may take, by the clock; 0: none are made.
         seed: Of all that is random.
         progress: Told of each step: what, how much is done, of how much.
         overrides: As for `serve`.
@@ -154,11 +170,23 @@ def fit_trust(
     for given, known in ((kind, ("tabular", "image", "text", "series")), (task, ("classification", "regression"))):
         if given and given not in known:
             raise SettingsError(f"{given!r} is not one of {', '.join(known)}")
+    for detector, guard in guards.items():
+        if guard not in {"off", "flag", "reject"}:
+            raise SettingsError(f"guard of '{detector}': {guard!r} is not one of off, flag, reject")
+    named = (("explainer_model", explainer_model), *(("detector_models", each) for each in detector_models.values()))
+    for where, name in named:
+        if name:
+            check_name(name, where=where)
     options = fit.Options(
         hints=msgspec.convert({**hints, "protected": protected, "categories": categories}, schema.Hints),
         labels=labels,
         detectors=tuple(detectors),
         explainers=tuple(explainers),
+        window=fit.window_of(window),
+        guards=msgspec.convert(dict(guards), dict[str, Guard]),
+        detector_models=dict(detector_models),
+        explainer_model=explainer_model,
+        fold_seconds=fold_seconds,
         false_positive_rate=false_positive_rate,
         alpha=alpha,
         seed=seed,
@@ -176,7 +204,16 @@ def fit_trust(
             artifact=_artifact(spec),
             digest=digest(spec.path) if spec.path else "",
         )
-        return fit.fit(place, X, y, model=asked, options=options, progress=progress)
+        return fit.fit(
+            place,
+            X,
+            y,
+            model=asked,
+            unseen=unseen,
+            unseen_labels=unseen_labels,
+            options=options,
+            progress=progress,
+        )
 
 
 def _trust_path(model: Any, spec: ModelSpec) -> Path:

@@ -11,7 +11,7 @@ from headrace.cli import output
 
 if TYPE_CHECKING:
     from headrace.trust.folder import Folder
-    from headrace.trust.spec import DetectorSpec
+    from headrace.trust.spec import DetectorSpec, Window
 
 
 @click.command(short_help="Show what a trust folder holds.")
@@ -47,16 +47,26 @@ def show(folder: Folder, *, as_json: bool) -> None:
     click.echo(f"{folder.path}  {output.size_of(size)}, digest {folder.digest[:12]}")
     click.echo(f"{kind}: {taken}{told}")
     click.echo(f"fitted {card.fitted_at} by headrace {card.headrace} on {card.rows} rows of {card.data}")
+    if card.answers_told:
+        click.echo(f"compared with {card.answers_told}")
+    windows: dict[Window, list[str]] = {each.window: [] for each in folder.detectors}
+    for each in folder.detectors:
+        windows[each.window].append(each.name)
+    for window, names in windows.items():
+        of = "" if len(windows) == 1 else f" of {', '.join(names)}"
+        click.echo(f"windows{of}: {_window(window)}")
     click.echo("")
-    output.write_table(
-        ("DETECTOR", "KIND", "LOOKS AT", "THRESHOLD", "FALSE POSITIVES", "BETWEEN", "GUARD"),
-        [_row(each) for each in folder.detectors],
-        styles={},
-    )
+    columns = ["DETECTOR", "KIND", "LOOKS AT", "THRESHOLD", "FALSE POSITIVES", "BETWEEN", "GUARD", "MODEL"]
+    rows = [_row(each) for each in folder.detectors]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    output.write_table(tuple(columns), rows, styles={})
     click.echo("")
     output.write_table(
         ("EXPLAINER", "METHOD"), [(each.name, each.method) for each in folder.explainers.explainers], styles={}
     )
+    if folder.explainers.model:
+        click.echo(f"explanations are also served as model '{folder.explainers.model}'")
     for warning in card.warnings:
         click.echo(f"note: {warning}")
 
@@ -71,7 +81,15 @@ def _row(spec: DetectorSpec) -> tuple[str, ...]:
         "" if rate is None else f"{rate:.2%}",
         "" if between is None else f"{between[0]:.2%} to {between[1]:.2%}",
         spec.guard if spec.guard != "off" else "",
+        spec.model,
     )
+
+
+def _window(window: Window) -> str:
+    told = f"each {window.step:,} rows of the last {window.rows:,}" if window.step else f"{window.rows:,} rows"
+    if window.seconds:
+        told += f", or what came in {window.seconds:g} s if that is {window.min_rows:,} rows or more"
+    return told
 
 
 def described(folder: Folder) -> dict[str, Any]:

@@ -258,12 +258,14 @@ def _furthest(features: Features, before: Array, now: Array) -> list[int]:
 def _reference(folder: Folder, spec: DetectorSpec) -> Array | None:
     if spec.on not in {"inputs", "outputs", "uncertainty", "predictions"}:
         return None
-    answers = folder.outputs()
+    # Of the model's answers, those that the detector was fitted to: to rows that it was not trained on, where known.
+    is_own = spec.on == "inputs" or folder.card.answers == "own"
+    rows, answers = (folder.reference(), folder.outputs()) if is_own else (folder.held_out(), folder.held_outputs())
     predictions = None
     if answers is not None:
         is_class = folder.schema.task == "classification"
         predictions = answers.argmax(axis=1).astype(np.float64) if is_class else answers[:, 0]
-    return fed(spec.on, x=folder.reference().x, answers=answers, predictions=predictions)
+    return fed(spec.on, x=rows.x, answers=answers, predictions=predictions)
 
 
 def _rows(folder: Folder, spec: DetectorSpec, told: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[str]:

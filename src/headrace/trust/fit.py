@@ -4,13 +4,20 @@
 read -> what the model takes and says -> three disjoint parts of the rows -> ask the model -> fit each detector on the
 first part, choose its threshold on the second, measure it on the third -> make each explainer once -> publish.
 
-The same data, model and options give the same folder, but for the time on its card.
+What depends on the model's answers needs rows that the model does not know: it is right and sure of those that it was
+trained on, and every window of others would differ from them. Such rows are given (`unseen`), or what the model would
+say of them is estimated by clones (`trust.folds`), or the card warns. See
+`trust.parts`.
+
+The same data, model and options give the same folder, but for the time on its card; and but for `trust.folds` where the
+time that it may take decides.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,43 +32,25 @@ from headrace.detectors.base import Adversarial, Detector, DriftOnline, DriftTes
 from headrace.errors import InvalidRequest, MissingExtra
 from headrace.explainers import registry as explainers_
 from headrace.explainers.base import Reference
-from headrace.payload import EMPTY, Array, RequestedOutput, Signature, Tensor
+from headrace.payload import EMPTY, Array, RequestedOutput
 from headrace.trust import calibrate, schema
 from headrace.trust import table as tables
 from headrace.trust.folder import Folder, features_of, write_folder
-from headrace.trust.rows import Rows, fed
+from headrace.trust.parts import LEAST_ROWS, Asking, Part, Parts, Progress
+from headrace.trust.parts import Model as Model  # noqa: PLC0414 - a part of `fit`'s own signature
+from headrace.trust.rows import Rows
 from headrace.trust.schema import Hints
-from headrace.trust.spec import Card, DetectorSpec, Explainers, ExplainerSpec, On, Schema
+from headrace.trust.spec import Card, DetectorSpec, Explainers, ExplainerSpec, Guard, On, Schema, Window
 
-Ask = Callable[[tuple[Tensor, ...], tuple[RequestedOutput, ...]], Sequence[Tensor]]
-"""The model: inputs and the outputs wanted (none: its default ones) to outputs."""
-Progress = Callable[[str, int, int], None]
-"""Told what is being done now, how much is done, and of how much."""
-
-SHARES: Final = (0.6, 0.2, 0.2)
-"""Of the rows: fitted on, thresholds chosen on, rates measured on."""
 NOTHING: Final = "none"
 """In place of a method: none at all."""
-_CALL_ROWS: Final = 4096
 _SEEN_ROWS: Final = 200
 """Asked for, to see what the outputs are."""
-_LEAST_ROWS: Final = 20
 _ASKED: Final = re.compile(r"(?P<method>[A-Za-z0-9_-]+)(?::(?P<on>[a-z]+))?(?:,(?P<parameters>.*))?")
 _PARAMETER: Final = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<value>.*)")
 _ONS: Final[tuple[On, ...]] = ("inputs", "outputs", "uncertainty", "predictions", "outliers", "errors")
 _MODEL_SHAP: Final = ("tree-shap", "linear-shap")
 _T = TypeVar("_T")
-
-
-class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked."""
-
-    ask: Ask
-    signature: Signature
-    artifact: Any = None
-    """The model itself, for explainers that look into it; None: they are left out."""
-    digest: str = ""
-    """SHA-256 of its files; empty: it is in memory."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,24 +72,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The most that are kept and fitted on."""
     held_out_rows: int = 5_000
     """The most that thresholds are chosen on, and the most that rates are measured on."""
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows, and what the model says of them."""
-
-    x: Array
-    y: Array | None
-    answers: Array
-    predictions: Array
-
-    def fed(self, on: On) -> Array | None:
-        """What a detector on these is fed."""
-        if on == "errors":
-            if self.y is None or self.predictions.dtype == object:
-                return None
-            wrong: Array = (self.predictions != self.y).astype(np.float64)
-            return wrong.reshape(-1, 1)
-        return fed(on, x=self.x, answers=self.answers, predictions=self.predictions)
+    fold_seconds: float = 60.0
+    """The most that clones of the model may take, which say what it would of its training data had it not seen it.
+    0: none are made."""
+    window: Window = Window()
+    """Of each detector."""
+    guards: Mapping[str, Guard] = EMPTY
+    """By detector of rows: whether it also looks before the model answers."""
+    detector_models: Mapping[str, str] = EMPTY
+    """By detector: the name of a model that answers with its verdicts."""
+    explainer_model: str = ""
+    """The name of a model that answers with explanations; empty: none."""
 
 
 class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +105,8 @@ def fit(
     labels: Any = None,
     *,
     model: Model,
+    unseen: Any = None,
+    unseen_labels: Any = None,
     options: Options | None = None,
     progress: Progress | None = None,
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
@@ -134,6 +118,8 @@ def fit(
         data: Training data: whatever `table.of` takes.
         labels: `[n]`; None: the column that the options name, or those that came with the data, or none.
         model: Asked for what it says of the rows.
+        unseen: Rows that the model was not trained on, in any of the forms of `data`; None: there are none.
+        unseen_labels: `[m]`, as `labels`.
         options: What to fit and how; None: the defaults.
         progress: Told of each step.
         now: The time, for the card.
@@ -149,38 +135,32 @@ def fit(
     tell("reading the data", 0, 1)
     table, given = _labelled(tables.of(data), labels, options)
     seen = schema.taken(table, model.signature, options.hints)
-    if len(seen.x) < _LEAST_ROWS:
-        raise InvalidRequest(f"{table.source}: {len(seen.x)} rows came; at least {_LEAST_ROWS} are needed")
+    if len(seen.x) < LEAST_ROWS:
+        raise InvalidRequest(f"{table.source}: {len(seen.x)} rows came; at least {LEAST_ROWS} are needed")
     known, y = _known(seen, model, given, options)
-    in_order = known.data == "series"
-    strata = y if known.task == "classification" else None
-    positions = calibrate.parts(len(seen.x), strata, shares=SHARES, seed=options.seed, in_order=in_order)
     most = (options.reference_rows, options.held_out_rows, options.held_out_rows)
-    rows = Rows(known)
-    parts = []
-    for at, (chosen, limit) in enumerate(zip(positions, most, strict=True)):
-        tell("asking the model", at, len(SHARES))
-        classes = None if strata is None else strata[chosen]
-        kept = chosen[calibrate.sample(len(chosen), classes, most=limit, seed=options.seed, in_order=in_order)]
-        answers, predictions = _answers(seen.x[kept], rows, model)
-        parts.append(Part(x=seen.x[kept], y=None if y is None else y[kept], answers=answers, predictions=predictions))
-    reference, held_out, fresh = parts
-    warnings = [*seen.warnings, *_about_data(known, y, len(held_out.x), options)]
-
-    def predict(x: Array) -> Array:
-        return _answers(x, rows, model)[0]
+    asking = Asking(model, known, most=most, seed=options.seed, tell=tell)
+    chosen = asking.chosen(len(seen.x), y)
+    own = asking.parts(seen.x, y, chosen)
+    warnings = [*seen.warnings, *_about_data(known, y, len(own[1].x), options)]
+    unknown = None
+    if unseen is not None:
+        unknown = _labelled(tables.of(unseen), unseen_labels, options, may_lack=True)
+        answered = asking.unseen(*unknown, among=seen.x)
+    else:
+        answered = asking.estimated(own, chosen, table, seen.x, y, seconds=options.fold_seconds)
+    warnings += answered.warnings
 
     fitting = _Fitting(
         known=known,
-        reference=reference,
-        held_out=held_out,
-        fresh=fresh,
-        predict=predict,
+        own=own,
+        answered=answered.parts,
+        predict=asking.predict,
         options=options,
         tell=tell,
     )
-    fitted = fitting.detectors(warnings)
-    kept_rows = _reference(known, reference)
+    fitted = _with_wishes(fitting.detectors(warnings), options, warnings)
+    kept_rows = _reference(known, own[0])
     explained = _explainers(known, msgspec.structs.replace(kept_rows, artifact=model.artifact), options, warnings, tell)
     tell("writing the folder", 1, 1)
     card = Card(
@@ -189,8 +169,13 @@ def fit(
         data=table.source,
         data_digest=table.digest(),
         rows=len(seen.x),
-        held_out_rows=len(held_out.x) + len(fresh.x),
+        held_out_rows=len(own[1].x) + len(own[2].x),
         model_digest=model.digest,
+        answers=answered.kind,
+        answers_told=answered.told,
+        unseen=unknown[0].source if unknown else "",
+        unseen_rows=len(unknown[0]) if unknown else 0,
+        unseen_digest=unknown[0].digest() if unknown else "",
         warnings=tuple(warnings),
     )
     return write_folder(
@@ -198,20 +183,53 @@ def fit(
         card=card,
         schema=known,
         detectors=fitted,
-        explainers=Explainers(explainers=explained),
+        explainers=Explainers(explainers=explained, model=options.explainer_model),
         reference=kept_rows,
-        held_out=_reference(known, held_out),
-        outputs=reference.answers,
-        held_outputs=held_out.answers,
+        held_out=_reference(known, answered.parts[1]),
+        outputs=own[0].answers,
+        held_outputs=answered.parts[1].answers,
     )
+
+
+def window_of(given: Mapping[str, Any]) -> Window:
+    """When tests are made, of what a person says of it: the fields of `Window`.
+
+    Raises:
+        InvalidRequest: an unknown field, no number, or one that makes no window; names it.
+    """
+    known = {field.name: field.default for field in msgspec.structs.fields(Window)}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+            raise InvalidRequest(f"a window has no '{name}'; {hint}")
+    try:
+        found = msgspec.convert(dict(given), Window, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"window: {error}") from error
+    if "rows" in given and "min_rows" not in given:
+        found = msgspec.structs.replace(found, min_rows=min(found.min_rows, found.rows))
+    for name, least, most in (
+        ("rows", 1, math.inf),
+        ("min_rows", 1, found.rows),
+        ("step", 0, found.rows),
+        ("seconds", 0, 1e9),
+    ):
+        value = getattr(found, name)
+        if not least <= value <= most:
+            limit = f"from {least} to {most:g}" if math.isfinite(most) else f"of at least {least}"
+            raise InvalidRequest(f"window: expected {name} {limit}, got {value:g}")
+    return found
 
 
 # -- the steps --
 
 
-def _labelled(table: tables.Table, labels: Any, options: Options) -> tuple[tables.Table, Array | None]:
+def _labelled(
+    table: tables.Table, labels: Any, options: Options, *, may_lack: bool = False
+) -> tuple[tables.Table, Array | None]:
     """The rows, and their labels apart."""
-    if options.labels:
+    if options.labels and not (may_lack and (labels is not None or options.labels not in table.columns)):
         if options.labels not in table.columns:
             near = difflib.get_close_matches(options.labels, table.columns, n=1)
             hint = (
@@ -244,22 +262,6 @@ def _known(seen: schema.Taken, model: Model, labels: Array | None, options: Opti
     return known, y
 
 
-def _answers(x: Array, rows: Rows, model: Model) -> tuple[Array, Array]:
-    """What the model says of rows: `[n, k]` and the predictions `[n]`."""
-    width = len(rows.schema.classes) if rows.schema.task == "classification" else rows.schema.output.width
-    answers: list[Array] = [np.empty((0, width))]
-    predictions: list[Array] = [np.empty(0)]
-    for start in range(0, len(x), _CALL_ROWS):
-        outputs = model.ask(rows.tensors(x[start : start + _CALL_ROWS]), rows.requested())
-        found = rows.answers(outputs)
-        if found is None:
-            wanted = rows.schema.output.probabilities or rows.schema.output.labels
-            raise InvalidRequest(f"the model's answer lacks output '{wanted}', or it has another width than before")
-        answers.append(found)
-        predictions.append(rows.predictions(outputs))
-    return np.concatenate(answers), np.concatenate(predictions)
-
-
 def _about_data(known: Schema, y: Array | None, held_out: int, options: Options) -> list[str]:
     notes = []
     finest = calibrate.finest(held_out)
@@ -273,6 +275,43 @@ def _about_data(known: Schema, y: Array | None, held_out: int, options: Options)
     if known.task == "classification" and not known.output.probabilities:
         notes.append("the model gives no probabilities: its classes stand for them as 0 and 1")
     return notes
+
+
+def _with_wishes(
+    fitted: list[tuple[DetectorSpec, State | None]], options: Options, warnings: Sequence[str]
+) -> list[tuple[DetectorSpec, State | None]]:
+    """With the guards and the names of models that were asked for.
+
+    Raises:
+        InvalidRequest: a detector that was named was not fitted, or cannot do that.
+    """
+    by_name = {spec.name: spec for spec, _ in fitted}
+    for name in (*options.guards, *options.detector_models):
+        if name not in by_name:
+            why = next((each for each in warnings if each.startswith(f"{name} was ")), "")
+            raise InvalidRequest(
+                f"there is no detector '{name}': {why or 'there are ' + (', '.join(by_name) or 'none')}"
+            )
+    for name in options.guards:
+        if by_name[name].kind not in {"outlier", "adversarial"} or by_name[name].on != "inputs":
+            raise InvalidRequest(
+                f"detector '{name}' ({by_name[name].kind}, of {by_name[name].on}) cannot be a guard: guards look at "
+                "single rows of inputs before the model answers"
+            )
+    for name in options.detector_models:
+        if by_name[name].kind not in {"outlier", "drift"}:
+            raise InvalidRequest(
+                f"detector '{name}' cannot be a model of its own: {by_name[name].kind} works beside its model"
+            )
+    return [
+        (
+            msgspec.structs.replace(
+                spec, guard=options.guards.get(spec.name, "off"), model=options.detector_models.get(spec.name, "")
+            ),
+            state,
+        )
+        for spec, state in fitted
+    ]
 
 
 def _reference(known: Schema, part: Part) -> Reference:
@@ -293,15 +332,14 @@ class _Fitting:
         self,
         *,
         known: Schema,
-        reference: Part,
-        held_out: Part,
-        fresh: Part,
+        own: Parts,
+        answered: Parts,
         predict: Callable[[Array], Array],
         options: Options,
         tell: Progress,
     ) -> None:
         self._known, self._options, self._tell = known, options, tell
-        self._reference, self._held_out, self._fresh = reference, held_out, fresh
+        self._own, self._answered = own, answered
         self._predict = predict
         self._flags: dict[str, Array] = {}
         """By outlier detector: whether rows that chose nothing passed its threshold."""
@@ -309,7 +347,7 @@ class _Fitting:
     def detectors(self, warnings: list[str]) -> list[tuple[DetectorSpec, State | None]]:
         """All that were asked for, or that fit the data, but those that cannot be or must not."""
         asked = self._options.detectors
-        wanted = _asked(asked, has_on=True) if asked else _default_detectors(self._known, self._reference)
+        wanted = _asked(asked, has_on=True) if asked else _default_detectors(self._known, self._answered[0])
         fitted: list[tuple[DetectorSpec, State | None]] = []
         for at, each in enumerate(wanted):
             self._tell(f"fitting {each.method}", at, len(wanted))
@@ -360,20 +398,26 @@ class _Fitting:
         if issubclass(kind, Adversarial):
             if on != "inputs":
                 raise InvalidRequest(f"it looks at inputs, not at {on}")
+            # Its parts learn of rows; what is usual of the change of answers, rows tell that the model does not know.
+            before, held_out, fresh = self._answered
+            tuned = [held_out] if self._own[1].x is held_out.x else [before, held_out]
             detector: Detector = _made(
-                kind.fit, self._reference.x, features, self._predict, seed=options.seed, **wanted.parameters
+                kind.fit, self._own[0].x, features, self._predict, seed=options.seed, **wanted.parameters
             )
             score = self._adversarial_score
         else:
-            x = self._fed(self._reference, on)
+            before, held_out, fresh = self._parts(on)
+            tuned = [held_out]
+            x = self._fed(before, on)
             detector = _made(kind.fit, x, features, seed=options.seed, **wanted.parameters)
             score = _outlier_score
         state = detector.state()
         # A copy is scored: one that learns from what it sees is kept as it was fitted.
         copy = kind.restore(state, features) if kind.ONLINE else detector
-        held, fresh = (score(copy, self._fed(part, on)) for part in (self._held_out, self._fresh))
+        held = np.concatenate([score(copy, self._fed(part, on)) for part in tuned])
+        found = score(copy, self._fed(fresh, on))
         threshold = calibrate.threshold(held, options.false_positive_rate)
-        above = fresh > threshold
+        above = found > threshold
         rate = calibrate.interval(int(above.sum()), len(above))
         spec = self._spec(wanted, kind.KIND, on, taken)
         if calibrate.is_too_many(rate.count, rate.of, held_out=len(held), rate=options.false_positive_rate):
@@ -404,8 +448,9 @@ class _Fitting:
             x, rest = self._flags[of].astype(np.float64).reshape(-1, 1), np.empty((0, 1))
             parameters = {name: value for name, value in parameters.items() if name != "of"}
         else:
-            x = self._fed(self._reference, on)
-            rest = np.concatenate([self._fed(part, on) for part in (self._held_out, self._fresh)])
+            reference, *others = self._parts(on)
+            x = self._fed(reference, on)
+            rest = np.concatenate([self._fed(part, on) for part in others])
         features = features_of(self._known, on)
         detector = _made(kind.fit, x, features, seed=self._options.seed, **parameters)
         spec = self._spec(wanted, "drift", on, taken)
@@ -424,11 +469,10 @@ class _Fitting:
         self, kind: type[DriftOnline], wanted: _Wanted, on: On, taken: set[str]
     ) -> tuple[DetectorSpec, State | None]:
         features = features_of(self._known, on)
-        detector = _made(
-            kind.fit, self._fed(self._reference, on), features, seed=self._options.seed, **wanted.parameters
-        )
+        reference, *others = self._parts(on)
+        detector = _made(kind.fit, self._fed(reference, on), features, seed=self._options.seed, **wanted.parameters)
         state = detector.state()
-        rest = np.concatenate([self._fed(part, on) for part in (self._held_out, self._fresh)])
+        rest = np.concatenate([self._fed(part, on) for part in others])
         alarms = len(kind.restore(state, features).step(rest).at)
         spec = msgspec.structs.replace(self._spec(wanted, "drift", on, taken), online=True)
         return self._measured(spec, calibrate.interval(alarms, len(rest))), state
@@ -440,15 +484,19 @@ class _Fitting:
             return spec, None
         if self._known.task != "classification" or not self._known.output.probabilities:
             raise InvalidRequest("performance without labels is estimated from probabilities, and the model gives none")
-        if self._held_out.y is None:
+        labels = [part.y for part in self._answered if part.y is not None]
+        if not labels:
             raise InvalidRequest("it needs labels, once: to calibrate the model's probabilities")
         from headrace.detectors.performance import Cbpe
 
-        # On rows that nothing else was fitted on; whether the model itself was is known to its maker only.
-        answers = np.concatenate([self._held_out.answers, self._fresh.answers])
-        labels = np.concatenate([self._held_out.y, self._fresh.y if self._fresh.y is not None else []])
-        state = Cbpe.fit(answers, labels, seed=self._options.seed, **wanted.parameters).state()
+        # On all rows: they are calibrated, nothing is measured, and no detector's fit bears on the model's answers.
+        answers = np.concatenate([part.answers for part in self._answered])
+        state = Cbpe.fit(answers, np.concatenate(labels), seed=self._options.seed, **wanted.parameters).state()
         return spec, state
+
+    def _parts(self, on: On) -> Parts:
+        """The rows that a detector on these is fitted to."""
+        return self._own if on in {"inputs", "outliers"} else self._answered
 
     def _fed(self, part: Part, on: On) -> Array:
         x = part.fed(on)
@@ -468,7 +516,13 @@ class _Fitting:
         while name in taken:
             name, count = f"{name.rstrip('0123456789').rstrip('-')}-{count}", count + 1
         return DetectorSpec(
-            name=name, method=wanted.method, kind=kind, on=on, parameters=wanted.parameters, seed=self._options.seed
+            name=name,
+            method=wanted.method,
+            kind=kind,
+            on=on,
+            parameters=wanted.parameters,
+            seed=self._options.seed,
+            window=self._options.window,
         )
 
     def _measured(self, spec: DetectorSpec, rate: calibrate.Rate) -> DetectorSpec:

@@ -96,7 +96,9 @@ class Folder:
         return self._rows("")
 
     def held_out(self) -> Reference:
-        """Rows that no detector was fitted on, and that thresholds were chosen by."""
+        """Rows that no detector was fitted on, and that thresholds of what depends on answers were chosen by. Where
+        rows were given that the model was not trained on, these.
+        """
         return self._rows("held_")
 
     def outputs(self) -> Array | None:
@@ -104,7 +106,9 @@ class Folder:
         return self._floats("outputs")
 
     def held_outputs(self) -> Array | None:
-        """What the model said of the rows of `held_out`."""
+        """What the model said of the rows of `held_out`; where these are of its training data, and `card.answers` is
+        `out-of-fold`, what clones of it said that were fitted without them.
+        """
         return self._floats("held_outputs")
 
     def spec(self, name: str) -> DetectorSpec:

@@ -92,18 +92,64 @@ def said(
             raise InvalidRequest(
                 "protected attributes are compared by the classes that their groups get: of classifiers"
             )
-        return schema, None if labels is None else _targets(labels)
+        return schema, None if labels is None else truth(labels, schema)
     schema = msgspec.structs.replace(schema, classes=_classes(outputs, output, signature, labels))
     schema = msgspec.structs.replace(schema, bias=_bias(schema, hints))
     if labels is None:
         return schema, None
-    positions = Coder(schema.classes).encode(labels)
+    return schema, truth(labels, schema)
+
+
+def truth(labels: Array, known: Schema) -> Array:
+    """Labels as positions of classes, INT64, or of a regression as numbers, FP64: `[n]`.
+
+    Raises:
+        InvalidRequest: one is none of the classes, or no number.
+    """
+    if known.task == "regression":
+        return _targets(labels)
+    positions = Coder(known.classes).encode(labels)
     if (unknown := np.flatnonzero(~(positions >= 0))).size:
         raise InvalidRequest(
             f"labels, row {unknown[0]}: {labels[unknown[0]]!r} is none of the model's classes "
-            f"{', '.join(map(str, schema.classes[:20]))}"
+            f"{', '.join(map(str, known.classes[:20]))}"
         )
-    return schema, positions.astype(np.int64)
+    return positions.astype(np.int64)
+
+
+def more(table: Table, known: Schema) -> Array:
+    """Other rows of a model whose schema is known, as `Taken.x`.
+
+    Raises:
+        InvalidRequest: a column is missing, or holds text where numbers are; names it, and the file.
+    """
+    try:
+        return _more(table, known)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{table.source}: {error}") from error
+
+
+def _more(table: Table, known: Schema) -> Array:
+    if known.data == "text":
+        name = known.inputs[0].name if known.inputs else ""
+        return _text(table, [TensorSpec(name=name, datatype="BYTES", shape=(-1,))]).x
+    columns = dict(table.columns)
+    names = known.features.names
+    if table.block is not None:
+        rows = table.block.reshape(len(table.block), -1)
+        if rows.shape[1] != len(names):
+            raise InvalidRequest(f"it has {rows.shape[1]} columns, and the data has {len(names)}")
+        columns = {name: rows[:, at] for at, name in enumerate(names)}
+    elif not set(names) & columns.keys() and len(columns) == len(names):  # the data had no names
+        columns = dict(zip(names, columns.values(), strict=True))
+    if absent := [name for name in names if name not in columns]:
+        raise InvalidRequest(f"it lacks columns that the data has: {', '.join(absent[:20])}")
+    x: Array = np.empty((len(table), len(names)))
+    for at, feature in enumerate(known.features.columns):
+        column = columns[feature.name]
+        coder = Coder(feature.categories) if feature.is_category else None
+        x[:, at] = coder.encode(column) if coder is not None else _number_column(feature.name, column)
+    return x
 
 
 def roles(

@@ -89,11 +89,18 @@ class Schema(_Part, frozen=True, kw_only=True):
 
 
 class Window(_Part, frozen=True, kw_only=True):
-    """When a test is made, and on what. Rows count, not requests."""
+    """When a test is made, and on what. Rows count, not requests.
+
+    The defaults: with 1,000 rows a test of a column finds a gap of .05 to .06 between distribution functions at level
+    .05, which is about the least that it calls a drift at all (`min_effect`), so that more rows would say no more.
+    Somebody with less traffic hears something each hour, once 100 rows came: a gap of .15 is found with these. Whatever
+    its size, a window of usual rows is called drift as often as alpha says. With fewer than 100 rows only gross changes
+    would be seen, and silence would be taken for an answer.
+    """
 
     rows: int = 1000
     """So many make a window; more go to the next."""
-    seconds: float = 0.0
+    seconds: float = 3600.0
     """A window with at least `min_rows` is tested after so long, however many there are; 0: rows alone decide."""
     min_rows: int = 100
     """Fewer are never tested: the status is `collecting`."""
@@ -186,6 +193,17 @@ class Card(_Part, frozen=True, kw_only=True):
     """SHA-256 of the model's files; empty: it was in memory."""
     files: Mapping[str, str] = EMPTY
     """SHA-256 by name of every other file of the folder; one that differs is refused."""
+    answers: Literal["own", "unseen", "out-of-fold"] = "own"
+    """What detectors of the model's answers, and estimates of its performance, were fitted to: what it says of these
+    rows; what it says of rows that it was not trained on (`unseen`); what clones of it say of rows that they were not
+    trained on, as it was trained on these rows itself (`trust.folds`)."""
+    answers_told: str = ""
+    """The same in words, with how good the answers are."""
+    unseen: str = ""
+    """The file of rows that the model was not trained on."""
+    unseen_rows: int = 0
+    unseen_digest: str = ""
+    """SHA-256 of these rows as they were read."""
     warnings: tuple[str, ...] = ()
     """What the fit could not do and why."""
 
