@@ -39,6 +39,14 @@ METHODS: Final[Mapping[str, str]] = MappingProxyType(
         "lsdd": "headrace.detectors.lsdd:Lsdd",
         "classifier": "headrace.detectors.classifier:Classifier",
         "outlier-rate": "headrace.detectors.outlier_rate:OutlierRate",
+        "adwin": "headrace.detectors.adwin:Adwin",
+        "page-hinkley": "headrace.detectors.page_hinkley:PageHinkley",
+        "hddm-a": "headrace.detectors.hddm:HddmA",
+        "hddm-w": "headrace.detectors.hddm:HddmW",
+        "mmd-online": "headrace.detectors.mmd_online:MmdOnline",
+        "lsdd-online": "headrace.detectors.lsdd_online:LsddOnline",
+        "cvm-online": "headrace.detectors.cvm_online:CvmOnline",
+        "river": "headrace.detectors.river:River",
     }
 )
 """Method to `module:Class`."""

@@ -209,6 +209,10 @@ def _combine_faults(where: str, step: spec.Step) -> Iterator[str]:
     weights = [combine.weights.get(each, 1.0) for each in step.inputs]
     if combine.type in {"weightedMean", "vote"} and weights and not any(weight > 0 for weight in weights):
         yield f"{where} has inputs that all weigh 0; expected one that weighs more"
+    f = combine.parameters.get("f", 0 if combine.type in {"median", "vote"} else 1)
+    least = {"krum": 3, "multi-krum": 3, "trimmed-mean": 1, "median": 1, "vote": 1}.get(combine.type, 0)
+    if least and type(f) is int and len(step.inputs) < 2 * f + least:
+        yield f"{where}: {combine.type} with f = {f} needs {2 * f + least} inputs; it has {len(step.inputs)}"
     if combine.type == "custom" and not combine.reference:
         yield f"{where} has a custom combiner without a reference; expected `module:name` or `file.py:name`"
 

@@ -9,12 +9,21 @@ that was not answered (a soft dependency, an `outer` join) takes no part.
 | `mean`, `weightedMean` | element by element; floats stay what they are (mixed: the widest), the rest is FP64 |
 | `median` | element by element, the mean of the middle two of an even number; datatypes as of `mean` |
 | `vote` | element by element the value that most weight stands behind; a tie goes to the earlier input |
+| `krum` | that of the one input which is nearest to its nearest others |
+| `multi-krum` | the mean of the inputs that Krum would choose first |
+| `trimmed-mean` | element by element the mean without the `f` largest and the `f` smallest |
 | `concatenate` | columns side by side; `parameters: {axis: 0}` one below the other |
 | `custom` | what a function or class of one's own makes of it |
 
 `vote` counts equal values: integers, BOOL, BYTES, and floats that are whole numbers, as classifiers answer their
 labels. Probabilities have no majority: use `mean` or `weightedMean` (a soft vote). See L. I. Kuncheva,
 Combining Pattern Classifiers, 2nd ed., Wiley 2014, sections 4.2 and 5.2.
+
+`krum`, `multi-krum`, `trimmed-mean`, and `median` and `vote` with `parameters: {f: 1}`, withstand `f` inputs that
+answer anything (`graph.robust`; of the first three `f` is 1 unless told otherwise): also values that are not finite. Fewer
+inputs than that takes fail the step. With `parameters: {dissent: true}` there is one more tensor, `dissent` (BOOL, one
+element an input in the order of `inputs`): which ones were far from the answer, or, of a vote, voted for anything
+else. `multi-krum` takes `m`, of how many the mean is.
 
 `concatenate` joins on dimension 1 unless told otherwise; a tensor of one dimension counts as one column a row.
 
@@ -35,6 +44,7 @@ import numpy as np
 from headrace.compat import seldon
 from headrace.compat.code import Call, Codes, Own, load
 from headrace.errors import HeadraceError, InvalidRequest, LoadFailed, RuntimeFailed
+from headrace.graph import robust
 from headrace.graph.spec import Combine
 from headrace.payload import DTYPES, Array, Tensor, datatype_of
 
@@ -43,6 +53,7 @@ Combiner = Callable[[Mapping[str, tuple[Tensor, ...]]], tuple[Tensor, ...] | Awa
 RuntimeFailed where they do not go together; the text names the inputs."""
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+_ROBUST: Final = frozenset({"krum", "multi-krum", "trimmed-mean", "median", "vote"})
 _WHOLE: Final = 1e-9
 """Weights that differ by less, relative to their sum, are equal: decimal fractions do not add up exactly."""
 
@@ -62,10 +73,12 @@ def combiner(
         allowed: As of `code.load`.
 
     Raises:
-        InvalidRequest: a weight below zero, or an axis that is none.
+        InvalidRequest: a weight below zero, or an axis, `f` or another parameter that is none.
         LoadFailed: of `custom`, as of `code.load`.
     """
     weights = _checked_weights(spec.weights)
+    if spec.type in _ROBUST and (spec.type in {"krum", "multi-krum", "trimmed-mean"} or spec.parameters):
+        return _Robust(spec, weights)
     match spec.type:
         case "mean":
             return lambda inputs: tuple(_mean(name, group, {}) for name, group in _groups(inputs))
@@ -245,6 +258,73 @@ def _label_datatype(group: Sequence[tuple[str, Tensor]]) -> str:
     if datatypes & {"FP16", "FP32", "FP64", "BF16"}:
         return "FP64" if datatypes - {"FP16", "FP32", "BF16"} else "FP32"
     return datatype_of(np.empty(0, np.result_type(*(tensor.data.dtype for _, tensor in group))))
+
+
+# -- some of which may be anything --
+
+
+class _Robust:
+    """Combiners that withstand inputs which answer anything."""
+
+    def __init__(self, spec: Combine, weights: Mapping[str, float]) -> None:
+        self._type = spec.type
+        known = {"f", "dissent", "m"} if spec.type == "multi-krum" else {"f", "dissent"}
+        if unknown := [key for key in spec.parameters if key not in known]:
+            raise InvalidRequest(f"{spec.type} takes the parameters {', '.join(sorted(known))}, not {unknown[0]!r}")
+        if weights and spec.type != "vote":
+            raise InvalidRequest(f"{spec.type} takes no weights")
+        tells = spec.parameters.get("dissent", False)
+        if not isinstance(tells, bool):
+            raise InvalidRequest(f"{spec.type}: dissent is {tells!r}; expected true or false")
+        self._weights = weights
+        self._tells = tells
+        usual = 0 if spec.type in {"median", "vote"} else 1
+        self._f = _whole(spec, "f", usual, least=0)
+        self._m = _whole(spec, "m", 0, least=1) if "m" in spec.parameters else None
+
+    def __call__(self, inputs: Mapping[str, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        answers: list[Tensor] = []
+        dissent = np.zeros(len(inputs), np.bool_)
+        for name, group in _groups(inputs):
+            answer, others = self._vote(name, group) if self._type == "vote" else self._number(name, group)
+            answers.append(answer)
+            dissent |= others
+        if self._tells:
+            answers.append(Tensor("dissent", "BOOL", dissent))
+        return tuple(answers)
+
+    def _vote(self, name: str, group: Sequence[tuple[str, Tensor]]) -> tuple[Tensor, Array]:
+        if len(group) < 2 * self._f + 1:
+            raise RuntimeFailed(f"a vote withstands f of n >= 2 f + 1 inputs; f is {self._f} and {len(group)} came")
+        answer = _vote(name, group, self._weights)
+        labels = [_labels(reference, tensor) for reference, tensor in group]
+        return answer, np.array([bool(np.any(each != answer.data)) for each in labels])
+
+    def _number(self, name: str, group: Sequence[tuple[str, Tensor]]) -> tuple[Tensor, Array]:
+        _refuse_text(group, self._type)
+        f = self._f
+        try:
+            members = robust.stacked([(reference, _numeric(tensor).astype(np.float64)) for reference, tensor in group])
+            match self._type:
+                case "krum":
+                    answer = robust.krum(members, f)[0]
+                case "multi-krum":
+                    answer = robust.multi_krum(members, f, self._m)[0]
+                case "trimmed-mean":
+                    answer = robust.trimmed_mean(members, f)
+                case _:
+                    answer = robust.median(members, f)
+        except InvalidRequest as error:  # what the members answered is no fault of the request
+            raise RuntimeFailed(f"tensor '{name}': {error}") from error
+        others = robust.dissent(members, answer, f) if self._tells else np.zeros(len(group), np.bool_)
+        return _as(name, _float_of(group), answer), others
+
+
+def _whole(spec: Combine, key: str, usual: int, *, least: int) -> int:
+    value = spec.parameters.get(key, usual)
+    if type(value) is not int or value < least:
+        raise InvalidRequest(f"{spec.type}: {key} is {value!r}; expected a whole number of at least {least}")
+    return value
 
 
 # -- columns --

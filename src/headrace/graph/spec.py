@@ -75,14 +75,18 @@ class Route(_Part, frozen=True, kw_only=True):
 class Combine(_Part, frozen=True, kw_only=True):
     """A step that makes one answer of those of several steps."""
 
-    type: Literal["mean", "weightedMean", "vote", "median", "concatenate", "custom"] = "mean"
+    type: Literal[
+        "mean", "weightedMean", "vote", "median", "krum", "multi-krum", "trimmed-mean", "concatenate", "custom"
+    ] = "mean"
     """What it makes of them."""
     weights: Mapping[str, float] = EMPTY
     """`weightedMean` and `vote`: by the reference of the input as it stands in `inputs`; a missing one weighs 1."""
     reference: str = ""
     """`custom`: as in Route."""
     parameters: Mapping[str, Any] = EMPTY
-    """`custom`: given to the class or function; `concatenate`: `axis`."""
+    """`custom`: given to the class or function; `concatenate`: `axis`; `krum`, `multi-krum`, `trimmed-mean`, `median`,
+    `vote`: `f`, how many inputs may answer anything, `dissent: true` for one more tensor that says which did, and `m`
+    of `multi-krum`."""
 
 
 class Step(_Part, frozen=True, kw_only=True):
