@@ -63,10 +63,26 @@ def test_metrics_are_fairlearns():
 def test_intervals_are_the_published_ones():
     """Newcombe's example, 56/70 against 48/80, has the interval 0.0524 to 0.3339 by method 10; Wilson's is scipy's."""
     assert intervals.newcombe((56, 70), (48, 80)) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    ratio, low, high = intervals.katz((56, 70), (48, 80))
-    spread = 1.959964 * np.sqrt(1 / 56 - 1 / 70 + 1 / 48 - 1 / 80)
-    assert (ratio, low, high) == pytest.approx((4 / 3, 4 / 3 * np.exp(-spread), 4 / 3 * np.exp(spread)), rel=1e-6)
-    assert intervals.katz((3, 10), (0, 10)) is None
+    assert intervals.ratio((3, 10), (0, 10)) is None
+    value, low, high = intervals.ratio((56, 70), (48, 80))
+    spread = 1.959964 * np.sqrt(1 / 56 - 1 / 70 + 1 / 48 - 1 / 80)  # Katz's, of shares far from 0 and 1 nearly the same
+    assert (value, low, high) == pytest.approx((4 / 3, 4 / 3 * np.exp(-spread), 4 / 3 * np.exp(spread)), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p", "q"),
+    [(30, 30, 0.95, 0.98), (40, 40, 1.0, 0.95), (30, 200, 0.05, 0.1), (50, 500, 0.02, 0.05)],
+)
+def test_a_ratio_near_the_ends_is_held_as_often_as_it_says(first, second, p, q):
+    """Of shares near 0 or 1 at least 93 % of the intervals of a ratio hold it, and none is a point."""
+    rng, runs, held = np.random.default_rng(3), 600, 0
+    for a, b in zip(rng.binomial(first, p, runs), np.maximum(rng.binomial(second, q, runs), 1), strict=True):
+        found = intervals.ratio((a, first), (b, second))
+        assert found is not None
+        assert found[1] <= found[0] <= found[2]
+        assert found[1] < found[2]
+        held += found[1] <= p / q <= found[2]
+    assert held >= 0.93 * runs
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():

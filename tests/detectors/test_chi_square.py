@@ -56,3 +56,11 @@ def test_a_number_is_counted_in_bins_and_a_repeated_value_by_itself():
     y = np.maximum(rng.normal(size=(500, 1)), 0.0)
     assert not fitted.test(y).is_drift
     assert fitted.test(np.where(y == 0, -1e-9, y)).is_drift
+
+
+def test_a_small_reference_is_cut_into_few_intervals():
+    """Numbers of a reference of 100 rows, against ten times as many of the same law, keep the level of .05."""
+    rng = np.random.default_rng(8)
+    fitted = ChiSquare.fit(rng.normal(size=(100, 400)), numeric(400), correction="none", min_effect=0.0)
+    found = fitted.test(rng.normal(size=(1000, 400)))
+    assert found.drifted.sum() <= stats.binom.ppf(0.999, 400, 0.05)

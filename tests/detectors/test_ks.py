@@ -139,3 +139,11 @@ def test_categories_have_no_order():
     features = Features(columns=(Feature(name="kind", kind="category", categories=("a", "b")),))
     with pytest.raises(InvalidRequest, match="chi-square"):
         Ks.fit(np.zeros((20, 1)), features)
+
+
+def test_small_samples_have_the_exact_law():
+    """Of 20 rows against 10 the p-value is that of all ways to deal them, where the limiting one is a third of it."""
+    gap = np.arange(30.0)
+    found = Ks.fit(gap[10:, None], numeric(1)).test(gap[:10, None])
+    assert found.p_value[0] == pytest.approx(stats.ks_2samp(gap[10:], gap[:10], method="exact").pvalue, rel=1e-9)
+    assert found.p_value[0] == pytest.approx(2 / 30045015)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import MappingProxyType
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_wine
 
-from headrace.detectors import lsdd
+from headrace.detectors import encoding, lsdd
 from headrace.detectors.lsdd import Lsdd
 from headrace.features import numeric
 from headrace.testing.drift import DriftConformance
@@ -51,3 +52,19 @@ def test_distance_is_the_quadratic_form():
         if (1 - quadratic / linear).mean() <= lsdd.RELATIVE:
             break
     np.testing.assert_allclose(found, expected[-1], rtol=1e-8)
+
+
+@pytest.mark.parametrize(("columns", "shift"), [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)])
+def test_of_normal_laws_it_is_the_closed_form(columns, shift):
+    """Of two normal laws of unit variance the mean of ten distances is 2 (4 pi)^(-d/2) (1 - exp(-shift^2 / 4)) but for 10 %."""
+    rng = np.random.default_rng(4)
+    found = []
+    for seed in range(10):
+        reference, sample = rng.normal(size=(2, 800, columns))
+        sample[:, 0] += shift
+        fitted = Lsdd.fit(reference, numeric(columns), seed=seed, scale=False, permutations=19)
+        # 2 s^2 is the median squared distance, and (pi s^2)^(d/2) what the distance is told in.
+        unit = (np.pi * encoding.bandwidth(reference) / 2) ** (columns / 2)
+        found.append(fitted.test(sample).statistic[0] / unit)
+    expected = 2 * (4 * np.pi) ** (-columns / 2) * (1 - np.exp(-(shift**2) / 4))
+    assert np.mean(found) == pytest.approx(expected, rel=0.1)

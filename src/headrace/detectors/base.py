@@ -5,7 +5,7 @@ class by its `State`, which is plain JSON and arrays, so it is kept, moved and r
 
 - a larger score is odder;
 - NaN in a row is a missing value, never an error and never an answer: detectors of rows put the reference's median (of
-  a category, its mode) in its place, tests between samples leave it out of its column and say how many there were;
+  a category, its mode) in its place, tests between samples leave it out of its column and compare how often it comes;
 - `features.UNSEEN` is a category like any other that the reference happens not to have;
 - a column that is constant in the reference is no error: it is odd where a row differs from it;
 - what is random is drawn from `numpy.random.default_rng(seed)`.
@@ -53,7 +53,8 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     is_drift: bool
     """Of the sample as a whole, at the level asked for, whatever the number of tests."""
     tested: tuple[str, ...]
-    """The columns that were tested, or one name of the whole: `instance`."""
+    """The columns that were tested, and as `NAME (missing)` those whose missing values were counted; or one name of the
+    whole: `instance`."""
     statistic: Array
     """`[k]` FP64: of the test, larger is further from the reference."""
     p_value: Array | None

@@ -82,7 +82,7 @@ class Bias(msgspec.Struct, frozen=True, kw_only=True):
     spd: Gap | None = None
     """Statistical parity difference, of shares predicted favourable (Newcombe's interval)."""
     di: Gap | None = None
-    """Disparate impact, the ratio of these shares (Katz's); below 0.8 is the four-fifths rule of the US EEOC (1978)."""
+    """Disparate impact, the ratio of these shares (Donner and Zou's); the US EEOC's rule (1978) is four fifths."""
     eod: Gap | None = None
     """Equal opportunity difference, of true positive rates (Hardt, Price and Srebro 2016; Newcombe's)."""
     aod: Gap | None = None
@@ -236,7 +236,7 @@ def _difference(first: Share | None, second: Share | None, confidence: float, le
 def _ratio(first: Share | None, second: Share | None, confidence: float) -> Gap | None:
     if first is None or second is None:
         return None
-    found = intervals.katz((first.count, first.rows), (second.count, second.rows), confidence)
+    found = intervals.ratio((first.count, first.rows), (second.count, second.rows), confidence)
     return None if found is None else Gap(value=found[0], low=found[1], high=found[2])
 
 

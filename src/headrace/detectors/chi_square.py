@@ -4,6 +4,10 @@ Pearson (1900), two samples by cells: categories, with one cell for all unseen o
 reference. Where a cell expects fewer than five rows on either side (Cochran 1954, Biometrics 10) the limiting law is
 not trusted and the p-value is drawn with the margins fixed (Hope 1968): so one row of an unseen category is judged by
 how rare it is, not by the law of large numbers. No continuity correction; it makes two cells conservative.
+
+Intervals between the reference's own quantiles hold equal shares of it by construction, which its counts would not by
+chance: with ten rows in each, samples of ten times as many rows are called different twice as often as they may be. So
+there are at most so many that each holds `HELD` rows.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from headrace.detectors.correction import Correction
 from headrace.detectors.univariate import SAME, Compared, Level, OfCells, check_reference
 from headrace.features import Features
 from headrace.payload import Array
+
+HELD = 40
+"""Rows of the reference in an interval of a number, at least."""
 
 
 class ChiSquare(OfCells):
@@ -40,10 +47,13 @@ class ChiSquare(OfCells):
         min_effect: float = 0.05,
         bins: int = 10,
     ) -> Self:
-        """See `DriftTest.fit`; min_effect is of Cramer's V, from 0 to 1; bins are those of a number."""
+        """See `DriftTest.fit`; min_effect is of Cramer's V, from 0 to 1; bins are those of a number, fewer of few
+        rows.
+        """
         corrections.check_level(cls.METHOD, alpha=alpha, correction=correction, min_effect=min_effect)
         check_reference(cls.METHOD, x, features)
-        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed)
+        bins = min(bins, max(2, len(x) // HELD))
+        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed, rows=len(x))
         return cls(features, Cells.of(x, features, tuple(range(len(features))), bins=bins), level)
 
     def column(self, at: int, reference: Array, sample: Array) -> Compared:

@@ -10,7 +10,7 @@ beside the columns themselves, and the p-value is by permutation, refit and all:
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -28,14 +28,6 @@ class Classifier(Whole):
 
     METHOD = "classifier"
     EFFECT = "auc_above_half"
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        rng = np.random.default_rng(self.level.seed)
-        shape = (self.points.shape[1], self.more["waves"])
-        # exp(-|d|^2 / w) is the mean of cos(d z) for z normal with variance 2 / w
-        self.frequencies = rng.standard_normal(shape) * np.sqrt(2 / bandwidth(self.points))
-        self.phases = rng.uniform(0, 2 * np.pi, self.more["waves"])
 
     @classmethod
     def fit(
@@ -64,7 +56,7 @@ class Classifier(Whole):
             max_rows: Of each sample; more are sampled.
             waves: Random features beside the columns.
             ridge: The penalty, as a share of the number of rows.
-            scale: Measure numbers in deviations; False: they are of one unit already.
+            scale: Measure numbers in deviations of both samples; False: they are of one unit already.
         """
         return cls.keep(
             x,
@@ -79,11 +71,15 @@ class Classifier(Whole):
             ridge=ridge,
         )
 
-    def compare(self, points: Array, rng: np.random.Generator) -> Found:
+    def compare(self, reference: Array, sample: Array, rng: np.random.Generator) -> Found:
         """See `Whole.compare`."""
-        n, m = len(self.points), len(points)
-        rows = np.concatenate([self.points, points])
-        inputs = np.concatenate([rows, np.sqrt(2) * np.cos(rows @ self.frequencies + self.phases)], axis=1)
+        n, m = len(reference), len(sample)
+        rows = np.concatenate([reference, sample])
+        waves = self.more["waves"]
+        # exp(-|d|^2 / w) is the mean of cos(d z) for z normal with variance 2 / w
+        frequencies = rng.standard_normal((rows.shape[1], waves)) * np.sqrt(2 / bandwidth(reference))
+        phases = rng.uniform(0, 2 * np.pi, waves)
+        inputs = np.concatenate([rows, np.sqrt(2) * np.cos(rows @ frequencies + phases)], axis=1)
         labels = permutation.deals(rng, first=n, second=m, count=self.more["permutations"])
         labels = np.concatenate([np.repeat([0.0, 1.0], [n, m])[:, None], labels], axis=1)
         folds = rng.permutation(n + m) % min(FOLDS, n + m)

@@ -60,7 +60,7 @@ class Cvm(OfValues):
         corrections.check_level(cls.METHOD, alpha=alpha, correction=correction, min_effect=min_effect)
         check_reference(cls.METHOD, x, features)
         columns = check_columns(cls.METHOD, features.numeric, "numbers", "chi-square or tabular")
-        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed)
+        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed, rows=len(x))
         return cls(features, columns, level, [ordered(x[:, at]) for at in columns])
 
     def column(self, at: int, reference: Array, sample: Array) -> Compared:

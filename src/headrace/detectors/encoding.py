@@ -71,6 +71,20 @@ class Encoding:
         return cls(features, fill=arrays["fill"], center=arrays["center"], scale=arrays["scale"])
 
 
+def deviations(points: Array) -> Array:
+    """One deviation of each coordinate of points `[n, d]`: `[d]`, 1 of what is constant.
+
+    Of values brought to the first and last percentile where they are beyond, so that a few far ones do not make all
+    others alike; where hardly any differ, of values as they are.
+    """
+    low, high = np.quantile(points, [0.01, 0.99], axis=0, method="inverted_cdf")
+    inner = np.clip(points, low, high).std(axis=0)
+    plain = points.std(axis=0)
+    # A deviation that is rounding only is none.
+    tiny = 1e-12 * np.abs(points).max(axis=0)
+    return np.where(inner > tiny, inner, np.where(plain > tiny, plain, 1.0))
+
+
 def squared_distances(first: Array, second: Array) -> Array:
     """Between points `[n, d]` and `[m, d]`: `[n, m]`."""
     found: Array = first @ second.T

@@ -49,7 +49,7 @@ class Fisher(OfCells):
             if each.is_category or np.unique(x[~np.isnan(x[:, at]), at]).size <= 2
         )
         columns = check_columns(cls.METHOD, binary, "categories and columns of two values", "ks, cvm or tabular")
-        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed)
+        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed, rows=len(x))
         return cls(features, Cells.of(x, features, columns, bins=2), level)
 
     def column(self, at: int, reference: Array, sample: Array) -> Compared:

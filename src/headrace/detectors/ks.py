@@ -1,8 +1,9 @@
 """Kolmogorov and Smirnov's two-sample test, column by column: method `ks`.
 
 Smirnov (1939); the p-value is that of `scipy.stats.ks_2samp(method="asymp")`, which is also alibi-detect's: the law of
-the one-sample statistic for round(n m / (n + m)) rows (Simard and L'Ecuyer 2011, J. Stat. Softw. 39/11). Values that
-repeat make it conservative. It sees the largest gap between the distributions only; `cvm` sees all of them.
+the one-sample statistic for round(n m / (n + m)) rows (Simard and L'Ecuyer 2011, J. Stat. Softw. 39/11). Of two small
+samples (`SMALL`) that is too small far out, and the exact law takes its place (Hodges 1958, Ark. Mat. 3). Values that
+repeat make either conservative. It sees the largest gap between the distributions only; `cvm` sees all of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ EXACT_ROWS = 1000
 """Of n m / (n + m): above, the limiting law with a correction takes microseconds where the exact one takes up to a
 second.
 """
+
+SMALL = 2500
+"""n m up to which the law is the exact one of two samples."""
 
 
 class Ks(OfValues):
@@ -47,7 +51,7 @@ class Ks(OfValues):
         corrections.check_level(cls.METHOD, alpha=alpha, correction=correction, min_effect=min_effect)
         check_reference(cls.METHOD, x, features)
         columns = check_columns(cls.METHOD, features.numeric, "numbers", "chi-square or tabular")
-        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed)
+        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed, rows=len(x))
         return cls(features, columns, level, [ordered(x[:, at]) for at in columns])
 
     def compare(self, x: Array) -> list[Compared]:
@@ -60,6 +64,9 @@ class Ks(OfValues):
                 distances[at] = distance(reference, sample)
                 rows[at] = reference.size * sample.size / (reference.size + sample.size)
         p_values = tail(distances, rows)
+        for at, (column, reference) in enumerate(zip(self.columns, self.values, strict=True)):
+            if 0 < reference.size * len(x) <= SMALL and (sample := ordered(x[:, column])).size:
+                p_values[at] = stats.ks_2samp(reference, sample, method="exact").pvalue
         return [Compared(d, p, d) for d, p in zip(distances.tolist(), p_values.tolist(), strict=True)]
 
 

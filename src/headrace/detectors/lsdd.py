@@ -2,20 +2,24 @@
 
 Sugiyama, Kanamori, Suzuki, du Plessis, Liu and Takeuchi (2013, Neural Comput. 25, "Density-difference estimation"): p -
 q is fitted by kernels at some of the reference's rows, f = sum theta_l exp(-|x - c_l|^2 / 2 s^2), theta = (H + lambda
-I)^-1 h (equation 9), and the distance is 2 h theta - theta H theta (their bias-corrected form). After Bu, Alippi and
-Zhao (2016, IEEE Trans. Neural Netw. Learn. Syst. 29, "A pdf-free change detection test based on density difference
-estimation"): the rows that are centres are set apart from those compared, and lambda is the largest of 4^-i at which
-the two estimates, h theta and theta H theta, differ by at most a fifth of the first on average over the permutations
-(appendix A).
+I)^-1 h, and the distance is 2 h theta - theta H theta, of which the regularisation takes less than of either estimate
+alone (h theta, theta H theta). After Bu, Alippi and Zhao (2018, IEEE Trans. Neural Netw. Learn. Syst. 29, "A pdf-free
+change detection test based on density difference estimation"): the rows that are centres are set apart from those
+compared, and lambda is the largest of 4^-i at which the two estimates differ by at most a fifth of the first, here on
+average over the permutations.
 
-2 s^2 is the median squared distance in the reference. H is exp(-|c - c'|^2 / 4 s^2): their factor (pi s^2)^(d/2) is the
-unit in which the distance is given, so that it neither vanishes nor explodes with the number of columns.
+2 s^2 is the median squared distance in the reference. H is exp(-|c - c'|^2 / 4 s^2), without the factor (pi s^2)^(d/2)
+that the integral of two kernels has, and so the distance is the integral of (p - q)^2 times that factor: it neither
+vanishes nor explodes with the number of columns. Of normal laws in one and two columns it is the closed form; in more,
+where few centres cannot follow the densities, it is that of the difference's projection on the kernels, which is less,
+and with few centres it depends on which rows they are: on wine with four, alibi-detect's 0.0378 lies among 0.029 +-
+0.013.
 The p-value is by permutation, (1 + k) / (1 + B).
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -35,16 +39,6 @@ class Lsdd(Whole):
 
     METHOD = "lsdd"
     EFFECT = "lsdd"
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        width = bandwidth(self.points)
-        order = np.random.default_rng(self.level.seed).permutation(len(self.points))
-        centers = self.points[order[: self.more["centers"]]]
-        self.width = width
-        self.centers = centers
-        self.h_matrix = gaussian(centers, centers, 2 * width)
-        self.reference = gaussian(self.points[np.sort(order[self.more["centers"] :])], centers, width)
 
     @classmethod
     def fit(
@@ -71,7 +65,7 @@ class Lsdd(Whole):
             permutations: B; the least p-value is 1 / (1 + B).
             max_rows: Of each sample; more are sampled.
             centers: Rows at which kernels stand; None: a tenth of the reference, at most 50.
-            scale: Measure numbers in deviations; False: they are of one unit already.
+            scale: Measure numbers in deviations of both samples; False: they are of one unit already.
         """
         held = min(len(x), max_rows)
         centers = max(1, min(held // 10, 50)) if centers is None else max(1, min(centers, held // 2))
@@ -87,15 +81,19 @@ class Lsdd(Whole):
             centers=centers,
         )
 
-    def compare(self, points: Array, rng: np.random.Generator) -> Found:
+    def compare(self, reference: Array, sample: Array, rng: np.random.Generator) -> Found:
         """See `Whole.compare`."""
-        n, m = len(self.reference), len(points)
-        kernel = np.concatenate([self.reference, gaussian(points, self.centers, self.width)])
+        width = bandwidth(reference)
+        order = np.random.default_rng(self.level.seed).permutation(len(reference))
+        centers = reference[order[: self.more["centers"]]]
+        others = reference[np.sort(order[self.more["centers"] :])]
+        n, m = len(others), len(sample)
+        kernel = gaussian(np.concatenate([others, sample]), centers, width)
         labels = permutation.deals(rng, first=n, second=m, count=self.more["permutations"])
         labels = np.concatenate([np.repeat([0.0, 1.0], [n, m])[:, None], labels], axis=1)
         of_second = kernel.T @ labels
         h = (kernel.sum(0)[:, None] - of_second) / n - of_second / m
-        distance, *null = distances(self.h_matrix, h).tolist()
+        distance, *null = distances(gaussian(centers, centers, 2 * width), h).tolist()
         found = np.array(null)
         far = np.count_nonzero(found >= distance - 1e-15)
         limit = permutation.threshold(found, self.level.alpha)

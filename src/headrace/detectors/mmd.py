@@ -2,14 +2,13 @@
 
 Gretton, Borgwardt, Rasch, Schoelkopf and Smola (2012, J. Mach. Learn. Res. 13, "A kernel two-sample test"): the
 unbiased estimate of MMD^2 (lemma 6, equation 3), which may be below 0, with the kernel exp(-|a - b|^2 / median), the
-median of the squared distances between rows of the reference (section 8's heuristic, there on both samples: taken on
-the reference alone it is known before the sample comes). The p-value is by permutation (section 3.2's bootstrap), (1 +
-k) / (1 + B).
+median of the squared distances between rows of the reference (section 8's heuristic, there on both samples). The
+p-value is by permutation, (1 + k) / (1 + B).
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -25,11 +24,6 @@ class Mmd(Whole):
 
     METHOD = "mmd"
     EFFECT = "mmd"
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.width = bandwidth(self.points)
-        self.within = gaussian(self.points, self.points, self.width)
 
     @classmethod
     def fit(
@@ -54,7 +48,7 @@ class Mmd(Whole):
             min_effect: Of the MMD (not squared; 0 where its square is below 0), at most sqrt 2.
             permutations: B; the least p-value is 1 / (1 + B).
             max_rows: Of each sample; more are sampled. Time and memory grow with its square.
-            scale: Measure numbers in deviations; False: they are of one unit already.
+            scale: Measure numbers in deviations of both samples; False: they are of one unit already.
         """
         return cls.keep(
             x,
@@ -67,11 +61,11 @@ class Mmd(Whole):
             permutations=permutations,
         )
 
-    def compare(self, points: Array, rng: np.random.Generator) -> Found:
+    def compare(self, reference: Array, sample: Array, rng: np.random.Generator) -> Found:
         """See `Whole.compare`."""
-        n, m = len(self.points), len(points)
-        across = gaussian(self.points, points, self.width)
-        kernel = np.block([[self.within, across], [across.T, gaussian(points, points, self.width)]])
+        n, m = len(reference), len(sample)
+        pooled = np.concatenate([reference, sample])
+        kernel = gaussian(pooled, pooled, bandwidth(reference))
         labels = permutation.deals(rng, first=n, second=m, count=self.more["permutations"])
         labels = np.concatenate([np.repeat([0.0, 1.0], [n, m])[:, None], labels], axis=1)
         square, *null = unbiased(kernel, labels).tolist()

@@ -156,18 +156,21 @@ def _by_class(predicted: Array, labels: Array, classes: int, confidence: float, 
     # Shares of the cells as they may be (the posterior of Perks' prior, one row over all cells; Gelman et al. 2013,
     # Bayesian Data Analysis, section 3.4), not resampled rows: of rows that are all right, these would be all right,
     # too, and the interval would be a point.
-    prior = np.zeros((size, size))
-    prior[:classes, :classes] = 1.0 / classes**2
-    held = (counts + prior.ravel()) > 0
+    # Of a class that does not come nothing is known, and no mean is over it.
+    square = counts.reshape(size, size)
+    comes = np.flatnonzero(square.sum(0) + square.sum(1))
+    posterior = square[np.ix_(comes, comes)].ravel() + 1.0 / comes.size**2
+    cells = (comes[:, None] * size + comes).ravel()
     drawn = np.zeros((RESAMPLES, size * size))
-    drawn[:, held] = np.random.default_rng(seed).dirichlet((counts + prior.ravel())[held], size=RESAMPLES)
+    drawn[:, cells] = np.random.default_rng(seed).dirichlet(posterior, size=RESAMPLES)
     tail = (1 - confidence) / 2
     found: dict[str, Metric] = {}
     seen = macro(counts.reshape(1, size, size).astype(np.float64))
     again = macro(drawn.reshape(-1, size, size).astype(np.float64))
     for name, value in seen.items():
         low, high = np.quantile(again[name], [tail, 1 - tail]).tolist()
-        found[name] = Metric(value=float(value[0]), low=low, high=high, rows=labels.size)
+        was = float(value[0])
+        found[name] = Metric(value=was, low=min(low, was), high=max(high, was), rows=labels.size)
     return found
 
 

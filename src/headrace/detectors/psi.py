@@ -37,6 +37,7 @@ class Psi(OfCells):
     def __init__(self, features: Features, cells: Cells, level: Level, *, threshold: float | None = None) -> None:
         super().__init__(features, cells, level)
         self.threshold = threshold
+        self.compares_missing = threshold is None
 
     @classmethod
     def fit(
@@ -56,7 +57,7 @@ class Psi(OfCells):
         """
         corrections.check_level(cls.METHOD, alpha=alpha, correction=correction, min_effect=min_effect)
         check_reference(cls.METHOD, x, features)
-        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed)
+        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed, rows=len(x))
         cells = Cells.of(x, features, tuple(range(len(features))), bins=bins)
         return cls(features, cells, level, threshold=threshold)
 

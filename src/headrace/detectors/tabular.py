@@ -1,11 +1,10 @@
 """Tables of mixed columns, column by column with the test that fits each: method `tabular`, the default for tables.
 
 Numbers: `cvm` by default, which sees all of the distribution where `ks` sees its widest gap only; categories, and
-numbers with ten different values or fewer (whose ties neither of the two allows for): `chi-square`. The correction is
-over all columns. A drift needs the p-value and an effect of at least `min_effect`: the KS distance of numbers, Cramer's
-V of counts, both from 0 to 1 and not growing with the number of rows, so that a window of a million rows is not a drift
-by
-itself.
+numbers with ten different values or fewer (whose ties neither of the two allows for): `chi-square`; and of every column
+how often it is missing. The correction is over all of these. A drift needs the p-value and an effect of at least
+`min_effect`: the KS distance of numbers, Cramer's V of counts, both from 0 to 1 and not growing with the number of
+rows, so that a window of a million rows is not a drift by itself.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class Tabular(Univariate):
         check_reference(cls.METHOD, x, features)
         if numbers not in NUMBERS:
             raise InvalidRequest(f"{cls.METHOD}: numbers is to be one of {', '.join(NUMBERS)}, found '{numbers}'")
-        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed)
+        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed, rows=len(x))
         few = tuple(at for at in features.numeric if np.unique(x[~np.isnan(x[:, at]), at]).size <= FEW)
         many = tuple(at for at in features.numeric if at not in few)
         counted = tuple(sorted({*features.categorical, *few}))
@@ -88,6 +87,11 @@ class Tabular(Univariate):
             at: compared for part in self._parts for at, compared in zip(part.columns, part.compare(x), strict=True)
         }
         return [found[at] for at in self.columns]
+
+    def there(self) -> Array:
+        """See `Univariate.there`."""
+        found = {at: rows for part in self._parts for at, rows in zip(part.columns, part.there().tolist(), strict=True)}
+        return np.array([found[at] for at in self.columns])
 
     def state(self) -> State:
         """See `Detector.state`."""

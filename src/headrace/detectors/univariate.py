@@ -2,7 +2,9 @@
 
 A method inherits `Univariate` and says how one column of the reference compares with the same column of a sample.
 Missing values are left out of their column. A column without values on one side, in which nothing can be compared, has
-p-value 1.
+p-value 1. Whether values are missing as often as in the reference is an entry of its own, `NAME (missing)`, under the
+same correction, of every column in which any is missing on either side; its statistic is the difference of the shares,
+its effect Cramer's V.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import msgspec
 import numpy as np
 
 from headrace.detectors import correction as corrections
+from headrace.detectors import missing
 from headrace.detectors.base import Drift, DriftTest, State
 from headrace.detectors.cells import Cells, cut
 from headrace.detectors.correction import Correction
@@ -44,6 +47,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     correction: Correction
     min_effect: float
     seed: int
+    rows: int = 0
+    """Of the reference; 0: not known, and what is missing is not compared."""
 
 
 class Univariate(DriftTest):
@@ -56,6 +61,8 @@ class Univariate(DriftTest):
         self.features = features
         self.columns = columns
         self.level = level
+        self.compares_missing = True
+        """Whether what is missing is tested, too: by the p-value, and so not by a method that is asked for none."""
         self.tests = len(columns)
         """Over which the correction will be: draws must tell p-values at that level apart."""
 
@@ -63,21 +70,36 @@ class Univariate(DriftTest):
     def compare(self, x: Array) -> list[Compared]:
         """Each of its columns with the same of a sample `[m, f]`."""
 
+    @abstractmethod
+    def there(self) -> Array:
+        """How many rows of the reference have a value in each of its columns: `[k]` FP64."""
+
     def test(self, x: Array) -> Drift:
         """See `DriftTest.test`."""
         check_sample(self.METHOD, x, len(self.features))
         found = self.compare(x)
+        tested = [self.features.names[at] for at in self.columns]
+        absent = np.isnan(x[:, list(self.columns)]).sum(0).astype(np.float64)
+        scale = self.EFFECT
+        if self.level.rows and self.compares_missing:
+            there = self.there()
+            before = np.stack([self.level.rows - there, there], axis=1)
+            now = np.stack([absent, len(x) - absent], axis=1)
+            for at in missing.differing(before, now).tolist():
+                tested.append(f"{tested[at]} (missing)")
+                found.append(Compared(*missing.compare(before[at], now[at])))
+                scale = f"{self.EFFECT}, cramers_v of missing"
         return corrections.judge(
-            tested=tuple(self.features.names[at] for at in self.columns),
+            tested=tuple(tested),
             statistic=np.array([each.statistic for each in found]),
             p_value=np.array([each.p_value for each in found]),
             effect=np.array([each.effect for each in found]),
-            effect_name=self.EFFECT,
+            effect_name=scale,
             alpha=self.level.alpha,
             correction=self.level.correction,
             min_effect=self.level.min_effect,
             rows=len(x),
-            missing=int(np.isnan(x[:, list(self.columns)]).sum()),
+            missing=int(absent.sum()),
         )
 
     def rng(self, column: int) -> np.random.Generator:
@@ -103,6 +125,10 @@ class OfValues(Univariate):
     def column(self, at: int, reference: Array, sample: Array) -> Compared:
         """Compare sorted values `[n]` and `[m]` of the column `at`, at least one of each."""
         raise NotImplementedError
+
+    def there(self) -> Array:
+        """See `Univariate.there`."""
+        return np.array([each.size for each in self.values], dtype=np.float64)
 
     def parameters(self) -> dict[str, Any]:
         """What its state says beside the level."""
@@ -140,6 +166,10 @@ class OfCells(Univariate):
     def column(self, at: int, reference: Array, sample: Array) -> Compared:
         """Compare counts `[cells]` of the column `at`."""
         raise NotImplementedError
+
+    def there(self) -> Array:
+        """See `Univariate.there`."""
+        return np.array([each.sum() for each in self.cells.reference], dtype=np.float64)
 
     def parameters(self) -> dict[str, Any]:
         """What its state says beside the level."""

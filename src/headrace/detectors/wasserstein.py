@@ -49,6 +49,7 @@ class Wasserstein(OfValues):
     ) -> None:
         super().__init__(features, columns, level, values)
         self.threshold = threshold
+        self.compares_missing = threshold is None
 
     @classmethod
     def fit(
@@ -66,7 +67,7 @@ class Wasserstein(OfValues):
         corrections.check_level(cls.METHOD, alpha=alpha, correction=correction, min_effect=min_effect)
         check_reference(cls.METHOD, x, features)
         columns = check_columns(cls.METHOD, features.numeric, "numbers", "jensen-shannon or tabular")
-        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed)
+        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed, rows=len(x))
         return cls(features, columns, level, [ordered(x[:, at]) for at in columns], threshold=threshold)
 
     def test(self, x: Array) -> Drift:
