@@ -172,3 +172,32 @@ def _is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.timeout(60)
+async def test_what_must_not_be_missed_waits_for_a_child_that_is_behind(echo):
+    """A message that waits comes, in its place, when a child that was too far behind for others goes on."""
+    got = Got()
+    link = await child.Link.open(echo, got)
+    link.send({"number": -1})
+    await got.one()
+    os.kill(link.pid, signal.SIGSTOP)
+    sent = 0
+    while link.send({"number": sent, "x": bytes(8 << 20)}):
+        sent += 1
+    assert link.send({"number": sent}, waits=True)
+    os.kill(link.pid, signal.SIGCONT)
+    assert [(await got.one())["number"] for _ in range(sent + 1)] == list(range(sent + 1))
+    await link.close()
+
+
+@pytest.mark.timeout(60)
+async def test_nothing_is_sent_to_a_child_that_is_being_ended(echo):
+    """While a child finishes, a message to it is refused, not an error."""
+    link = await child.Link.open(echo, Got())
+    link.send({"hang": True})
+    closing = asyncio.create_task(link.close(grace_seconds=0.2))
+    await asyncio.sleep(0)
+    assert not link.is_open
+    assert not link.send({"number": 1}, waits=True)
+    await closing

@@ -93,7 +93,7 @@ class Link(asyncio.Protocol):
         self._unread = bytearray()
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._full = False
+        self._full = self._is_closing = False
         self.ended: asyncio.Future[str] = self._loop.create_future()
         """How the process ended, as a clause: `exited with code 1`."""
 
@@ -135,22 +135,28 @@ class Link(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether it can be sent to."""
-        return self._transport is not None and not self.ended.done()
+        return self._transport is not None and not self._is_closing and not self.ended.done()
 
     @property
     def is_full(self) -> bool:
         """Whether so much waits for the child that more should be dropped or kept back."""
         return self._full
 
-    def send(self, message: Message) -> bool:
-        """Send, or say that it was not: the child has ended, or is too far behind."""
-        if self._transport is None or self._full or self.ended.done():
+    def send(self, message: Message, *, waits: bool = False) -> bool:
+        """Send, or say that it was not: the child has ended or is about to, or is too far behind.
+
+        Args:
+            message: What it is told.
+            waits: Keep it here while the child is behind; for what is small, rare, and must not be missed.
+        """
+        if self._transport is None or self._is_closing or (self._full and not waits) or self.ended.done():
             return False
         self._transport.write(pack(message))
         return True
 
     async def close(self, grace_seconds: float = 5.0) -> None:
         """End the child: it sees the end of messages, finishes, and is killed when it takes too long. Twice is once."""
+        self._is_closing = True
         if self._transport is not None and self._transport.can_write_eof() and not self.ended.done():
             with contextlib.suppress(OSError, RuntimeError):
                 self._transport.write_eof()

@@ -387,6 +387,22 @@ def test_what_is_being_written_is_read(tmp_path):
     assert len(rows_of(tmp_path)) == 2
 
 
+def test_a_label_is_on_disk_before_it_is_acknowledged(tmp_path):
+    """After `flush_labels` a label is in a file, though exchanges still wait for their time."""
+    log = PayloadLog(PayloadSettings(mode="all", sink=str(tmp_path), flush_seconds=3600))
+    log.open()
+    log.take([exchange(0)])
+    log.label("r0", [1, 0])
+    log.flush_labels()
+    try:
+        (file,) = payload_files.find(tmp_path)
+        assert [line["request_id"] for lines in payload_files.read_labels(file.path) for line in lines] == ["r0"]
+        assert log.waiting == 1
+    finally:
+        log.close()
+    assert log.counts() == {"sent": 2, "dropped": 0, "failed": 0}
+
+
 KILLED = """
 import sys
 sys.path.insert(0, ".")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tests.monitoring.trust_folders import CANCER, WINE, drift, outlier
 
-from headrace.errors import InvalidRequest, ModelNotReady, NotFound
+from headrace.errors import InvalidRequest, ModelNotReady, NotFound, Overloaded
+from headrace.monitoring import payload_files
 from headrace.monitoring.metrics import Metrics
 from headrace.monitoring.settings import PayloadSettings, TrustSettings
 from headrace.monitoring.trust_metrics import TrustMetrics
@@ -27,10 +28,11 @@ pytestmark = pytest.mark.timeout(120)
 class Site:
     """A watch and the models that it asks."""
 
-    def __init__(self, folder, **settings):
+    def __init__(self, folder, *, payloads=None, **settings):
         self.trust = TrustSettings(state=str(folder / "state"), **settings)
         self.metrics = TrustMetrics(seldon_names=True)
-        self.watch = Watch(self.trust, PayloadSettings(), ask=lambda model, _: self.models[model], metrics=self.metrics)
+        payloads = payloads or PayloadSettings()
+        self.watch = Watch(self.trust, payloads, ask=lambda model, _: self.models[model], metrics=self.metrics)
         self.models = {}
 
     def serve(self, model, version, small, folder):
@@ -164,7 +166,9 @@ async def test_killing_the_watcher_loses_little_and_stops_nobody(site, tmp_path)
     await send(infer, WINE.fresh[:1])
     status = await here.until(lambda each: ready(each) and each["watcher"]["pid"] not in {0, killed})
     assert status["rows"] == 50
-    assert latest(status)["collecting"] == {"status": "collecting", "rows": 50, "needed": 60}
+    assert latest(status)["collecting"] == {
+        "status": "collecting", "rows": 50, "needed": 60, "least": 30, "seconds": 3600.0,
+    }  # fmt: skip
     assert (status["watcher"]["restarts"], status["watcher"]["ending"]) == (1, "was ended by signal SIGKILL")
     await send(infer, WINE.fresh[:10])
     status = await here.until(lambda each: latest(each)["windows"] == 1)
@@ -237,11 +241,46 @@ async def test_a_folder_that_cannot_be_read_harms_no_other_model(site, tmp_path)
     await send(other, CANCER.fresh[:10])
     status = await here.until(lambda each: each["fresh"] and each["state"] == "failed", model="n")
     assert "schema.json: it is not the file that was written" in status["error"]
-    with pytest.raises(ModelNotReady, match=r"schema\.json"):
+    with pytest.raises(ModelNotReady, match=r"not watched: .*schema\.json"):
         await here.watch.report("n")
     await here.until(ready)
     await send(infer, CANCER.fresh[:10])
     await here.until(lambda each: each["rows"] == 10)
+
+
+async def test_every_exchange_is_counted_by_the_payload_log_over_deaths_of_the_child(site, tmp_path):
+    """Sent, dropped and failed are what was answered, also of exchanges that were with a child when it was killed or
+    came while there was none; and labels that were acknowledged are on disk.
+    """
+    sink = tmp_path / "payloads"
+    CANCER.write(tmp_path / "trust", [drift()])
+    here = site(payloads=PayloadSettings(mode="all", sink=str(sink), flush_seconds=3600))
+    infer = here.serve("m", "1", CANCER, tmp_path / "trust")
+    await here.until(ready)
+    (known, *_) = await send(infer, CANCER.fresh[:50])
+    await here.until(partial(has_rows, 50))
+    assert await here.watch.label("m", "1", known, ["benign"] * 10)
+    os.kill(here.watch.pid, signal.SIGKILL)
+    await send(infer, CANCER.fresh[:30])
+    await here.until(lambda each: ready(each) and each["watcher"]["restarts"] == 1)
+    await send(infer, CANCER.fresh[:20])
+    await here.until(lambda each: each["fresh"] and each["rows"] >= 20 and not each["lag_rows"])
+    await here.watch.close()
+    counts = here.metrics.counts["payloads"]
+    assert (sum(counts.values()), counts["failed"]) == (10, 0)
+    assert counts["sent"] >= 2
+    (labels,) = [file for file in payload_files.find(sink) if file.is_labels]
+    assert [each["request_id"] for lines in payload_files.read_labels(labels.path) for each in lines] == [known]
+
+
+async def test_a_page_is_asked_for_again_while_the_watcher_begins(site, tmp_path):
+    """Before the folder is read, a report is no NotFound but an answer that says when to come back."""
+    CANCER.write(tmp_path / "trust", [drift()])
+    here = site()
+    here.serve("m", "1", CANCER, tmp_path / "trust")
+    with pytest.raises(Overloaded, match=r"starting|being read") as refused:
+        await here.watch.report("m", "1")
+    assert refused.value.retry_after_seconds > 0
 
 
 async def test_a_model_that_is_forgotten_keeps_its_state(site, tmp_path):

@@ -96,3 +96,9 @@ def test_no_json():
     """A body that is not JSON is refused."""
     with pytest.raises(InvalidRequest, match="JSON"):
         labels.parse(b"{")
+
+
+def test_an_object_is_no_label():
+    """Labels that are an object are refused with what is expected, whatever stands in it."""
+    with pytest.raises(InvalidRequest, match="labels must be a list"):
+        parse({"id": "r", "labels": {"a": 1}})

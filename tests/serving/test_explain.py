@@ -242,6 +242,24 @@ async def test_a_caller_that_leaves_frees_its_place(explaining, explainable, mod
     assert explaining.pids == (pid,)
 
 
+async def test_a_caller_that_leaves_while_a_process_begins_costs_nobody_anything(explaining, explainable):
+    """What the process says of an explanation that nobody waits for any more harms neither it nor the loop."""
+    faults = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    first = asyncio.create_task(explainable(asked()))
+    while not explaining.pids:
+        await asyncio.sleep(0)
+    (pid,) = explaining.pids
+    for _ in range(3):  # it was sent, and nothing has come back
+        await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (await explainable(asked())).explanations[0].complete
+    assert not faults
+    assert pid
+
+
 async def test_a_process_that_is_killed_costs_one_explanation(explaining, explainable, model):
     """Kill -9 in the middle is 503 for that caller; the next one has a new process."""
     model.gate.clear()

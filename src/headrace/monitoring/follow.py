@@ -40,7 +40,7 @@ class Followers:
 
     def __init__(self, trust: TrustSettings, payloads: PayloadSettings, *, server: str) -> None:
         self._trust = trust
-        self._alerts = 0
+        self._alerts = self._exchanges = 0
         self._retrain_errors = 0
         self.problems: list[str] = []
         """What could not be set up, and why."""
@@ -121,6 +121,7 @@ class Followers:
         """Hand exchanges to the payload log."""
         if self._log is None:
             return
+        self._exchanges += sum(len(part["rows"]) for part in parts)
         known = columns_of(stream.folder.schema) if stream is not None else {}
         flagged = stream.flagged_requests if stream is not None else frozenset()
         for part in parts:
@@ -131,6 +132,7 @@ class Followers:
         if self._log is None:
             return False
         self._log.label(request_id, labels, model=model, version=version)
+        self._log.flush_labels()  # who is told that a label was taken tells nobody else
         return True
 
     def flush(self) -> None:
@@ -150,6 +152,7 @@ class Followers:
         return {
             "actions": self._actions.counts() if self._actions is not None else {},
             "payloads": self._log.counts() if self._log is not None else {},
+            "exchanges": self._exchanges - (self._log.waiting if self._log is not None else 0),
             "alerts": self._alerts,
             "retrain_errors": self._retrain_errors,
             "problems": self.problems,

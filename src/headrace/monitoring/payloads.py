@@ -90,6 +90,11 @@ class PayloadLog:
     def __repr__(self) -> str:
         return f"PayloadLog({self._settings.mode}, {len(self._waiting)} waiting, {self.counts()})"
 
+    @property
+    def waiting(self) -> int:
+        """Exchanges that were taken and are not counted yet."""
+        return len(self._waiting)
+
     def open(self) -> None:
         """Take up what an earlier process left, and begin.
 
@@ -135,6 +140,15 @@ class PayloadLog:
             if self._waiting_bytes >= self._write_bytes:
                 self._changed.notify()
 
+    def flush_labels(self) -> None:
+        """Write labels that wait: of files, they survive a kill after that. Whoever told them may hear so then."""
+        with self._writing:
+            with self._changed:
+                labels, self._labels = self._labels, []
+                self._waiting_bytes -= sum(_size_of(each) for each in labels)
+            if labels:
+                self._where.write_labels(labels)
+
     def flush(self) -> None:
         """Write all that waits; of files, it is on disk after that, and of events, it is being sent."""
         with self._writing:
@@ -165,8 +179,8 @@ class PayloadLog:
         self._where.close(grace_seconds)
 
     def counts(self) -> dict[str, int]:
-        """`sent`, `dropped`, `failed`: of files, exchanges that were written, that found no room, that could not be
-        written; of events, the events.
+        """`sent`, `dropped`, `failed`: of files, exchanges and labels that were written, that found no room, that could
+        not be written; of events, the events.
         """
         counts = self._where.counts()
         return {**counts, "dropped": counts["dropped"] + self._dropped}

@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace.child import Link, Message
-from headrace.errors import DeadlineExceeded, HeadraceError, InvalidRequest, ModelNotReady, NotFound, WorkerDied
+from headrace.errors import (
+    DeadlineExceeded,
+    HeadraceError,
+    InvalidRequest,
+    ModelNotReady,
+    NotFound,
+    Overloaded,
+    Temporary,
+    WorkerDied,
+)
 from headrace.monitoring import tap
 from headrace.monitoring.settings import PayloadSettings, TrustSettings
 from headrace.monitoring.trust_metrics import TrustMetrics
@@ -39,6 +48,7 @@ _FIRST_BACK_OFF: Final = 0.2
 _LAST_BACK_OFF: Final = 30.0
 _STABLE_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 2.0
 
 Key = tuple[str, str]
 log = logging.getLogger(__name__)
@@ -58,6 +68,48 @@ class _Watched:
         self.told: dict[str, Any] = {}
         """The status that the child told last."""
         self.told_at = 0.0
+
+
+class _Logged:
+    """What became of exchanges that the payload log should have had, over all children: sent, dropped and failed are
+    what was offered, also when a child dies or is behind.
+    """
+
+    def __init__(self) -> None:
+        self.offered = 0
+        """To the child that runs now."""
+        self.dropped = self.failed = 0
+        """Here, or with children that ended."""
+        self._sent = 0
+        """By children that ended."""
+        self._latest: Mapping[str, Any] = {}
+
+    def told(self, counts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the child counts, with all that it does not know of."""
+        self._latest = counts
+        payloads = counts["payloads"]
+        if not payloads:
+            return counts
+        whole = {
+            "sent": self._sent + payloads["sent"],
+            "dropped": self.dropped + payloads["dropped"] + counts["unlogged"],
+            "failed": self.failed + payloads["failed"],
+        }
+        return {**counts, "payloads": whole}
+
+    def ended(self, counts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The child died: what it had and did not tell of is taken for dropped."""
+        latest, self._latest = self._latest, {}
+        payloads = latest.get("payloads") or {"sent": 0, "dropped": 0, "failed": 0}
+        unlogged = latest.get("unlogged", 0)
+        lost = max(self.offered - latest.get("exchanges", 0) - unlogged, 0)
+        self._sent += payloads["sent"]
+        self.dropped += payloads["dropped"] + unlogged + lost
+        self.failed += payloads["failed"]
+        self.offered = 0
+        if not counts.get("payloads"):
+            return counts
+        return {**counts, "payloads": {"sent": self._sent, "dropped": self.dropped, "failed": self.failed}}
 
 
 class Watch:
@@ -90,6 +142,7 @@ class Watch:
         self._numbers = itertools.count(1)
         self._replies: dict[int, asyncio.Future[Message]] = {}
         self._asking: set[asyncio.Task[None]] = set()
+        self._logged = _Logged()
         self.restarts = 0
         """Times that the child died."""
         self.ending = ""
@@ -136,7 +189,7 @@ class Watch:
         del self._watched[model, version]
         self._metrics.detach(model, version)
         if self._link is not None:
-            self._link.send({"kind": "forget", "model": model, "version": version})
+            self._link.send({"kind": "forget", "model": model, "version": version}, waits=True)
 
     async def close(self) -> None:
         """Send what gathered, let the child finish and write its state, and end it. Twice is once."""
@@ -168,7 +221,7 @@ class Watch:
         try:
             reply = await self._call(watched, {"kind": "status"}, STATUS_SECONDS)
             self._keep(watched, reply["value"])
-        except (WorkerDied, ModelNotReady, DeadlineExceeded):
+        except Temporary:
             fresh = False
         return self._shown(watched) | {"fresh": fresh}
 
@@ -177,7 +230,7 @@ class Watch:
 
         Raises:
             NotFound: it is not watched, or has no trust folder.
-            WorkerDied, ModelNotReady, DeadlineExceeded: the child is not there, or takes too long.
+            WorkerDied, Overloaded, DeadlineExceeded: the child is not there, or takes too long.
         """
         watched = self._find(model, version)
         if watched.folder is None:
@@ -204,7 +257,7 @@ class Watch:
         Raises:
             NotFound: the model is not watched.
             InvalidRequest: the labels do not fit the request.
-            WorkerDied, ModelNotReady, DeadlineExceeded: the child is not there, or takes too long.
+            WorkerDied, Overloaded, DeadlineExceeded: the child is not there, or takes too long.
         """
         watched = self._find(model, version)
         self._flush_one(watched)
@@ -245,7 +298,10 @@ class Watch:
         self._replies[number] = future
         try:
             if link is None or not link.send({**message, **about}):
-                raise ModelNotReady("the process that watches models is starting; try again")
+                raise Overloaded(
+                    f"the process that watches models is {'starting' if link is None else 'behind'}; try again later",
+                    retry_after_seconds=_RETRY_SECONDS,
+                )
             await asyncio.wait([future], timeout=seconds)  # not asyncio.timeout: who asks over HTTP is no task
             if not future.done():
                 raise DeadlineExceeded(f"the process that watches models did not answer within {seconds:g} seconds")
@@ -254,6 +310,8 @@ class Watch:
             del self._replies[number]
         if reply.get("error"):
             raise ModelNotReady(str(reply["error"]))
+        if reply.get("busy"):
+            raise Overloaded(str(reply["busy"]), retry_after_seconds=_RETRY_SECONDS)
         return reply
 
     # -- what is sent --
@@ -277,6 +335,7 @@ class Watch:
         behind = watched.sent_rows - watched.done_rows >= 2 * self._trust.max_waiting_rows
         if link is None or not link.is_open or link.is_full or behind:
             tapped.dropped += sum(tap.rows_of(request.inputs) for _, _, _, request, _ in exchanges)
+            self._logged.dropped += len(exchanges)
             return
         try:
             parts, rows = tap.merged(exchanges, whole=self._payloads.mode != "off")
@@ -286,16 +345,20 @@ class Watch:
             if not tapped.failed:
                 log.warning("exchanges of model '%s' cannot be watched: %s", tapped.model, error)
             tapped.failed += rows
+            self._logged.failed += len(exchanges)
             return
         if is_sent:
             watched.sent_rows += rows
+            self._logged.offered += len(exchanges)
         else:
             tapped.dropped += rows
+            self._logged.dropped += len(exchanges)
 
     def _send_watch(self, link: Link, watched: _Watched) -> None:
         watched.sent_rows = watched.done_rows = 0
         folder = "" if watched.folder is None else str(watched.folder.absolute())
-        link.send({"kind": "watch", "model": watched.tap.model, "version": watched.tap.version, "folder": folder})
+        about = {"kind": "watch", "model": watched.tap.model, "version": watched.tap.version, "folder": folder}
+        link.send(about, waits=True)  # a child that missed it would never know the model
 
     # -- the child --
 
@@ -346,6 +409,7 @@ class Watch:
                 watched.lost_rows += watched.told.get("dropped_rows", 0)
                 watched.told = {**watched.told, "dropped_rows": 0}
                 watched.sent_rows = watched.done_rows = 0
+            self._metrics.counts = self._logged.ended(self._metrics.counts)
             self._fail_replies(f"the process that watches models {self.ending or 'ended'}")
 
     def _fail_replies(self, reason: str) -> None:
@@ -362,7 +426,7 @@ class Watch:
                 future.set_result(message)
         elif kind == "told":
             status = message["status"]
-            self._metrics.counts = message["counts"]
+            self._metrics.counts = self._logged.told(message["counts"])
             watched = self._watched.get((status["model"], status["version"]))
             if watched is not None:
                 watched.done_rows = message["done_rows"]
@@ -393,4 +457,4 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - what a model says wrong is the child's to hear
             answer["error"] = f"{type(error).__name__}: {error}"
         if self._link is not None:
-            self._link.send(answer)
+            self._link.send(answer, waits=True)  # the child does nothing else until it comes

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace.child import Channel, Message
-from headrace.errors import HeadraceError, InvalidRequest, ModelNotReady, NotFound
+from headrace.errors import HeadraceError, InvalidRequest, ModelNotReady
 from headrace.monitoring import report, snapshots, tap
 from headrace.monitoring.follow import Followers
 from headrace.monitoring.settings import PayloadSettings, TrustSettings
@@ -117,6 +117,8 @@ class Watcher:
         self._asked: dict[int, queue.SimpleQueue[Message]] = {}
         self._asks = 0
         self._told_at = self._written_at = 0.0
+        self._unlogged = 0
+        """Exchanges that were dropped before the payload log saw them."""
         self._reports: queue.Queue[tuple[int, Watched] | None] = queue.Queue(_MOST_REPORTS)
 
     # -- the thread that reads --
@@ -129,7 +131,7 @@ class Watcher:
         self._trust = TrustSettings(**first["trust"])
         self._payloads = PayloadSettings(**_tupled(first["payloads"]))
         self._followers = Followers(self._trust, self._payloads, server=str(first.get("server", "")))
-        worker = threading.Thread(target=self._work, name="work")
+        worker = threading.Thread(target=self._work_or_end, name="work")
         reporter = threading.Thread(target=self._report, name="report", daemon=True)
         worker.start()
         reporter.start()
@@ -190,6 +192,7 @@ class Watcher:
             if watched.waiting_rows and watched.waiting_rows + rows > self._trust.max_waiting_rows:
                 watched.dropped_rows += rows
                 watched.done_rows += rows
+                self._unlogged += sum(len(part["rows"]) for part in message["parts"])
             else:
                 watched.jobs.append(message)
                 watched.waiting_rows += rows
@@ -199,6 +202,13 @@ class Watcher:
         self._channel.send({"kind": "reply", "id": message["id"], **answer})
 
     # -- the thread that works --
+
+    def _work_or_end(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            log.critical("the process that watches models cannot go on", exc_info=True)
+            os._exit(1)  # a process without this thread would take rows for ever; the server starts another one
 
     def _work(self) -> None:
         self._told_at = self._written_at = time.monotonic()
@@ -244,7 +254,7 @@ class Watcher:
         return max(min(to_due, to_tell, _IDLE_SECONDS), 0.0)
 
     def _is_changed(self) -> bool:
-        return any(each.is_changed for each in self._watched.values())
+        return any(each.is_changed for each in list(self._watched.values()))
 
     def _to_the_end(self, watched: Watched) -> None:
         if watched.key in self._watched and self._watched[watched.key] is watched:
@@ -350,7 +360,7 @@ class Watcher:
     def _tell(self) -> None:
         assert self._followers is not None
         self._told_at = time.monotonic()
-        counts = self._followers.counts()
+        counts = self._followers.counts() | {"unlogged": self._unlogged}
         for watched in list(self._watched.values()):
             if watched.is_changed:
                 watched.publish()
@@ -419,23 +429,25 @@ class Watcher:
         try:
             self._reports.put_nowait((message["id"], watched))
         except queue.Full:
-            self._reply(message, error=f"{_MOST_REPORTS} reports are being drawn; try again")
+            self._reply(message, busy=f"{_MOST_REPORTS} reports wait to be drawn; try again later")
 
     def _report(self) -> None:
         while (ordered := self._reports.get()) is not None:
             number, watched = ordered
             try:
-                answer: dict[str, Any] = {"page": _drawn(watched)}
+                answer = _drawn(watched)
             except Exception as error:  # a report that cannot be drawn is an answer, too
                 log.exception("the report of model '%s' failed", watched.model)
                 answer = {"error": f"{type(error).__name__}: {error}"}
             self._channel.send({"kind": "reply", "id": number, **answer})
 
 
-def _drawn(watched: Watched) -> bytes:
-    if watched.stream is None:
-        raise NotFound(watched.error or f"model '{watched.model}' has no trust folder")
-    return report.render(watched.stream.folder, watched.status(), watched.shown[1])
+def _drawn(watched: Watched) -> dict[str, Any]:
+    if watched.stream is not None:
+        return {"page": report.render(watched.stream.folder, watched.status(), watched.shown[1])}
+    if watched.error:
+        return {"error": f"model '{watched.model}' is not watched: {watched.error}"}
+    return {"busy": f"the trust folder of model '{watched.model}' is being read; try again"}
 
 
 def _tupled(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -448,6 +460,8 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(19)  # on a core that is full of requests it gets the hundredth part, and elsewhere what is free
     Watcher(Channel.of_arguments()).run()
+    logging.shutdown()
+    os._exit(0)  # everything is written; the thread that draws may be inside a library that takes an end badly
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ def _entry(entry: Any, place: str) -> Truth:
     if given is None:
         raise InvalidRequest(f"{place} says nothing: expected labels, or truth")
     if isinstance(given, Mapping):
+        if given is not entry.get("truth"):
+            raise InvalidRequest(f"{place}: labels must be a list, one of each row; an object is only read as truth")
         return _seldon(entry, place)
     identity = entry.get("id") or _puid(entry)
     if not isinstance(identity, str) or not identity:

@@ -22,6 +22,7 @@ from headrace.errors import (
     NotSupported,
     Overloaded,
     UnsupportedEncoding,
+    WorkerDied,
 )
 from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
@@ -653,6 +654,8 @@ class Rest:
         headers: tuple[tuple[bytes, bytes], ...] = ()
         if isinstance(error, Overloaded):
             headers = ((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))),)
+        elif isinstance(error, WorkerDied):
+            headers = ((b"retry-after", b"1"),)  # another one has begun by then
         elif isinstance(error, UnsupportedEncoding):
             headers = ((b"accept-encoding", ", ".join(compression.ENCODINGS).encode()),)
         return HttpReply(status.error_body(status.public_text(error)), code, headers=headers)

@@ -313,6 +313,8 @@ class _Process:
                 f"the explanation of model '{subject.model}' went on for {_GRACE_SECONDS:g} s after its deadline and "
                 "was ended; ask for less, give it more time, or ask for it as a job"
             ) from exc
+        finally:
+            run.patience = None  # the run may go on for a moment without its caller
 
     async def stop(self) -> None:
         """Let what is under way end soon; the process with it, where it does not."""
