@@ -75,7 +75,9 @@ def test_the_window_fed_is_the_window_tested(tmp_path):
     assert record["data"]["distance"] == expected.statistic.tolist()
     assert record["data"]["rows"] == 60
     assert record["members"] == {"first": "0", "last": "6", "count": 7}
-    assert fed.stream.status()["detectors"][0]["collecting"] == {"status": "collecting", "rows": 40, "needed": 60}
+    assert fed.stream.status()["detectors"][0]["collecting"] == {
+        "status": "collecting", "rows": 40, "needed": 60, "least": 30, "seconds": 3600.0,
+    }  # fmt: skip
 
 
 def test_a_verdict_echoes_what_it_was_made_with(tmp_path):
@@ -93,7 +95,7 @@ def test_a_verdict_echoes_what_it_was_made_with(tmp_path):
     assert meta["artifact_digest"] == open_folder(tmp_path / "trust").digest
     assert meta["threshold"] == record["data"]["threshold"]
     assert meta["window"] == {
-        "rows": 60, "min_rows": 30, "seconds": 0.0, "step": 0, "number": 1, "start": 1000.0, "end": 1005.0,
+        "rows": 60, "min_rows": 30, "seconds": 3600.0, "step": 0, "number": 1, "start": 1000.0, "end": 1005.0,
     }  # fmt: skip
 
 

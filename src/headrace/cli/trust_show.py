@@ -87,7 +87,7 @@ def _row(spec: DetectorSpec) -> tuple[str, ...]:
 
 def _window(window: Window) -> str:
     told = f"each {window.step:,} rows of the last {window.rows:,}" if window.step else f"{window.rows:,} rows"
-    if window.seconds:
+    if window.seconds and window.min_rows < window.rows:
         told += f", or what came in {window.seconds:g} s if that is {window.min_rows:,} rows or more"
     return told
 

@@ -61,9 +61,22 @@ def command(model: str, *, version: str, as_json: bool, url: str, timeout: float
     click.echo("")
     columns = ("DETECTOR", "STATE", "METHOD", "LOOKS AT", "WINDOWS", "DRIFT", "NEXT WINDOW", "LAST VERDICT")
     output.write_table(columns, [_row(each) for each in status.get("detectors", ())], styles=STYLES)
+    for line in dict.fromkeys(
+        _waits(each) for each in status.get("detectors", ()) if "least" in each.get("collecting", {})
+    ):
+        click.echo(line)
     for told in (status, *status.get("detectors", ())):
         if told.get("error"):
             click.echo(f"{told.get('name', named)}: {told['error']}")
+
+
+def _waits(told: Mapping[str, Any]) -> str:
+    """When the next window is tested, for somebody who waits for it."""
+    found = told["collecting"]
+    return (
+        f"a window is tested at {found['needed']:,} rows, or {found['seconds']:g} s after its first row "
+        f"if there are {found['least']:,} by then, or as soon as there are"
+    )
 
 
 def _row(told: Mapping[str, Any]) -> tuple[str, ...]:

@@ -420,7 +420,10 @@ class Stream:
             rows, needed = lanes[id(judge)].windows.collecting()
             told = judge.status()
             told["state"] = "collecting" if not judge.windows else judge.alerts.current
+            windows = lanes[id(judge)].windows
             told["collecting"] = {"status": "collecting", "rows": rows, "needed": needed}
+            if windows.seconds and windows.min_rows < needed:  # with less traffic, so many are enough after so long
+                told["collecting"] |= {"least": windows.min_rows, "seconds": windows.seconds}
             detectors.append(told)
         detectors += [
             {"name": name, "state": "failed", "error": error, "errors": 1} for name, error in self._failed.items()

@@ -81,7 +81,9 @@ def of_rate(subject: Subject, spec: DetectorSpec, flags: Array, scores: Array, w
     """Of a detector of rows, over one window: whether more of them are odd than chance would have it.
 
     The number of odd rows is compared with the rate that was measured when the threshold was chosen: an exact binomial
-    test, one-sided, at level 0.01. A folder without a measured rate is taken to have 0.05.
+    test, one-sided, at level 0.01. That rate is known from so many rows only: the upper end of its interval is what
+    usual rows may have, as one row of 32 says little about a window of 1,000 (the test is of the composite hypothesis
+    that the rate is in the interval). A folder without a measured rate is taken to have 0.05.
 
     Args:
         subject: Whom it speaks of.
@@ -92,7 +94,8 @@ def of_rate(subject: Subject, spec: DetectorSpec, flags: Array, scores: Array, w
     """
     expected = 0.05 if spec.false_positive_rate is None else spec.false_positive_rate
     odd, n = int(flags.sum()), len(flags)
-    p_value = _binomial_tail(odd, n, min(max(expected, 1.0 / (n + 1)), 1.0))
+    usual = expected if spec.false_positive_interval is None else max(expected, spec.false_positive_interval[1])
+    p_value = _binomial_tail(odd, n, min(max(usual, 1.0 / (n + 1)), 1.0))
     finite = scores[np.isfinite(scores)]
     data = {
         "is_drift": p_value < _RATE_LEVEL,

@@ -112,8 +112,9 @@ def fold(
     table: Table,
     x: Array,
     y: Array,
-    own: Array,
     *,
+    own: Array,
+    rows: Array,
     schema: Schema,
     seconds: float,
     seed: int = 0,
@@ -124,10 +125,11 @@ def fold(
 
     Args:
         model: The fitted estimator; it is cloned, and never fitted itself.
-        table: The rows as they came.
+        table: The rows as they came, in the order in which they came: a fit that is repeated depends on it.
         x: The same rows as the schema has them.
         y: `[n]`: positions of classes, or numbers.
-        own: `[m, k]`: what the model as it is served says of the first m rows, m <= n.
+        own: `[m, k]`: what the model as it is served says of some rows.
+        rows: `[m]`: which of them.
         schema: What the model takes and says.
         seconds: The most that all fits may take. A fit that is expected to take longer is not begun: smaller ones are
             timed first.
@@ -139,9 +141,9 @@ def fold(
         Unfolded: it cannot be done, with the reason.
     """
     asked = _Asked(model, table, x, schema)
-    some = min(len(own), _COMPARED_ROWS)
-    answers, _ = asked.answers(model, np.arange(some))
-    if answers.shape != own[:some].shape or not np.allclose(answers, own[:some], rtol=1e-4, atol=1e-5):
+    some = own[:_COMPARED_ROWS]
+    answers, _ = asked.answers(model, rows[:_COMPARED_ROWS])
+    if answers.shape != some.shape or not np.allclose(answers, some, rtol=1e-4, atol=1e-5):
         raise Unfolded("the estimator answers otherwise than the model that is served")
     truth = asked.labels(y)
     deadline = clock() + seconds
@@ -164,7 +166,7 @@ def fold(
         unseen[part], predictions[part] = asked.answers(clone, part)
         before = parts[at - 1]
         seen[before], _ = asked.answers(clone, before)
-    again, _ = asked.answers(asked.fitted(np.arange(len(x)), truth), np.arange(len(own)))
+    again, _ = asked.answers(asked.fitted(np.arange(len(x)), truth), rows)
     is_same = np.allclose(again, own, rtol=1e-4, atol=1e-5)
     return Folded(answers=unseen, predictions=predictions, seen=seen, folds=count, is_same=is_same)
 

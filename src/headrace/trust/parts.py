@@ -204,15 +204,15 @@ class Asking:
             note = f"whether the model was trained on these rows is not known: {why}. {_OPTIMISTIC}"
             return Answered(parts=own, kind="own", told=plain, warnings=(note,))
         asked = np.concatenate(list(chosen))
-        whole = np.concatenate([asked, np.setdiff1d(np.arange(len(x)), asked)])  # those that were asked of come first
         answers = np.concatenate([part.answers for part in own])
         try:
             folded = folds.fold(
                 self._model.artifact,
-                table.at(whole),
-                x[whole],
-                y[whole],
-                answers,
+                table,
+                x,
+                y,
+                own=answers,
+                rows=asked,
                 schema=self._known,
                 seconds=seconds,
                 seed=self._seed,
@@ -224,7 +224,7 @@ class Asking:
             suspect = odd if self._is_classified and right >= _TOO_RIGHT else ""
             note = f"whether the model was trained on these rows is not known: {reason}{suspect}. {_OPTIMISTIC}"
             return Answered(parts=own, kind="own", told=plain, warnings=(note,))
-        judged = folds.judged(answers, folded, np.arange(len(asked)), y[asked], is_classifier=self._is_classified)
+        judged = folds.judged(answers, folded, asked, y[asked], is_classifier=self._is_classified)
         told = (
             f"{self._measure} {judged.own:.3g} on these rows, {judged.folded:.3g} by {folded.folds} clones on rows new "
             "to them"
@@ -234,7 +234,7 @@ class Asking:
                 f"the model was trained on these rows: {told}. Detectors of its answers were fitted to those of the "
                 f"clones: near its own answers to other rows, and not the same. Better {_MEND}"
             )
-            parts = _with(own, folded)
+            parts = _with(own, chosen, folded)
             return Answered(parts=parts, kind="out-of-fold", told=f"answers of clones: {told}", warnings=(note,))
         notes = [f"it is not clear whether the model was trained on some of these rows: {told}. {_OPTIMISTIC}"]
         return Answered(
@@ -249,16 +249,12 @@ class Asking:
         return "accuracy" if self._is_classified else "rmse"
 
 
-def _with(own: Parts, folded: folds.Folded) -> Parts:
+def _with(own: Parts, chosen: Sequence[Array], folded: folds.Folded) -> Parts:
     """The same rows with the answers of clones."""
-    found, start = [], 0
-    for part in own:
-        end = start + len(part.x)
-        found.append(
-            msgspec.structs.replace(part, answers=folded.answers[start:end], predictions=folded.predictions[start:end])
-        )
-        start = end
-    reference, held_out, fresh = found
+    reference, held_out, fresh = (
+        msgspec.structs.replace(part, answers=folded.answers[rows], predictions=folded.predictions[rows])
+        for part, rows in zip(own, chosen, strict=True)
+    )
     return reference, held_out, fresh
 
 

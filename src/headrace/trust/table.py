@@ -52,15 +52,6 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         kept = {name: column for name, column in self.columns.items() if name not in names}
         return msgspec.structs.replace(self, columns=kept)
 
-    def at(self, rows: Array) -> Table:
-        """The rows at these positions."""
-        return msgspec.structs.replace(
-            self,
-            columns={name: column[rows] for name, column in self.columns.items()},
-            block=None if self.block is None else self.block[rows],
-            labels=None if self.labels is None else self.labels[rows],
-        )
-
     def digest(self) -> str:
         """SHA-256 of all values, whatever file they were in."""
         whole = hashlib.sha256()
