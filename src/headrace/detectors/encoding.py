@@ -2,7 +2,7 @@
 
 A number becomes its deviations from the reference's mean, a category one coordinate per value, two different ones being
 one apart, with one for all that are unseen. What is missing takes the reference's median or mode: a test of whole rows
-cannot leave out one value.
+cannot leave out one value, and how often values are missing is for tests of columns to see (`missing`).
 """
 
 from __future__ import annotations

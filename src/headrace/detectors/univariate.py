@@ -5,6 +5,9 @@ Missing values are left out of their column. A column without values on one side
 p-value 1. Whether values are missing as often as in the reference is an entry of its own, `NAME (missing)`, under the
 same correction, of every column in which any is missing on either side; its statistic is the difference of the shares,
 its effect Cramer's V.
+
+How columns go together is seen by none of these, only by tests of whole rows. And the level is that of a reference and
+a sample, both drawn anew: a reference of few rows that is an unlucky one calls window after window a drift.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ average, over the reference's interquartile range / 1.349 (which is the deviatio
 by a few far values), else, where half of the values are one, its standard deviation. A constant column has neither: its
 unit is its own. The p-value is that of the same area by the gaps at fifty quantiles of the pooled values, whose null
 law given the pooled values is that of a Brownian bridge at these points (del Barrio, Gine and Matran 1999, Ann. Probab.
-27, for the limit of the area), drawn once for all columns; `threshold` asks for a fixed bound instead, in those
+27, for the limit of the area), drawn once for all columns; of twenty rows against ten a level of .05 is .065 by it
+(simulated), of fifty against fifty it is held; `threshold` asks for a fixed bound instead, in those
 deviations, without p-values.
 """
 
