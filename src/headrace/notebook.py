@@ -251,6 +251,22 @@ def _artifact(spec: ModelSpec) -> Any:
 
 
 @contextlib.contextmanager
+def asked(model: Any) -> Iterator[tuple[Loaded, Any]]:
+    """A model in memory, as `fit_trust` has it, and a function that asks it: inputs and the outputs wanted to outputs.
+
+    Raises:
+        SettingsError: there are several models.
+        LoadFailed: it cannot be loaded.
+    """
+    specs = _specs(model, None, {})
+    if len(specs) != 1:
+        told = ", ".join(spec.describe() for spec in specs)
+        raise SettingsError(f"{model} holds {len(specs)} models ({told}): name the path of one")
+    with _asked(specs[0]) as both:
+        yield both
+
+
+@contextlib.contextmanager
 def _asked(spec: ModelSpec) -> Iterator[tuple[Loaded, Any]]:
     """The model in memory, without a server around it, and a plain function that asks it: inputs and the outputs
     wanted to outputs. It lives on a loop of its own in a thread of its own, as that of `serve` does.

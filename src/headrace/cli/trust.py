@@ -14,6 +14,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "fit": "Fit detectors and explainers to a model and its training data.",
         "show": "Show what a trust folder holds.",
+        "scan-data": "Look for what is wrong with training data.",
         "status": "Show what the detectors of a served model say.",
         "report": "Write what the detectors of a served model say as a page with pictures.",
     }

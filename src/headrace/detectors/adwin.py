@@ -10,8 +10,8 @@ It differs in this. Values are in deviations of the reference, at most 8, not in
 buckets, so that what is dropped of one is dropped of all. A smallest bucket is `clock` rows, which is how often it
 looks: what is newer than that is no part of its own. The window begins with the reference (`anchored=False`: empty, as
 in the paper), and after an alarm it goes on with what is newer than the change: a stream that stays elsewhere alarms
-once. Delta is chosen for an expected run time by simulation (`detectors.streams`): at the paper's own bound, which holds
-for any law, false alarms are rarer by orders. With `delta` it is the paper's.
+once. Delta is chosen for an expected run time by simulation (`detectors.streams`): at the paper's own bound, which
+holds for any law, false alarms are rarer by orders. With `delta` it is the paper's.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class CvmOnline(Sliding):
         cls,
         x: Array,
         features: Features,
-        options: Mapping[str, Any],
+        options: Mapping[str, Any],  # noqa: ARG003 - nothing depends on them
         rng: np.random.Generator,  # noqa: ARG003 - nothing is drawn
     ) -> tuple[dict[str, Array], Array]:
         """See `Sliding.encode`."""

@@ -20,10 +20,10 @@ labels. Probabilities have no majority: use `mean` or `weightedMean` (a soft vot
 Combining Pattern Classifiers, 2nd ed., Wiley 2014, sections 4.2 and 5.2.
 
 `krum`, `multi-krum`, `trimmed-mean`, and `median` and `vote` with `parameters: {f: 1}`, withstand `f` inputs that
-answer anything (`graph.robust`; of the first three `f` is 1 unless told otherwise): also values that are not finite. Fewer
-inputs than that takes fail the step. With `parameters: {dissent: true}` there is one more tensor, `dissent` (BOOL, one
-element an input in the order of `inputs`): which ones were far from the answer, or, of a vote, voted for anything
-else. `multi-krum` takes `m`, of how many the mean is.
+answer anything (`graph.robust`; of the first three `f` is 1 unless told otherwise): also values that are not finite.
+Fewer inputs than that takes fail the step. With `parameters: {dissent: true}` there is one more tensor, `dissent`
+(BOOL, one element an input in the order of `inputs`): which ones were far from the answer, or, of a vote, voted for
+anything else. `multi-krum` takes `m`, of how many the mean is.
 
 `concatenate` joins on dimension 1 unless told otherwise; a tensor of one dimension counts as one column a row.
 
@@ -53,7 +53,6 @@ Combiner = Callable[[Mapping[str, tuple[Tensor, ...]]], tuple[Tensor, ...] | Awa
 RuntimeFailed where they do not go together; the text names the inputs."""
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
-_ROBUST: Final = frozenset({"krum", "multi-krum", "trimmed-mean", "median", "vote"})
 _WHOLE: Final = 1e-9
 """Weights that differ by less, relative to their sum, are equal: decimal fractions do not add up exactly."""
 
@@ -77,9 +76,11 @@ def combiner(
         LoadFailed: of `custom`, as of `code.load`.
     """
     weights = _checked_weights(spec.weights)
-    if spec.type in _ROBUST and (spec.type in {"krum", "multi-krum", "trimmed-mean"} or spec.parameters):
+    if spec.type in {"median", "vote"} and spec.parameters:
         return _Robust(spec, weights)
     match spec.type:
+        case "krum" | "multi-krum" | "trimmed-mean":
+            return _Robust(spec, weights)
         case "mean":
             return lambda inputs: tuple(_mean(name, group, {}) for name, group in _groups(inputs))
         case "weightedMean":

@@ -70,7 +70,7 @@ def scores(members: Array, f: int) -> Array:
             f"{2 * max(f, 0) + 3} members, and {n} came"
         )
     flat = members.reshape(n, -1).astype(np.float64)
-    is_fine = np.isfinite(flat).all(1)
+    is_fine = np.asarray(np.isfinite(flat).all(1))
     _check_lost(is_fine, f, "krum")
     points = np.where(is_fine[:, None], flat, 0.0)
     # Differences, not products: answers that agree to the last digits are told apart.
@@ -100,8 +100,8 @@ def trimmed_mean(members: Array, f: int) -> Array:
             f"trimmed-mean cuts f off both ends and needs n >= 2 f + 1 members, f >= 0; f is {f} and {n} came"
         )
     members = members.astype(np.float64)
-    is_fine = np.isfinite(members)
-    _check_lost(is_fine.reshape(n, -1).all(1), f, "trimmed-mean")
+    is_fine = np.asarray(np.isfinite(members).reshape(n, -1).all(1))
+    _check_lost(is_fine, f, "trimmed-mean")
     ordered = np.sort(np.where(np.isnan(members), np.inf, members), axis=0)
     found: Array = ordered[f : n - f].mean(0)
     return found
@@ -122,7 +122,7 @@ def median(members: Array, f: int | None = None) -> Array:
     if f < 0 or n < 2 * f + 1:
         raise InvalidRequest(f"a median withstands f of n >= 2 f + 1 members, f >= 0; f is {f} and {n} came")
     members = members.astype(np.float64)
-    is_fine = np.isfinite(members.reshape(n, -1)).all(1)
+    is_fine = np.asarray(np.isfinite(members.reshape(n, -1)).all(1))
     _check_lost(is_fine, f, "median")
     return np.asarray(np.median(members[is_fine], axis=0))
 
@@ -154,7 +154,7 @@ def dissent(members: Array, answer: Array, f: int) -> Array:
     """
     n = len(members)
     flat = members.reshape(n, -1).astype(np.float64)
-    is_fine = np.isfinite(flat).all(1)
+    is_fine = np.asarray(np.isfinite(flat).all(1))
     gaps = np.abs(np.where(is_fine[:, None], flat, 0.0) - answer.reshape(1, -1)).max(1, initial=0.0)
     gaps[~is_fine] = np.inf
     usual = float(np.sort(gaps)[max(n - f - 1, 0)])
