@@ -368,11 +368,12 @@ class FactsJudge(Judge):
 def values_of(spec: DetectorSpec, columns: Columns) -> Array | None:
     """What a detector is fed of rows, `[n, f]` FP64; None: the rows have it not.
 
-    Of `outliers`, the flags of the first outlier detector; of `errors`, 1 where a class was wrong, and how far off a
-    number was.
+    Of `outliers`, the flags of the outlier detector that its parameter `of` names, or of the first; of `errors`, 1
+    where a class was wrong, and how far off a number was.
     """
     if spec.on == "outliers":
-        flags = columns.get("outlier")
+        of = spec.parameters.get("of", "")
+        flags = columns.get(f"outlier:{of}" if of else "outlier")
         return None if flags is None else flags.astype(np.float64).reshape(-1, 1)
     if spec.on == "errors":
         wrong = columns.get("error")

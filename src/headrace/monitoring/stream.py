@@ -277,8 +277,9 @@ class Stream:
             with np.errstate(invalid="ignore"):
                 odd = scores > judge.threshold
             flagged |= odd
-            if judge.spec.kind == "outlier" and outlier is None:
-                outlier = odd
+            if judge.spec.kind == "outlier":
+                seen[f"outlier:{judge.spec.name}"] = odd
+                outlier = odd if outlier is None else outlier
             rows = self._rows_told(judge, columns, scores, odd, most=told)
             told -= len(rows)
             outcomes += rows
