@@ -493,11 +493,14 @@ print(log.counts())
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 @pytest.mark.parametrize("limit", [10, 6000, 60_000])
 def test_a_full_disk(tmp_path, form, limit):
-    """What the disk does not take is counted as failed, harms nothing that was written, and later rows are written."""
+    """What the disk does not take is counted as failed, harms nothing that was written, and leaves no file behind; later
+    rows are written.
+    """
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path), form, str(limit)], capture_output=True, text=True, timeout=50
     )
     assert done.stdout == "{'sent': 20, 'dropped': 0, 'failed': 1000}\n", done.stderr
+    assert all(path.stat().st_size and path.suffix != ".new" for path in tmp_path.rglob("*.*"))
     PayloadLog(PayloadSettings(mode="all", sink=str(tmp_path), format=form)).open()
     assert sorted(row["input.x"] for row in rows_of(tmp_path)) == [*range(10), *range(2000, 2010)]
 

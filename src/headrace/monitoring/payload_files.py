@@ -134,26 +134,36 @@ def finish(part: Path) -> Path:
         else:
             part.unlink()
         return final
-    import pyarrow.parquet as pq
-
     new = final.with_suffix(".new")
     rows = 0
     with part.open("rb") as file:
         schema, found = _stream(file)
         if schema is not None:
-            with new.open("wb") as target:
-                with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-                    for table in _gathered(found):
-                        writer.write_table(table)
-                        rows += table.num_rows
-                target.flush()
-                os.fsync(target.fileno())
+            try:
+                rows = _write_parquet(new, schema, found)
+            except OSError:
+                new.unlink(missing_ok=True)
+                raise
     if rows:
         new.replace(final)
     else:
         new.unlink(missing_ok=True)
     part.unlink()
     return final
+
+
+def _write_parquet(path: Path, schema: pa.Schema, found: Iterator[pa.RecordBatch]) -> int:
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with path.open("wb") as target:
+        with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+            for table in _gathered(found):
+                writer.write_table(table)
+                rows += table.num_rows
+        target.flush()
+        os.fsync(target.fileno())
+    return rows
 
 
 def _cut_to_lines(part: Path) -> None:
@@ -276,6 +286,7 @@ class Folder:
             # the file may have reached a limit of its own: what it has is finished, a new one is tried next time
             if part is not None and key not in self._parts:
                 part.abandon()
+                part.path.unlink(missing_ok=True)  # there was no room even for its head
             if key in self._parts:
                 self._finish(key)
             raise

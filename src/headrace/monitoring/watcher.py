@@ -38,6 +38,7 @@ CLOSING_SECONDS: Final = 3.0
 _TOLD_SECONDS: Final = 0.25
 _IDLE_SECONDS: Final = 1.0
 _MOST_REPORTS: Final = 4
+_THREADS: Final = Path("/proc/self/task")
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ class Watcher:
         self._asked: dict[int, queue.SimpleQueue[Message]] = {}
         self._asks = 0
         self._told_at = self._written_at = 0.0
+        self._gives_way = False
         self._unlogged = 0
         """Exchanges that were dropped before the payload log saw them."""
         self._reports: queue.Queue[tuple[int, Watched] | None] = queue.Queue(_MOST_REPORTS)
@@ -266,6 +268,7 @@ class Watcher:
         watched.is_changed = watched.is_unwritten = True
         if kind == "watch":
             self._open(watched)
+            self._give_way()
         elif kind == "rows":
             try:
                 self._take(watched, message)
@@ -279,6 +282,21 @@ class Watcher:
             self._write(watched)
             with self._wake:
                 self._gone.remove(watched)
+
+    def _give_way(self) -> None:
+        """From now on, on a core that is full of requests, this process gets the hundredth part, and elsewhere what is
+        free. Not before the first model is watched: what that imports would take minutes so.
+        """
+        if self._gives_way:
+            return
+        self._gives_way = True
+        try:
+            threads = [int(each.name) for each in _THREADS.iterdir()]  # Linux: of each thread
+        except OSError:
+            threads = [0]
+        for each in threads:
+            with contextlib.suppress(OSError):  # it has ended, or may not
+                os.setpriority(os.PRIO_PROCESS, each, 19)
 
     def _open(self, watched: Watched) -> None:
         if not watched.folder:
@@ -457,8 +475,6 @@ def _tupled(settings: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """The program."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    with contextlib.suppress(OSError):
-        os.nice(19)  # on a core that is full of requests it gets the hundredth part, and elsewhere what is free
     Watcher(Channel.of_arguments()).run()
     logging.shutdown()
     os._exit(0)  # everything is written; the thread that draws may be inside a library that takes an end badly
