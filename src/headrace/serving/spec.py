@@ -119,8 +119,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     default 0.1), `outputs` (by role of the caller, or `default`: `decimals`, `top_k`, `label_only`), `extraction`
     (`actions`: of `log`, `round`, `label_only`, `throttle`, `block`, one after the other; `window`, `threshold`,
     `throttle_per_second`, `block_seconds`), `canaries` (whether the model must still answer as when the folder was
-    made: `off|warn|require`, default `warn`), `audit` (default false). Default: the folder's detectors and explainers, and no guards. Set
-    it to check requests before they are answered, or to answer less."""
+    made: `off|warn|require`, default `warn`), `audit` (default false). Default: the folder's detectors and explainers,
+    and no guards. Set it to check requests before they are answered, or to answer less."""
 
     # Found by discovery or given by code; no keys of headrace.yaml.
     dialect: str = ""
