@@ -19,10 +19,11 @@ from headrace.detectors import intervals
 from headrace.detectors.base import State
 from headrace.detectors.cells import cut
 from headrace.errors import InvalidRequest
-from headrace.payload import Array
+from headrace.payload import EMPTY, Array
 
 RESAMPLES = 400
 LEAST_LABELS = 30
+CROSSED = 5
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,6 +264,7 @@ class Cbpe:
         spread: Mapping[str, float],
         offset: Mapping[str, float],
         rows: int,
+        gaps: Mapping[str, float] = EMPTY,
     ) -> None:
         self.curves = curves
         """Of each class: points of probabilities, ascending, and what they are worth; between them it is straight."""
@@ -273,6 +275,9 @@ class Cbpe:
         self.offset = offset
         """By how much each metric of the reference was more than its estimate."""
         self.rows = rows
+        self.gaps = gaps
+        """How far from the realised metrics of the reference those are that it estimates of rows whose truth the curves
+        were fitted without: its own error, which is no drift."""
 
     @classmethod
     def fit(
@@ -313,7 +318,12 @@ class Cbpe:
         found = _realised_values(p, said, true)
         made.metrics = {name: found[name] for name in values if name in found}
         made.offset = {name: found[name] - values[name] for name in made.metrics} if calibration != "none" else {}
-        made.spread = {name: spread[name] * true.size**0.5 for name in made.metrics}
+        # Curves are too sure of the rows that they were fitted to, most of all where a class has few: what they say of
+        # others is told by curves that were fitted without them.
+        apart = _crossed(p, true, calibration, seed)
+        again, wider = _expected(apart, p, said, np.random.default_rng(seed))
+        made.spread = {name: max(spread[name], wider.get(name, 0.0)) * true.size**0.5 for name in made.metrics}
+        made.gaps = {name: abs(again.get(name, value) - value) for name, value in made.metrics.items()}
         return made
 
     def calibrated(self, p: Array) -> Array:
@@ -361,7 +371,7 @@ class Cbpe:
             value = min(max(expected + self.offset.get(name, 0.0), 0.0), 1.0)
             # The curves are known from so many rows only.
             half = deviations * (spread[name] ** 2 + self.spread[name] ** 2 / self.rows) ** 0.5
-            usual = deviations * self.spread[name] * (1 / len(p) + 1 / self.rows) ** 0.5
+            usual = deviations * self.spread[name] * (1 / len(p) + 1 / self.rows) ** 0.5 + self.gaps.get(name, 0.0)
             found[name] = Estimate(
                 value=value,
                 low=max(value - half, 0.0),
@@ -383,6 +393,7 @@ class Cbpe:
                 "spread": dict(self.spread),
                 "offset": dict(self.offset),
                 "rows": self.rows,
+                "gaps": dict(self.gaps),
             },
             arrays={
                 "points": np.concatenate([points for points, _ in self.curves]),
@@ -408,7 +419,25 @@ class Cbpe:
             spread=dict(found["spread"]),
             offset=dict(found["offset"]),
             rows=int(found["rows"]),
+            gaps=dict(found.get("gaps", {})),
         )
+
+
+def _crossed(p: Array, true: Array, calibration: str, seed: int) -> Array:
+    """Calibrated probabilities of each row by curves that were fitted without it, in fifths of each class."""
+    order = np.random.default_rng(seed).permutation(true.size)
+    order = order[np.argsort(true[order], kind="stable")]
+    fifth = np.empty(true.size, dtype=np.int64)
+    fifth[order] = np.arange(true.size) % CROSSED
+    found = np.empty(p.shape)
+    for each in range(CROSSED):
+        rest, own = fifth != each, fifth == each
+        curves = [_curve(p[rest, at], true[rest] == at, calibration) for at in range(p.shape[1])]
+        if p.shape[1] == 2:
+            points, worth = curves[1]
+            curves[0] = ((1 - points)[::-1].copy(), (1 - worth)[::-1].copy())
+        found[own] = Cbpe(curves=curves, metrics={}, spread={}, offset={}, rows=int(rest.sum())).calibrated(p[own])
+    return found
 
 
 def _curve(p: Array, held: Array, calibration: str) -> tuple[Array, Array]:
