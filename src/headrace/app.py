@@ -349,7 +349,7 @@ class App:
             settings.control,
             backend,
             self.models,
-            taken=lambda: sorted({spec.name for spec in self._specs}),
+            taken=lambda: sorted({spec.name for spec in self._specs} | self._trusted.names(self._specs)),
             files=resources,
             max_parallel_loads=settings.models.max_parallel_loads,
         )

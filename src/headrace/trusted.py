@@ -9,8 +9,9 @@ and the audit log what each caller was given.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -119,6 +120,15 @@ class Trusted:
         if wanted.path:
             return Path(spec.folder, wanted.path)
         return find_folder(Path(spec.path)) if spec.path else None
+
+    def names(self, specs: Sequence[ModelSpec]) -> set[str]:
+        """Models that trust folders name: of what is served, and of what will be. Reads small files."""
+        named = {served.name for each in self._named.values() for served, _ in each}
+        for path in filter(None, map(self.folder_of, specs)):
+            with contextlib.suppress(LoadFailed):  # told when the model is loaded
+                folder = open_folder(path)
+                named |= {folder.explainers.model, *(each.model for each in folder.detectors)} - {""}
+        return named
 
     async def around(self, spec: ModelSpec, infer: Infer, *, bare: Infer, artifact: RuntimeSpec | None) -> Around:
         """Put around a model what belongs there.

@@ -8,6 +8,11 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
+import re
+import subprocess
+import sys
+import threading
 import time
 
 import grpc
@@ -283,3 +288,44 @@ def test_a_trust_folder_is_read_by_version(tmp_path, serving):
         while ask("GET", f"/v2/models/cancer/versions/{version}/trust")[1].get("artifact_digest") != digest:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+PIPELINE = """
+apiVersion: headrace.io/v1
+kind: Pipeline
+metadata: {name: answered-and-explained}
+spec:
+  steps:
+  - {name: cancer}
+  - {name: why-cancer}
+  output: {steps: [cancer, why-cancer]}
+"""
+
+
+@pytest.mark.timeout(90)
+def test_a_pipeline_explains(cancer, tmp_path):
+    """A model that a trust folder names is a step of a pipeline like any other, beside the model that it explains."""
+    (tmp_path / "pipeline.yaml").write_text(PIPELINE)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "headrace", "serve", str(cancer), "-f", str(tmp_path / "pipeline.yaml")]
+    ports = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-port", "0"]
+    with subprocess.Popen(
+        [*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, env=environ
+    ) as server:
+        try:
+            port = next(
+                int(match[1]) for line in server.stdout if (match := re.search(r"REST +http://\S+:(\d+)", line))
+            )
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("POST", "/v2/pipelines/answered-and-explained/infer", json.dumps(body_of(X[500])), {})
+            reply = connection.getresponse()
+            answer = json.loads(reply.read())
+            connection.close()
+            assert reply.status == 200, answer
+            found = {each["name"]: each["data"] for each in answer["outputs"]}
+            assert json.loads(found["explanation"][0])["meta"]["name"] == "linear-shap"
+            assert len(found["predict"]) == 1
+        finally:
+            server.terminate()
+            server.wait(30)

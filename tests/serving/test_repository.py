@@ -99,6 +99,7 @@ class Real:
         self.signature, self.placement, self.infer = engine.signature, engine.placement, engine.infer
         self.infer_stream = engine.infer_stream if engine.streams else None
         self.routes, self.visit, self.warnings, self.declared = (), None, (), {}
+        self.explain = None
 
     async def close(self, drain_seconds):
         await self.engine.close(drain_seconds)
