@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.child import Message
-from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, Tensor
+from headrace.payload import EMPTY, Array, Infer, InferenceRequest, InferenceResponse, Tensor
 
 INTERNAL: Final = "headrace-internal"
 """The header of a request that the server makes itself: it is neither watched nor logged."""
@@ -141,29 +141,34 @@ def merged(exchanges: Sequence[Exchange], *, whole: bool = False) -> tuple[list[
 
 
 def _alike(exchanges: Sequence[Exchange]) -> dict[str, Any] | None:
-    """All as one part, where each has one input and one output and they agree: what is most often so, told quickly."""
+    """All as one part, where their tensors agree and hold no BYTES: what is most often so, told quickly."""
     try:
-        (sample,) = exchanges[0][3].inputs
-        if sample.datatype == "BYTES":  # what its elements are may differ by content type
+        inputs = _columns([request.inputs for _, _, _, request, _ in exchanges])
+        outputs = _columns([response.outputs for _, _, _, _, response in exchanges])
+        rows = list(map(len, inputs[0][2]))
+        if any(list(map(len, arrays)) != rows for _, _, arrays in (*inputs, *outputs)):
             return None
-        inputs = [one for _, _, _, request, _ in exchanges for (one,) in (request.inputs,)]
-        outputs = [one for _, _, _, _, response in exchanges for (one,) in (response.outputs,)]
-        if any(len(set(map(of, some))) != 1 for of in (_name, _datatype) for some in (inputs, outputs)):
-            return None
-        asked, answered = list(map(_data, inputs)), list(map(_data, outputs))
-        rows = list(map(len, asked))
-        if rows != list(map(len, answered)):
-            return None
-        x, y = np.concatenate(asked), np.concatenate(answered)
-    except (ValueError, TypeError):  # more tensors, other shapes, or no axes
+        return {
+            "inputs": [[name, datatype, np.concatenate(arrays), ""] for name, datatype, arrays in inputs],
+            "outputs": [[name, datatype, np.concatenate(arrays), ""] for name, datatype, arrays in outputs],
+            "rows": rows,
+            **_about(exchanges),
+        }
+    except (ValueError, TypeError, IndexError):  # other tensors, other shapes, no axes
         return None
-    first, other = inputs[0], outputs[0]
-    return {
-        "inputs": [[first.name, first.datatype, x, ""]],
-        "outputs": [[other.name, other.datatype, y, _content(other)]],
-        "rows": rows,
-        **_about(exchanges),
-    }
+
+
+def _columns(tensors: Sequence[tuple[Tensor, ...]]) -> list[tuple[str, str, list[Array]]]:
+    """By position: name, datatype and the arrays of all. Raises ValueError where they do not agree, or may not by
+    their content type.
+    """
+    found = []
+    for column in zip(*tensors, strict=True):
+        (name,), (datatype,) = set(map(_name, column)), set(map(_datatype, column))
+        if datatype == "BYTES":
+            raise ValueError(datatype)
+        found.append((name, datatype, list(map(_data, column))))
+    return found
 
 
 def _key(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], at: int) -> Any:

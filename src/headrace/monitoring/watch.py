@@ -332,7 +332,7 @@ class Watch:
         if not exchanges:
             return
         link = self._link
-        behind = watched.sent_rows - watched.done_rows >= 2 * self._trust.max_waiting_rows
+        behind = watched.sent_rows - watched.done_rows >= self._trust.max_waiting_rows
         if link is None or not link.is_open or link.is_full or behind:
             tapped.dropped += sum(tap.rows_of(request.inputs) for _, _, _, request, _ in exchanges)
             self._logged.dropped += len(exchanges)
