@@ -415,6 +415,10 @@ class App:
             await engine.close(0.0)
             raise
         infer = measure(around.infer, counted)
+        if stream is not None and not around.streams:
+            stream = None
+            guarded = "it streams, and what guards it looks at whole answers: a request for a stream gets one part"
+            around = msgspec.structs.replace(around, warnings=(*around.warnings, guarded))
         counted.load_seconds = time.monotonic() - started
         declared = mlserver_answers.metadata(engine.signature) if spec.dialect == "mlserver" else EMPTY
         warnings = (*spec.warnings, *ready.warnings, *around.warnings)

@@ -53,6 +53,8 @@ class Around(msgspec.Struct, frozen=True):
     explain: Explain | None = None
     """What explains it; None: it has no explainers."""
     warnings: tuple[str, ...] = ()
+    streams: bool = True
+    """Whether it may answer in parts: guards look at whole requests and answers, so what they protect may not."""
 
 
 class _Guarded:
@@ -193,7 +195,9 @@ class Trusted:
             infer = audited(infer, self._opened_audit(), model=spec.name, version=spec.version, caller=who)
         if wanted != _ALONE or self._settings.security.keys_file:
             infer = identified(infer, self._callers)
-        return Around(infer, explain, tuple(warnings))
+        guarded = wanted.audit or _protects(wanted) or bool(wanted.outputs)
+        guarded |= folder is not None and any(each.guard != "off" for each in folder.detectors)
+        return Around(infer, explain, tuple(warnings), streams=not guarded)
 
     async def _canaries(self, spec: ModelSpec, wanted: Trust, folder: Folder, bare: Infer) -> list[str]:
         expected = folder.outputs()

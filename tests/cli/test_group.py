@@ -202,3 +202,11 @@ def test_settings_that_are_wrong(tmp_path):
 def test_settings_reference():
     """`headrace settings --reference` prints the settings reference."""
     assert "### http.port" in run("settings", "--reference").output
+
+
+def test_a_group_alone_shows_its_help():
+    """A group without a subcommand prints its help as it is, line by line, and ends as wrong usage does."""
+    result = CliRunner().invoke(headrace, ["trust"])
+    assert result.exit_code == 2
+    assert "\n  scan-data" in result.output
+    assert "error:" not in result.output

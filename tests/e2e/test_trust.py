@@ -329,3 +329,35 @@ def test_a_pipeline_explains(cancer, tmp_path):
         finally:
             server.terminate()
             server.wait(30)
+
+
+STREAMS = """
+import numpy as np
+
+
+class Counts:
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return x.sum(axis=1)
+
+    def predict_stream(self, x: np.ndarray):
+        for column in x.T:
+            yield column
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("audit", [True, False])
+def test_a_stream_is_no_way_around_guards(tmp_path, audit):
+    """A model that is audited answers a request for a stream as one whole, audited answer; another one in parts."""
+    place = tmp_path / "counts"
+    place.mkdir()
+    (place / "counts.py").write_text(STREAMS)
+    (place / "headrace.yaml").write_text("reference: counts:Counts\n" + ("trust: {audit: true}\n" if audit else ""))
+    log = tmp_path / "audit.jsonl"
+    with headrace.serve(str(place), name="counts", settings={"security.audit_log": str(log)}) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=30)
+        connection.request("POST", "/v2/models/counts/infer_stream", json.dumps(body_of([1.0, 2.0, 3.0])))
+        events = connection.getresponse().read().count(b"data:")
+        connection.close()
+    assert events == (1 if audit else 3)
+    assert log.exists() == audit

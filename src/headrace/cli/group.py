@@ -143,6 +143,9 @@ class LazyGroup(click.Group):
             return run(args, prog_name or "headrace", complete_var, standalone_mode=False, **extra)
         try:
             code = run(args, prog_name or "headrace", complete_var, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as exc:
+            exc.show()  # a group that was called alone: its help, as it is
+            code = 2
         except click.UsageError as exc:
             place = exc.ctx.command_path if exc.ctx else "headrace"
             fail(f"{exc.format_message().rstrip('.')}; see `{place} --help`")

@@ -191,7 +191,9 @@ class Watcher:
     def _take_in(self, watched: Watched, message: Message) -> None:
         rows = message["rows"]
         with self._wake:
-            if watched.waiting_rows and watched.waiting_rows + rows > 2 * self._trust.max_waiting_rows:  # the server, first
+            if (
+                watched.waiting_rows and watched.waiting_rows + rows > 2 * self._trust.max_waiting_rows
+            ):  # the server, first
                 watched.dropped_rows += rows
                 watched.done_rows += rows
                 self._unlogged += sum(len(part["rows"]) for part in message["parts"])
