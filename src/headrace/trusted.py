@@ -188,6 +188,8 @@ class Trusted:
                 model=spec.name, version=spec.version, folder=folder.path if folder is not None else None, infer=infer
             )
         if folder is not None:
+            detectors, explainers = len(folder.detectors), len(folder.explainers.explainers)
+            log.info("%s: watched by %d detectors, explained by %d methods", spec.describe(), detectors, explainers)
             infer = await self._guarded(spec, wanted, folder, infer, bare)
         elif wanted.outputs:
             infer = output_policy.limited(infer, wanted.outputs, role=_role)

@@ -82,7 +82,8 @@ def test_the_status_is_told_in_lines(url):
     assert "iris 1: warning; 1,234 rows watched, 5 dropped" in result.output
     line = next(each for each in result.output.splitlines() if each.startswith("input-drift"))
     assert line.split() == [
-        "input-drift", "warning", "ks", "inputs", "3", "1", "34/100", "least", "p", "1e-09,", "1", "of", "2", "drifted",
+        "input-drift", "warning", "ks", "inputs", "3", "1", "34/100", "least", "p", "1e-09,", "1", "of", "2", "drifted:",
+        "a",
     ]  # fmt: skip
     assert "broken: its file is damaged" in result.output
 

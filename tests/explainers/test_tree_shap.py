@@ -136,6 +136,18 @@ def test_models_that_are_no_trees_are_refused():
         TreeShap.make(reference, perturbation="interventional")
 
 
+def test_a_number_that_no_tree_can_compare_is_refused():
+    """A number beyond single precision is the caller's mistake, and the column is named."""
+    x, y = load_iris(return_X_y=True)
+    reference = Reference(
+        features=numeric(("a", "b", "c", "d")), x=x, y=y, artifact=RandomForestClassifier(5, random_state=0).fit(x, y)
+    )
+    row = x[0].copy()
+    row[2] = 1e308
+    with pytest.raises(InvalidRequest, match="column 'c' is beyond"):
+        TreeShap.make(reference, perturbation="path-dependent").explain(Ask(refuse), row)
+
+
 def test_the_extra_is_named_where_shap_is_missing(monkeypatch):
     """Without shap a scikit-learn model cannot be explained so, and the message names the extra to install."""
     x, y = load_iris(return_X_y=True)

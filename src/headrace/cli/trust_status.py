@@ -18,6 +18,9 @@ STYLES: Final = {
     "failed": "red",
 }
 
+_NAMED: Final = 3
+"""Columns that drifted most are named."""
+
 
 @click.command(short_help="Show what the detectors of a served model say.")
 @click.argument("model")
@@ -113,7 +116,13 @@ def _verdict(told: Mapping[str, Any]) -> str:
         return ", ".join(f"{name} di {di['value']:.3g}" for name, di in shown if di and di["value"] is not None)
     p_values = [each for each in data.get("p_val") or () if each is not None]
     if p_values:
-        drifted = sum(data.get("drifted") or [data["is_drift"]])
-        return f"least p {min(p_values):.2g}" + (f", {drifted} of {len(p_values)} drifted" if len(p_values) > 1 else "")
+        said = f"least p {min(p_values):.2g}"
+        if len(p_values) == 1:
+            return said
+        tested = zip(data["features"], data["drifted"], data["p_val"], strict=True)
+        drifted = sorted((p, name) for name, is_drifted, p in tested if is_drifted)
+        names = ": " + ", ".join(name for _, name in drifted[:_NAMED]) if drifted else ""
+        more = ", ..." if len(drifted) > _NAMED else ""
+        return f"{said}, {len(drifted)} of {len(p_values)} drifted{names}{more}"
     distances = [each for each in data.get("distance") or () if each is not None]
     return f"statistic {max(distances):.3g}" if distances else ""

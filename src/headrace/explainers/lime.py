@@ -218,8 +218,8 @@ def _bounds(present: Array, value: float) -> tuple[float, float]:
 
 def _condition(name: str, low: float, high: float) -> str:
     if np.isinf(low):
-        return name if np.isinf(high) else f"{name} <= {high:.4g}"
-    return f"{name} > {low:.4g}" if np.isinf(high) else f"{low:.4g} < {name} <= {high:.4g}"
+        return name if np.isinf(high) else f"{name} <= {high:.6g}"
+    return f"{name} > {low:.6g}" if np.isinf(high) else f"{low:.6g} < {name} <= {high:.6g}"
 
 
 def _kept(count: int, samples: int, rng: np.random.Generator) -> Array:

@@ -103,10 +103,15 @@ class TreeShap(Explainer):
         """Explain one row `[f]`; the model is read, not asked.
 
         Raises:
-            InvalidRequest: x has other columns, or the engine's effects do not add up to what the model says.
+            InvalidRequest: x has other columns, a number is too large for a tree, or the engine's effects do not add
+                up to what the model says.
         """
         x = rows.row(self._reference.features, x)
         inside = (x * self._scale + self._shift)[None]
+        beyond = np.abs(inside[0]) > np.finfo(np.float32).max  # what trees compare; NaN is a missing value
+        if beyond.any():
+            column = self._reference.features.names[int(beyond.argmax())]
+            raise InvalidRequest(f"tree-shap: column '{column}' is beyond what a number of single precision can be")
         family = white_box.family(self._model)
         is_own = family != "sklearn" and self._background is None
         way = "path-dependent" if self._background is None else "interventional"
