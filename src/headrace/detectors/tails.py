@@ -56,7 +56,7 @@ class Tails:
         """-ln of the left and of the right tail probabilities of rows: two of `[n, f]`, none negative."""
         x = self.filling(matrix(x, len(self.features), method=method))
         rows = self.ordered.shape[1]
-        left, right = np.empty(x.shape), np.empty(x.shape)
+        left, right = np.zeros(x.shape), np.zeros(x.shape)  # of categories it stays so until below
         for at in self.features.numeric:
             left[:, at] = self.ordered[at].searchsorted(x[:, at], side="right")
             right[:, at] = self.ordered[at].searchsorted(x[:, at], side="left")
