@@ -11,16 +11,12 @@ Shares are (count + 1/2) / (rows + cells / 2), so that an empty cell is not infi
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from headrace.detectors import correction as corrections
-from headrace.detectors import permutation
-from headrace.detectors.base import Drift
-from headrace.detectors.cells import Cells, both, dealt
 from headrace.detectors.correction import Correction
-from headrace.detectors.univariate import SAME, Compared, Level, OfCells, check_reference
+from headrace.detectors.shares import OfShares
 from headrace.features import Features
 from headrace.payload import Array
 
@@ -28,16 +24,11 @@ MODERATE = 0.1
 LARGE = 0.25
 
 
-class Psi(OfCells):
+class Psi(OfShares):
     """Compares shares of cells: categories, or the reference's quantile bins."""
 
     METHOD = "psi"
     EFFECT = "psi"
-
-    def __init__(self, features: Features, cells: Cells, level: Level, *, threshold: float | None = None) -> None:
-        super().__init__(features, cells, level)
-        self.threshold = threshold
-        self.compares_missing = threshold is None
 
     @classmethod
     def fit(
@@ -55,32 +46,15 @@ class Psi(OfCells):
         """See `DriftTest.fit`; an index above `threshold`, where one is given, is a drift whatever the number of
         rows.
         """
-        corrections.check_level(cls.METHOD, alpha=alpha, correction=correction, min_effect=min_effect)
-        check_reference(cls.METHOD, x, features)
-        level = Level(alpha=alpha, correction=correction, min_effect=min_effect, seed=seed, rows=len(x))
-        cells = Cells.of(x, features, tuple(range(len(features))), bins=bins)
-        return cls(features, cells, level, threshold=threshold)
+        return cls.of(
+            x, features, alpha=alpha, seed=seed, correction=correction, min_effect=min_effect, bins=bins,
+            threshold=threshold,
+        )  # fmt: skip
 
-    def test(self, x: Array) -> Drift:
-        """See `DriftTest.test`."""
-        found = super().test(x)
-        return found if self.threshold is None else corrections.by_threshold(found, self.threshold)
-
-    def column(self, at: int, reference: Array, sample: Array) -> Compared:
-        """See `OfCells.column`."""
-        held = both(reference, sample)
-        if held is None:
-            return SAME
-        reference, sample = held
-        found = float(index(reference, sample))
-        if self.threshold is not None:
-            return Compared(found, 1.0, found)
-        most = permutation.draws(self.level.alpha, self.tests)
-        return Compared(found, dealt(index, reference, sample, most=most, rng=self.rng(at)), found)
-
-    def parameters(self) -> dict[str, Any]:
-        """See `OfCells.parameters`."""
-        return {"threshold": self.threshold}
+    @staticmethod
+    def measure(reference: Array, sample: Array) -> Array:
+        """See `OfShares.measure`."""
+        return index(reference, sample)
 
 
 def index(reference: Array, sample: Array) -> Array:
