@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+pytest_plugins = ["headrace.testing.brokers", "headrace.testing.stores"]
+
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell starts background jobs deaf to it, and so their children

@@ -19,6 +19,11 @@
     │   ├── MissingExtra        load: a library is not installed; names the extra
     │   ├── UnsafeArtifact      load: the load policy refuses a global inside a pickle
     │   └── VersionMismatch     load: written by a library version known to answer wrongly in silence here
+    ├── ArtifactFailed          fetch, read, write: the bytes of a uri; says which of the causes below it is
+    │   ├── ArtifactNotFound    there is nothing at the uri
+    │   ├── ArtifactDenied      the store does not let us: no credentials, wrong ones, or not enough
+    │   ├── ArtifactCorrupt     what came is not what was announced: length, digest, archive
+    │   └── ArtifactUnreachable the store does not answer, or broke off (also Temporary)
     ├── SettingsError           start: a setting, file or flag is wrong; names the key and the nearest known one
     └── Temporary               trying again later may succeed
         ├── ModelNotReady       route: known, but loading, unloaded or failed
@@ -134,12 +139,34 @@ class VersionMismatch(LoadFailed):
     """The artifact was written by a library version known to answer wrongly, in silence, under the installed one."""
 
 
+class ArtifactFailed(HeadraceError):
+    """Bytes at a uri could not be read or written. The text names the uri without any secret, and what would help."""
+
+
+class ArtifactNotFound(ArtifactFailed):
+    """There is nothing at the uri."""
+
+
+class ArtifactDenied(ArtifactFailed):
+    """The store refuses: no credentials, wrong ones, or ones that may not do this. The text names where they came
+    from, and never what they are.
+    """
+
+
+class ArtifactCorrupt(ArtifactFailed):
+    """What came is not what was announced: its length, its digest, or an archive that cannot be unpacked."""
+
+
 class SettingsError(HeadraceError):
     """A setting is wrong. The text names file and key, and the nearest known key."""
 
 
 class Temporary(HeadraceError):
     """The same request may succeed later."""
+
+
+class ArtifactUnreachable(ArtifactFailed, Temporary):
+    """The store does not answer, is too slow, or broke off; trying again may help."""
 
 
 class ModelNotReady(Temporary):

@@ -25,12 +25,13 @@ from headrace import settings as settings_
 from headrace.app import App
 from headrace.client import Client
 from headrace.errors import HeadraceError, SettingsError
-from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, RequestedOutput, Signature, Tensor
+from headrace.offline import OpenModel
+from headrace.payload import EMPTY, Signature
 from headrace.serving import build, discovery
 from headrace.serving.digest import digest
 from headrace.serving.loaded import Loaded
 from headrace.serving.spec import ModelSpec, check_name, parse_yaml, render
-from headrace.trust.spec import Guard, Trust
+from headrace.trust.spec import Guard
 
 if TYPE_CHECKING:
     from headrace.trust.folder import Folder
@@ -269,41 +270,11 @@ def asked(model: Any) -> Iterator[tuple[Loaded, Any]]:
 @contextlib.contextmanager
 def _asked(spec: ModelSpec) -> Iterator[tuple[Loaded, Any]]:
     """The model in memory, without a server around it, and a plain function that asks it: inputs and the outputs
-    wanted to outputs. It lives on a loop of its own in a thread of its own, as that of `serve` does.
+    wanted to outputs.
     """
-    quiet = settings_.Settings(log=settings_.LogSettings(level="warning"))
-    settings = settings_.load(quiet, "", os.environ, {"models.optimize": "off"})
-    spec = msgspec.structs.replace(spec, optimize="off", trust=Trust(enabled=False))
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="headrace-fit", daemon=True)
-    thread.start()
-
-    async def load() -> Loaded:
-        return await App(settings, [spec]).load(spec)
-
-    try:
-        loaded = asyncio.run_coroutine_threadsafe(load(), loop).result()
-
-        def ask(inputs: tuple[Tensor, ...], outputs: tuple[RequestedOutput, ...]) -> Sequence[Tensor]:
-            request = InferenceRequest(
-                model_name=spec.name, inputs=inputs, outputs=outputs, headers={"headrace-internal": "fit"}
-            )
-            return asyncio.run_coroutine_threadsafe(_answered(loaded.infer, request), loop).result().outputs
-
-        try:
-            yield loaded, ask
-        finally:
-            drain = settings.models.drain_seconds
-            asyncio.run_coroutine_threadsafe(loaded.close(drain), loop).result()
-    finally:
-        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _answered(infer: Infer, request: InferenceRequest) -> InferenceResponse:
-    return await infer(request)  # called where it is awaited: on the model's own loop
+    spec = msgspec.structs.replace(spec, optimize="off")
+    with OpenModel(spec, settings={"models.optimize": "off"}, headers={"headrace-internal": "fit"}) as model:
+        yield model.loaded, model.ask
 
 
 class Server:

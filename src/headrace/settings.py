@@ -26,6 +26,8 @@ from typing import Any, Final, Literal
 
 import yaml
 
+from headrace.artifacts.settings import ArtifactSettings
+from headrace.brokers.settings import KafkaSettings
 from headrace.errors import SettingsError, unknown_key
 from headrace.monitoring.settings import PayloadSettings, TrustSettings
 from headrace.security.load_policy import Setting as LoadPolicy
@@ -248,6 +250,8 @@ class Settings:
     trust: TrustSettings = field(default_factory=TrustSettings)
     payloads: PayloadSettings = field(default_factory=PayloadSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
+    kafka: KafkaSettings = field(default_factory=KafkaSettings)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Origin of each key that is not at its default: `file server.yaml`, `environment HEADRACE_HTTP_PORT`, `flag`."""
 
@@ -275,11 +279,13 @@ SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
         "trust": TrustSettings,
         "payloads": PayloadSettings,
         "security": SecuritySettings,
+        "artifacts": ArtifactSettings,
+        "kafka": KafkaSettings,
     }
 )
 """Section name to its dataclass, in the order of the reference."""
 
-SECRETS: Final = frozenset({"control.token", "trust.webhook_secret"})
+SECRETS: Final = frozenset({"control.token", "trust.webhook_secret", "kafka.password", "kafka.options"})
 """Keys whose values are shown to nobody."""
 
 PREFIX: Final = "HEADRACE_"

@@ -43,6 +43,9 @@ EXTRAS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
         "shap": ("shap>=0.51",),
         "river": ("river>=0.24",),
         "pyod": ("pyod>=3.0",),
+        "storage": ("obstore>=0.9",),
+        "batch": ("pyarrow>=17", "obstore>=0.9"),
+        "kafka": ("confluent-kafka>=2.6",),
         "tracing": ("opentelemetry-sdk>=1.25", "opentelemetry-exporter-otlp-proto-http>=1.25"),
     }
 )
@@ -65,6 +68,9 @@ SERVES: Final[Mapping[str, str]] = MappingProxyType(
         "shap": "Shapley values of tree models",
         "river": "river's drift detectors",
         "pyod": "PyOD's outlier detectors",
+        "storage": "models in buckets and behind URLs: s3, gs, az, https, hf, MLflow",
+        "batch": "batch jobs over CSV, JSON lines, Parquet and Arrow files",
+        "kafka": "Kafka: topics of requests and answers, durable pipelines, events",
         "tracing": "OpenTelemetry spans",
     }
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Final
 import click
 
 from headrace import __version__
+from headrace.cli.lazy import LazyGroup
 from headrace.errors import (
     Conflict,
     HeadraceError,
@@ -92,42 +92,13 @@ def exit_code(error: HeadraceError) -> int:
     return 5 if isinstance(error, Temporary) else 1
 
 
-class LazyGroup(click.Group):
-    """A group that imports a subcommand when it is called, and lists it from `COMMANDS` until then."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command, imported now; None for a name that the table does not have."""
-        if name not in COMMANDS:
-            return None
-        found: click.Command = importlib.import_module(f"headrace.cli.{name}").command
-        return found
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands in the help, without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+class Headrace(LazyGroup):
+    """The command `headrace`: exit codes, and errors as one line each."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The exit codes, at the end of the help."""
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), text) for code, text in EXIT_CODES.items()])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command asked for; an unknown one is an error that names the nearest."""
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(COMMANDS)}"
-            raise click.UsageError(f"no such command '{name}'; {hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def main(
         self,
@@ -195,7 +166,12 @@ def fail_with(faults: Sequence[str]) -> None:
         click.echo(f"  {' '.join(fault.split())}", err=True)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Headrace,
+    commands=COMMANDS,
+    modules="headrace.cli.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="headrace", message="%(prog)s %(version)s")
 def headrace() -> None:
     """Serve, chain, explain and watch machine-learning models.

@@ -529,8 +529,10 @@ class ControlClient:
             ) from exc
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
+        # Closed here, where an interrupt is heard: what the interpreter closes when it clears away, it closes in silence.
         try:
-            return response.read()
+            with response:
+                return response.read()
         except TimeoutError as exc:
             raise DeadlineExceeded(f"{self.url} did not answer within {self._timeout:g} seconds") from exc
         except (OSError, http.client.HTTPException) as exc:

@@ -1,0 +1,133 @@
+"""Real Kafka brokers for tests: pytest loads this file as a plug-in.
+
+`kafka` is a broker started from a package, or the cluster that `HEADRACE_TEST_KAFKA` names (bootstrap servers): tests
+must hold on both, so each makes topics and groups of its own names (`topic`), and none counts on a stand-in's quirks.
+`mock_kafka` is librdkafka's own mock cluster: a real TCP port, without transactions and administration, but with
+KIP-848 and cooperative rebalancing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_START_SECONDS = 30.0
+
+
+class Broker:
+    """A broker in a process of its own: `start`, `kill` and `start` again on the same port and files.
+
+    Args:
+        folder: For its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port`."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+        import noida_db
+
+        binary = Path(noida_db.__file__).with_name("noida-db")
+        binary.chmod(0o755)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, "start", "--only", "kafka", "--kafka-port", str(self.port), "--data-dir", self._folder / "d"],
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+            )
+        wait_for_port(self.port, _START_SECONDS)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, seconds: float) -> None:
+    """Return once something takes connections there.
+
+    Raises:
+        TimeoutError: nothing did.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nothing listens on port {port} after {seconds:g} s") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap servers of a broker that has everything: transactions, administration, lag."""
+    given = os.environ.get("HEADRACE_TEST_KAFKA", "")
+    if given:
+        yield given
+        return
+    pytest.importorskip("noida_db")
+    broker = Broker(tmp_path_factory.mktemp("kafka"))
+    broker.start()
+    try:
+        yield broker.bootstrap
+    finally:
+        broker.kill()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker of the test's own, started, to kill and start again. Never a cluster that somebody gave."""
+    pytest.importorskip("noida_db")
+    own = Broker(tmp_path / "broker")
+    own.start()
+    try:
+        yield own
+    finally:
+        own.kill()
+
+
+@pytest.fixture
+def mock_kafka() -> Iterator[str]:
+    """Bootstrap servers of librdkafka's mock cluster: topics are made when they are first used, with 4 partitions."""
+    confluent_kafka = pytest.importorskip("confluent_kafka")
+    holder: Any = confluent_kafka.Producer({"bootstrap.servers": "127.0.0.1:1", "test.mock.num.brokers": 1})
+    brokers = holder.list_topics(timeout=10).brokers.values()
+    yield ",".join(f"{each.host}:{each.port}" for each in brokers)
+    del holder
+
+
+@pytest.fixture
+def topic() -> str:
+    """A name that no other test has: for topics, and their prefixes, and groups."""
+    return f"t-{uuid.uuid4().hex[:12]}"
