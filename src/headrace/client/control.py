@@ -447,14 +447,14 @@ class ControlClient:
         path = f"/v1/taps/{_quoted(pipeline)}" + (f"?{urlencode(query)}" if query else "")
         connection = self._connect(timeout=self._timeout)
         try:
-            response = self._exchange(connection, "GET", path, b"", {})
-            if response.status >= 400:
-                raise _error(response.status, response.read())
-            if connection.sock is not None:
-                connection.sock.settimeout(None)  # nothing may pass for hours
-            while line := self._line(response):
-                if line.strip():
-                    yield _decode(line, Tapped)
+            with self._exchange(connection, "GET", path, b"", {}) as response:
+                if response.status >= 400:
+                    raise _error(response.status, response.read())
+                if connection.sock is not None:
+                    connection.sock.settimeout(None)  # nothing may pass for hours
+                while line := self._line(response):
+                    if line.strip():
+                        yield _decode(line, Tapped)
         finally:
             connection.close()
 
@@ -529,7 +529,7 @@ class ControlClient:
             ) from exc
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
-        # Closed here, where an interrupt is heard: what the interpreter closes when it clears away, it closes in silence.
+        # Closed here, where an interrupt is heard: what the interpreter clears away it closes in silence.
         try:
             with response:
                 return response.read()

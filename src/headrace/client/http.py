@@ -479,18 +479,22 @@ def _filled(request: InferenceRequest, values: Any, metadata: ModelMetadata) -> 
 
 
 def _read(response: http.client.HTTPResponse) -> bytearray:
-    """The body, into memory that may be written to, so that arrays may be views of it."""
-    if response.length is None:
-        return bytearray(response.read())
-    body = bytearray(response.length)
-    view, position = memoryview(body), 0
-    while position < len(body):
-        count = response.readinto(view[position:])
-        if not count:
-            raise http.client.IncompleteRead(bytes(body[:position]), len(body) - position)
-        position += count
-    response.read()  # marks the response as ended, so that the connection can be used again
-    return body
+    """The body, into memory that may be written to, so that arrays may be views of it.
+
+    The response is closed here: an interrupt that comes while the interpreter clears it away is lost in silence.
+    """
+    with response:
+        if response.length is None:
+            return bytearray(response.read())
+        body = bytearray(response.length)
+        view, position = memoryview(body), 0
+        while position < len(body):
+            count = response.readinto(view[position:])
+            if not count:
+                raise http.client.IncompleteRead(bytes(body[:position]), len(body) - position)
+            position += count
+        response.read()  # marks the response as ended, so that the connection can be used again
+        return body
 
 
 def address_of(url: str) -> SplitResult:
