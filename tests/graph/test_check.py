@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from headrace.graph.check import faults, feeding_faults
-from headrace.graph.spec import Pipeline
+from headrace.graph.spec import Pipeline, Step, topic_references
 from headrace.payload import Signature, TensorSpec
 
 
@@ -287,3 +287,33 @@ def test_what_cannot_be_between_pipelines_is_refused(old, new, sentence):
     """References to others must lead somewhere, and no message may go round for ever."""
     found_ = feeding_faults(many(FED.replace(old, new)))
     assert any(sentence in text for _, text in found_), found_
+
+
+class TestTopics:
+    def test_only_durable_pipelines_have_topics(self):
+        """A pipeline in memory that names topics or partitions is told what is missing."""
+        found = faults("p", Pipeline(steps=(Step(name="a"),), topics="all", partitions=3))
+        assert found == [
+            "pipeline p has topics, but no topics; expected durability: kafka beside it",
+            "pipeline p has partitions, but no topics; expected durability: kafka beside it",
+        ]
+
+    def test_topics_are_of_steps_that_there_are(self):
+        """A topic of a step that does not exist is refused with the nearest that does."""
+        steps = (Step(name="alpha"),)
+        pipeline = Pipeline(steps=steps, durability="kafka", topics=("alpha.inputs", "alpa.outputs"))
+        (found,) = faults("p", pipeline)
+        assert "topics has 'alpa.outputs'" in found
+        assert "did you mean 'alpha.outputs'?" in found
+
+    def test_words_stand_for_lists(self):
+        """`outputs` and `all` mean the sides of every step, `none` means none, and a list means itself."""
+        steps = (Step(name="a"), Step(name="b"))
+
+        def listed(topics):
+            return topic_references(Pipeline(steps=steps, durability="kafka", topics=topics))
+
+        assert listed("none") == ()
+        assert listed("outputs") == ("a.outputs", "b.outputs")
+        assert listed("all") == ("a.inputs", "a.outputs", "b.inputs", "b.outputs")
+        assert listed(("b.inputs",)) == ("b.inputs",)

@@ -73,6 +73,8 @@ LIMITS: Final[Mapping[tuple[type, str], Limit]] = MappingProxyType(
         (graph.Output, "join_window_ms"): (0, None),
         (graph.Pipeline, "max_step_revisits"): (0, None),
         (graph.Pipeline, "timeout_ms"): (0, None),
+        (graph.Pipeline, "partitions"): (0, None),
+        (graph.Pipeline, "result_seconds"): (0, None),
     }
 )
 """Least and greatest value of the fields that are numbers, both included; None: no end on that side."""

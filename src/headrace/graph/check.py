@@ -50,6 +50,7 @@ def faults(
         *_output_faults(name, pipeline),
         *_external_faults(name, pipeline),
         *_condition_faults(name, pipeline),
+        *_topic_faults(name, pipeline),
     ]
     if found:
         return found
@@ -221,6 +222,8 @@ def _number_faults(name: str, pipeline: spec.Pipeline) -> Iterator[str]:
     numbers: list[tuple[str, str, int | None]] = [
         (f"pipeline {name}", "maxStepRevisits", pipeline.max_step_revisits),
         (f"pipeline {name}", "timeoutMs", pipeline.timeout_ms),
+        (f"pipeline {name}", "partitions", pipeline.partitions),
+        (f"pipeline {name}", "resultSeconds", pipeline.result_seconds),
     ]
     if pipeline.output is not None:
         numbers.append((f"pipeline {name} output", "joinWindowMs", pipeline.output.join_window_ms))
@@ -392,6 +395,24 @@ def _condition_faults(name: str, pipeline: spec.Pipeline) -> Iterator[str]:
                 conditions.condition(text)
             except InvalidRequest as exc:
                 yield f"{where} has a condition that cannot be understood: {exc}"
+
+
+def _topic_faults(name: str, pipeline: spec.Pipeline) -> Iterator[str]:
+    if pipeline.durability != "kafka":
+        for field, said in (("topics", pipeline.topics != "none"), ("partitions", pipeline.partitions > 0)):
+            if said:
+                yield f"pipeline {name} has {field}, but no topics; expected durability: kafka beside it"
+    if isinstance(pipeline.topics, str):
+        return
+    known = [f"{step.name}.{side}" for step in pipeline.steps for side in ("inputs", "outputs")]
+    for text in pipeline.topics:
+        if text not in known:
+            yield (
+                f"pipeline {name} topics has '{text}', which nothing is written of; expected STEP.inputs or "
+                f"STEP.outputs of a step that there is{_near(text, known)}"
+            )
+    for each in sorted({each for each in pipeline.topics if pipeline.topics.count(each) > 1}):
+        yield f"pipeline {name} topics has {each} twice"
 
 
 # -- the shape of the graph --

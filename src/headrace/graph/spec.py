@@ -170,10 +170,10 @@ class Output(_Part, frozen=True, kw_only=True):
 
 
 class Dataflow(_Part, frozen=True, kw_only=True):
-    """Seldon's; without effect where nothing is stored."""
+    """What becomes of the topics of a pipeline with `durability: kafka`."""
 
     clean_topics_on_delete: bool = False
-    """Without effect."""
+    """Whether they go with the pipeline. Elsewhere without effect."""
 
 
 class Pipeline(_Part, frozen=True, kw_only=True):
@@ -189,7 +189,25 @@ class Pipeline(_Part, frozen=True, kw_only=True):
     """A step may take what comes of its own answer; `maxStepRevisits` bounds it."""
     max_step_revisits: int = 0
     """How often one step may run again for one request; 0: cycles are refused, as they have no bound."""
+    durability: Literal["memory", "kafka"] = "memory"
+    """`kafka`: requests wait in a topic and answers go to one, so that another replica finishes what a killed one
+    began. Needs the settings `kafka`."""
+    topics: Literal["none", "outputs", "all"] | tuple[str, ...] = "none"
+    """Of which steps the messages are written to topics too: of none, what they answer, what they are asked as well,
+    or a list of `STEP.inputs` and `STEP.outputs`. For `durability: kafka`."""
+    partitions: int = 0
+    """Of topics that are made, so how many replicas can share the work; 0: the setting `kafka.partitions`."""
+    result_seconds: int = 3600
+    """How long a result can be had by its request's id."""
     dataflow: Dataflow | None = None
-    """Seldon's; without effect."""
+    """What becomes of topics."""
     timeout_ms: int = 0
     """For one request; 0: the server's own."""
+
+
+def topic_references(pipeline: Pipeline) -> tuple[str, ...]:
+    """What of a pipeline's steps is written to topics, each as `STEP.inputs` or `STEP.outputs`."""
+    if not isinstance(pipeline.topics, str):
+        return pipeline.topics
+    sides: tuple[str, ...] = {"none": (), "outputs": ("outputs",), "all": ("inputs", "outputs")}[pipeline.topics]
+    return tuple([f"{step.name}.{side}" for step in pipeline.steps for side in sides])
