@@ -38,6 +38,11 @@ class KafkaSettings:
     """Messages that are taken at once."""
     max_in_flight: int = field(default=1000, metadata=_POSITIVE)
     """Messages that are being answered; reading pauses there."""
+    max_in_flight_bytes: int = field(default=64 << 20, metadata=_POSITIVE)
+    """Their keys and values; reading pauses there as well."""
+    revoke_seconds: float = field(default=10.0, metadata=_NOT_NEGATIVE)
+    """When a partition goes to another member of the group: how long to wait for messages that are being answered.
+    Those that take longer are answered again by the other member."""
     request_timeout_seconds: float = field(default=60.0, metadata=_POSITIVE)
     """For one message; then it fails as any other late request."""
     retries: int = field(default=5, metadata=_NOT_NEGATIVE)
