@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, unquote_plus, urlsplit
@@ -25,6 +26,7 @@ from headrace.payload import EMPTY
 _MAX_DEPTH: Final = 6
 """An event of Lambda may hold a message of SQS that holds one of SNS that holds S3's: five; more is nonsense."""
 _SHOWN: Final = 2000
+_MOST_BYTES: Final = (1 << 63) - 1
 _SEAWEED_OWN: Final = frozenset({".uploads", ".versions", ".system"})
 _GOOGLE: Final = "google.cloud.storage.object.v1."
 _AZURE: Final = "Microsoft.Storage."
@@ -279,7 +281,11 @@ def _azure(event: Mapping[str, Any], kind: Any, time: Any) -> ObjectCreated | No
     """https://learn.microsoft.com/azure/event-grid/event-schema-blob-storage, in either form."""
     if kind != f"{_AZURE}BlobCreated":
         return None
-    path = urlsplit(_text(event, "data", "url")).path
+    url = _text(event, "data", "url")
+    try:
+        path = urlsplit(url).path
+    except ValueError as exc:
+        raise _Unknown(f"expected data.url with a container and a blob: {exc}") from exc
     container, _, key = path.lstrip("/").partition("/")
     if not container or not key:
         raise _Unknown(f"expected data.url with a container and a blob, got {path!r}")
@@ -319,9 +325,10 @@ def _optional(found: Any) -> str:
 
 def _size(found: Any, *, default: int = -1) -> int:
     try:
-        return int(found)  # Google writes numbers as text
+        size = int(found)  # Google writes numbers as text
     except (TypeError, ValueError, OverflowError):
         return default
+    return size if 0 <= size <= _MOST_BYTES else default
 
 
 def _seconds(found: Any) -> float:
@@ -351,5 +358,5 @@ def _malformed(reason: str, found: Any) -> Malformed:
     elif isinstance(found, str):
         text = found
     else:
-        text = msgspec.json.encode(found).decode("utf-8", "replace")
+        text = json.dumps(found)  # of numbers that msgspec does not write, too
     return Malformed(reason=reason, text=text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
