@@ -18,7 +18,9 @@ import msgspec
 
 from headrace import settings as settings_
 from headrace.app import App
+from headrace.artifacts.uri import is_local
 from headrace.errors import LoadFailed, SettingsError
+from headrace.local.copies import Copies, name_of
 from headrace.payload import (
     EMPTY,
     Infer,
@@ -142,9 +144,11 @@ class OpenModel:
             raise LoadFailed(f"{self.spec.describe()} is not open")
         return self._loaded
 
-    def predict(self, inputs: Sequence[Tensor], parameters: Parameters = EMPTY) -> Sequence[Tensor]:
+    def predict(
+        self, inputs: Sequence[Tensor], parameters: Parameters = EMPTY, outputs: Sequence[str] = ()
+    ) -> Sequence[Tensor]:
         """Answers of a batch: as many rows as the inputs have. Raises as the model's `Infer` does."""
-        return self.ask(tuple(inputs), parameters=parameters)
+        return self.ask(tuple(inputs), tuple(map(RequestedOutput, outputs)), parameters=parameters)
 
     def ask(
         self,
@@ -177,8 +181,14 @@ def open_model(
     Raises:
         SettingsError: there are several models.
         LoadFailed: there is none, or it cannot be loaded.
+        ArtifactFailed: it cannot be fetched.
     """
-    return OpenModel(one_model(discovery.discover([model], overrides=overrides), model), settings=settings).open()
+    told = settings_.load(settings_.Settings(), "", os.environ, settings)
+    path = model if is_local(model) else str(Copies(told.artifacts).path_of(model))
+    spec = one_model(discovery.discover([path], overrides=overrides), model)
+    if path != model:
+        spec = msgspec.structs.replace(spec, name=name_of(model))
+    return OpenModel(spec, settings=settings).open()
 
 
 def one_model(specs: Sequence[ModelSpec], where: object) -> ModelSpec:

@@ -34,7 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     keep: tuple[str, ...] = ()
     """Columns that stand in the output beside the answers; `*`: all."""
     id_column: str = ""
-    """Kept first, and named in rejects; empty: a row's number in its file."""
+    """Kept first, and named in rejects; empty: a column `row` takes its place, a row's number in its file."""
     outputs: tuple[str, ...] = ()
     """Of the model that are written; empty: all."""
     on_error: Literal["reject", "fail"] = "reject"
@@ -71,9 +71,12 @@ class Predictor(Protocol):
         """What it takes and gives."""
 
     def predict(
-        self, inputs: Sequence[Tensor], parameters: Mapping[str, str | float | bool] = EMPTY
+        self,
+        inputs: Sequence[Tensor],
+        parameters: Mapping[str, str | float | bool] = EMPTY,
+        outputs: Sequence[str] = (),
     ) -> Sequence[Tensor]:
-        """Answers of a batch: each tensor has as many rows as the inputs have.
+        """Answers of a batch: each tensor has as many rows as the inputs have. No outputs named: the default ones.
 
         Raises:
             InvalidRequest: a row cannot be read by the model; which one is not known.
@@ -118,3 +121,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Of `rows`, those that an earlier run had done."""
     outputs: tuple[str, ...] = ()
     """Uris that were written: answers, rejects, manifests."""
+    finished_before: int = 0
+    """Of `files`, those that an earlier run had finished; nothing was done for them now."""
+    interrupted: bool = False
+    """It was cancelled; the same job goes on where it was."""
