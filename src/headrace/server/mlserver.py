@@ -208,6 +208,8 @@ _EMPTY: Final = b""
 class MlserverRest(Rest):
     """The REST surface as MLServer 1.7.1 answers."""
 
+    AS_MLSERVER = True
+
     def _parse_v2(self, request: HttpRequest, served: Served) -> InferenceRequest:
         try:
             return super()._parse_v2(request, served)

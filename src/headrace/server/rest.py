@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import unquote
 
 import msgspec
@@ -27,13 +27,14 @@ from headrace.errors import (
 from headrace.monitoring import tracing
 from headrace.monitoring.logs import request_id
 from headrace.payload import InferenceRequest, InferenceResponse, InferStream
-from headrace.protocols import mlflow_scoring, openapi, routing_feedback, status, v1, v2_control, v2_rest
+from headrace.protocols import openapi, routing_feedback, status, v1, v2_control, v2_rest
 from headrace.routing import sticky
 from headrace.server import compression, model_routes, trust
 from headrace.server.answer_headers import fields_of
 from headrace.server.deployments import Deployments, give
 from headrace.server.http import HttpReply, HttpRequest
 from headrace.server.inference_graph import Graphs
+from headrace.server.invocations import Invocations
 from headrace.server.trust import Trust, TrustSurface
 from headrace.serving.models import Kind, Models, Served, State
 
@@ -81,6 +82,8 @@ class RestSettings(msgspec.Struct, frozen=True, kw_only=True):
     compress_min_bytes: int = 4096
     """Answers from this size on are compressed for callers that accept it."""
     access_log: bool = False
+    invocations_model: str = ""
+    """Whom `POST /invocations` asks where several models are served and the caller names none; empty: nobody."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -107,6 +110,9 @@ _Found = tuple[dict[str, Any], str, str, str]
 
 class Rest:
     """Answers V2 (Open Inference Protocol with its extensions), V1, documents and health."""
+
+    AS_MLSERVER: ClassVar[bool] = False
+    """Whether MLServer's answers count where ours differ."""
 
     def __init__(
         self,
@@ -139,6 +145,14 @@ class Rest:
             },
         )
         self._graphs = Graphs(models, body=self._body, failed=self._failed, unknown=self._unknown)
+        self._invocations = Invocations(
+            models,
+            body=self._body,
+            failed=self._failed,
+            version=settings.server_version,
+            default=settings.invocations_model,
+            as_mlserver=self.AS_MLSERVER,
+        )
 
     async def __call__(self, request: HttpRequest) -> HttpReply:
         """Answer one request; never raises but for cancellation."""
@@ -371,7 +385,7 @@ class Rest:
             [(each.key, each.signature) for each in served],
             base=self._root,
             own=[(each.key, route) for each in served for route in each.routes],
-            scoring=not target.name and bool(self._mlflow_models()),
+            scoring=not target.name and self._invocations.is_there,
         )
         return HttpReply(msgspec.json.encode(document))
 
@@ -382,67 +396,6 @@ class Rest:
         if target.version:
             url = f"/v2/models/{target.name}/versions/{target.version}/docs/dataplane.json"
         return HttpReply(openapi.page(title, self._root + url), content_type=HTML)
-
-    # -- MLflow's scoring protocol --
-
-    async def _invocations(self, request: HttpRequest, target: Target) -> HttpReply:
-        """As MLflow's scoring server: of the one MLflow model there is, or of the one in the path."""
-        try:
-            return await self._score(request, target)
-        except Exception as error:  # noqa: BLE001 - this protocol has an error form of its own
-            reply = self._failed(error, request, target)
-            reply.body = mlflow_scoring.render_error(error, reply.status)
-            return reply
-
-    async def _score(self, request: HttpRequest, target: Target) -> HttpReply:
-        name = target.name
-        if not name:
-            names = self._mlflow_models()
-            if len(names) != 1:
-                listed = ", ".join(f"/v2/models/{each}/invocations" for each in names)
-                raise InvalidRequest(f"{len(names)} MLflow models are loaded; ask one of them: {listed}")
-            (name,) = names
-        served = self._models.route(name, target.version)
-        if not _is_mlflow(served):
-            raise NotFound(f"{served.describe()} is no MLflow model; ask it at /v2/models/{served.name}/infer")
-        content_type = request.headers.get("content-type", "")
-        refusal = mlflow_scoring.refusal(content_type)
-        if refusal:
-            return HttpReply(mlflow_scoring.render_error(InvalidRequest(refusal), 415), 415)
-        inference = mlflow_scoring.parse(
-            self._body(request),
-            content_type=content_type,
-            model_name=served.name,
-            model_version=served.version,
-            signature=served.signature,
-            headers=request.headers,
-            deadline=request.deadline,
-        )
-        response = await served.infer(inference)  # type: ignore[misc]  # set while READY
-        return HttpReply(mlflow_scoring.render(response), headers=fields_of(response))
-
-    async def _ping(self, request: HttpRequest, target: Target) -> HttpReply:
-        """What MLServer's MLflow runtime answers while a model is loaded."""
-        return HttpReply(b'"\\n"')
-
-    async def _mlflow_version(self, request: HttpRequest, target: Target) -> HttpReply:
-        served = self._models.route(self._mlflow_models()[0])
-        libraries = served.signature.libraries if served.signature is not None else {}
-        return HttpReply(msgspec.json.encode(libraries.get("mlflow", "")))
-
-    def _mlflow_models(self) -> list[str]:
-        return sorted({served.name for served in self._models if served.state is State.READY and _is_mlflow(served)})
-
-    def _match_mlflow(self, segments: list[str]) -> dict[str, Any]:
-        """Paths at the root that are there while an MLflow model is."""
-        calls: dict[tuple[str, ...], dict[str, Any]] = {
-            ("invocations",): {"POST": self._invocations},
-            ("ping",): {"GET": self._ping},
-            ("health",): {"GET": self._ping},
-            ("version",): {"GET": self._mlflow_version},
-        }
-        found = calls.get(tuple(segments))
-        return found if found is not None and self._mlflow_models() else {}
 
     # -- the models' own routes --
 
@@ -504,7 +457,7 @@ class Rest:
                 own = segments
         claims = model_routes.claims(models, own)
         if not claims:
-            calls = self._match_mlflow(segments)
+            calls = self._invocations.match(segments)
             if not calls:
                 if verb == "POST" and self._graphs.any():
                     return Target(self._graphs.call, "graph")
@@ -617,7 +570,7 @@ class Rest:
             case ["infer_stream" | "generate_stream"]:
                 return {"POST": self._infer_stream}, base + "/infer_stream", name, version
             case ["invocations"]:
-                return {"POST": self._invocations}, base + "/invocations", name, version
+                return {"POST": self._invocations.call}, base + "/invocations", name, version
             case ["config"]:
                 return {"GET": self._config}, base + "/config", name, version
             case ["stats"]:
@@ -677,10 +630,6 @@ def _addressed(target: Target, name: str) -> Target:
     if target.name == name or not target.route.startswith(_ADDRESSED):
         return target
     return msgspec.structs.replace(target, name=name, version="")
-
-
-def _is_mlflow(served: Served) -> bool:
-    return served.signature is not None and served.signature.platform == "mlflow"
 
 
 def _log_access(request: HttpRequest, code: int, seconds: float) -> None:

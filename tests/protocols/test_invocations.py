@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady, RuntimeFailed
 from headrace.payload import InferenceResponse, Signature, Tensor, TensorSpec
-from headrace.protocols import mlflow_scoring
+from headrace.protocols import invocations
 
 TABLE = Signature(
     platform="mlflow",
@@ -38,7 +38,7 @@ def texts(*values):
 
 def parse(body, signature=TABLE, content_type="application/json"):
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return mlflow_scoring.parse(sent, content_type=content_type, model_name="m", signature=signature)
+    return invocations.parse(sent, content_type=content_type, model_name="m", signature=signature)
 
 
 def columns(request):
@@ -187,7 +187,7 @@ def test_what_is_no_csv_is_refused(body, text):
 )
 def test_json_and_csv_are_taken(content_type, taken):
     """A refusal names what is taken."""
-    refusal = mlflow_scoring.refusal(content_type)
+    refusal = invocations.refusal(content_type)
     assert (refusal == "") is taken
     assert taken or "text/csv" in refusal
 
@@ -215,13 +215,19 @@ def test_json_and_csv_are_taken(content_type, taken):
 def test_predictions_have_the_form_of_the_answer(outputs, predictions):
     """Arrays are lists, tables records, several tensors lists by name."""
     response = InferenceResponse(model_name="m", outputs=tuple(outputs))
-    assert json.loads(mlflow_scoring.render(response)) == {"predictions": predictions}
+    assert json.loads(invocations.render(response).body) == {"predictions": predictions}
 
 
-def test_bytes_that_are_no_text_are_the_models_failure():
-    """JSON carries text only."""
-    with pytest.raises(RuntimeFailed, match="'predict'"):
-        mlflow_scoring.render(InferenceResponse(model_name="m", outputs=(Tensor("predict", "BYTES", texts(b"\xff")),)))
+def test_bytes_that_are_no_text_are_base64():
+    """JSON carries text only, and MLflow answers bytes in lines of base64."""
+    response = InferenceResponse(model_name="m", outputs=(Tensor("predict", "BYTES", texts(b"\xff")),))
+    assert json.loads(invocations.render(response).body) == {"predictions": ["/w==\n"]}
+
+
+def test_an_output_that_is_no_text_is_the_models_failure():
+    """What no datatype carries is named."""
+    with pytest.raises(RuntimeFailed, match="'predict' holds a float"):
+        invocations.render(InferenceResponse(model_name="m", outputs=(Tensor("predict", "BYTES", texts(0.5)),)))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +242,7 @@ def test_bytes_that_are_no_text_are_the_models_failure():
 )
 def test_errors_have_mlflows_form(error, code, name):
     """Clients of MLflow find a code by name, and the message."""
-    assert json.loads(mlflow_scoring.render_error(error, code)) == {"error_code": name, "message": "why"}
+    assert json.loads(invocations.render_error(error, code)) == {"error_code": name, "message": "why"}
 
 
 anything = st.recursive(
@@ -248,7 +254,7 @@ SIGNATURES = (None, TABLE, ARRAY, Signature(platform="mlflow", inputs=ARRAY.inpu
 
 
 @given(
-    st.dictionaries(st.sampled_from([*mlflow_scoring.FORMS, "params"]), anything, min_size=1, max_size=2)
+    st.dictionaries(st.sampled_from([*invocations.FORMS, "params"]), anything, min_size=1, max_size=2)
     | st.fixed_dictionaries({"dataframe_split": st.fixed_dictionaries({"columns": anything, "data": anything})})
     | anything,
     st.sampled_from(SIGNATURES),
