@@ -30,7 +30,7 @@ def test_every_route_of_the_document_answers(server):
             continue  # they would change the server that the other tests share; test_server loads and unloads its own
         for method in operations:
             status, _, reply = server.ask(filled, b"{}" if method == "post" else None, method=method.upper())
-            is_told = any(each in str(reply) for each in ("error_code", "trust f"))  # no MLflow model, no trust folder
+            is_told = any(each in str(reply) for each in ("error_code", "trust f"))  # no such body, no trust folder
             assert status not in {404, 405} or is_told, (method, filled, reply)
 
 

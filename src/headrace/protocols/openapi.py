@@ -43,7 +43,7 @@ def document(
             requests to those with inputs get examples that can be sent as they are.
         base: The URL before every path; empty: where the document came from.
         own: Routes of the models' own, each with its model's name.
-        scoring: An MLflow model is loaded.
+        scoring: Whether the paths of the container contract are answered.
     """
     routes = (*ROUTES, *SCORING) if scoring else ROUTES
     names = list(dict.fromkeys(name for name, _ in models))

@@ -70,10 +70,10 @@ def _of_model(base: str, which: str) -> tuple[Route, ...]:
             method="POST",
             path=f"{base}/invocations",
             tag="MLflow",
-            summary=f"Ask {which} that is an MLflow model, by MLflow's scoring protocol: JSON or CSV",
+            summary=f"Ask {which} by MLflow's scoring protocol: JSON, CSV, JSON lines, numpy",
             request="Invocation",
             response="PredictResponse",
-            errors=(*_INFER_ERRORS, 501),
+            errors=_INFER_ERRORS,
         ),
         Route(
             method="GET",
@@ -346,21 +346,21 @@ SCORING: Final[tuple[Route, ...]] = (
         method="POST",
         path="/invocations",
         tag="MLflow",
-        summary="Ask the one MLflow model there is, by MLflow's scoring protocol: JSON or CSV",
+        summary="Ask the one model there is, or ?model=NAME, as MLflow and SageMaker do: JSON, CSV, JSON lines, numpy",
         request="Invocation",
         response="PredictResponse",
-        errors=(*_INFER_ERRORS, 501),
+        errors=_INFER_ERRORS,
     ),
     *(
-        Route(method="GET", path=path, tag="MLflow", summary=summary, response="Any")
-        for path, summary in (
-            ("/ping", "Whether an MLflow model is loaded"),
-            ("/health", "Whether an MLflow model is loaded"),
-            ("/version", "MLflow's version"),
+        Route(method="GET", path=path, tag="MLflow", summary=summary, media="text/plain", errors=errors)
+        for path, summary, errors in (
+            ("/ping", "Whether the server is ready, for MLflow's clients and SageMaker", (503,)),
+            ("/health", "The same", (503,)),
+            ("/version", "MLflow's version where a model of its is loaded, else the server's", ()),
         )
     ),
 )
-"""Answered while an MLflow model is loaded."""
+"""The container contract of MLflow and SageMaker; where MLServer's answers count, there while an MLflow model is."""
 
 ROUTES: Final[tuple[Route, ...]] = (
     *_of_model("/v2/models/{model}", "a model"),
@@ -433,6 +433,6 @@ ROUTES: Final[tuple[Route, ...]] = (
 
 `/v2/docs` and `/v2/docs/dataplane.json` are other names of the last two, `generate` and `generate_stream` MLServer's
 other names of `infer` and `infer_stream`, `/api/v0.1` is Seldon's older name of `/api/v1.0`. Hosts of graphs (KServe's
-InferenceGraph) answer POST at any other path. Routes of the models' own, and `SCORING`, are added as models come and
-go.
+InferenceGraph) answer POST at any other path. Routes of the models' own are added as models come and go, and `SCORING`
+where it is answered.
 """

@@ -21,7 +21,7 @@ import msgspec
 from headrace.errors import InvalidRequest, NotFound
 from headrace.protocols import invocations
 from headrace.server.answer_headers import fields_of
-from headrace.server.http import JSON, HttpReply, HttpRequest
+from headrace.server.http import JSON, TEXT, HttpReply, HttpRequest
 from headrace.serving.models import Models, Served, State
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Invocations:
     async def _ping(self, request: HttpRequest, target: Target) -> HttpReply:
         if self._as_mlserver:
             return HttpReply(b'"\\n"')
-        return HttpReply(b"\n", 200 if self._models.is_ready() else 503)
+        return HttpReply(b"\n", 200 if self._models.is_ready() else 503, TEXT)
 
     async def _tell_version(self, request: HttpRequest, target: Target) -> HttpReply:
         """MLflow's while there is a model of its, which is what its clients look for."""
@@ -202,7 +202,7 @@ class Invocations:
             signature = self._models.route(name).signature
             version = signature.libraries.get("mlflow", "") if signature is not None else version
             break
-        return HttpReply(msgspec.json.encode(version) if self._as_mlserver else version.encode())
+        return HttpReply(msgspec.json.encode(version)) if self._as_mlserver else HttpReply(version.encode(), 200, TEXT)
 
     def _flows(self) -> list[str]:
         return sorted({each.name for each in self._models if each.state is State.READY and is_mlflow(each)})
