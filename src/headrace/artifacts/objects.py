@@ -1,0 +1,568 @@
+"""Objects of any store, to be listed, read and written: what batch jobs and watchers use, and what a folder of a bucket
+is fetched with. Local folders are such stores too.
+
+    objects = open_objects("s3://bucket/in")
+    for info in objects.list("**/*.csv"): ...
+    with objects.open("a.csv") as file: ...
+    with objects.write("b.csv") as file: ...      # there when the body ends well
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+
+import msgspec
+
+from headrace.artifacts import credentials as credentials_
+from headrace.artifacts import failures, uri
+from headrace.artifacts.credentials import Credentials
+from headrace.artifacts.settings import ArtifactSettings
+from headrace.errors import (
+    ArtifactCorrupt,
+    ArtifactDenied,
+    ArtifactFailed,
+    ArtifactNotFound,
+    ArtifactUnreachable,
+    SettingsError,
+)
+
+if TYPE_CHECKING:
+    from headrace.artifacts.stores import OpenStore
+
+_BUFFER: Final = 256 << 10  # of a reader; a request per buffer until reading proves to be straight on
+_STREAM: Final = 1 << 20  # of a chunk while reading straight on
+_PART: Final = 16 << 20  # of an upload; ten thousand of them are the largest object: 160 GiB
+_UPLOADS: Final = 3  # parts under way
+_EMPTY: Final = frozenset({"", "d41d8cd98f00b204e9800998ecf8427e"})  # etags of nothing
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An object, as its store tells it."""
+
+    uri: str
+    path: str
+    """Below the `Objects` it is of."""
+    size: int
+    """Bytes; -1: not known before it is read."""
+    etag: str
+    """Changes when the bytes do; empty: the store has none."""
+    modified: float
+    """Seconds since the epoch; 0: not known."""
+
+
+class Objects(Protocol):
+    """A folder, bucket or prefix. Methods block, and may be called from several threads."""
+
+    @property
+    def uri(self) -> str:
+        """As it may be shown."""
+
+    def list(self, pattern: str = "") -> Iterator[ObjectInfo]:
+        """Objects that fit a glob (`*`, `?`, `[...]`, and `**` across folders), or that are below a prefix of whole
+        path segments. Nothing there is no error.
+
+        Raises:
+            ArtifactFailed: one of its causes.
+        """
+
+    def head(self, path: str) -> ObjectInfo:
+        """What is known of one.
+
+        Raises:
+            ArtifactNotFound: it is not there.
+            ArtifactFailed: one of its other causes.
+        """
+
+    def read(self, path: str) -> bytes:
+        """All of one. Raises as `head`; ArtifactCorrupt where less came than was announced."""
+
+    def open(self, path: str) -> BinaryIO:
+        """One to be read from anywhere; a connection that breaks is made again. Raises as `head`, and ArtifactCorrupt
+        from its own methods once the object is not the one that was opened.
+        """
+
+    def write(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """One to be written, in one go. It is there, whole, when the body ended well, and not at all otherwise.
+
+        Raises:
+            ArtifactFailed: one of its causes, at the end or while it is written.
+        """
+
+    def put(self, path: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str | None:
+        """Write a small one at once.
+
+        Args:
+            path: Its name.
+            data: Its bytes.
+            if_absent: Only where none is there.
+            if_match: Only over the one of this etag.
+
+        Returns:
+            Its etag (empty: the store has none); None: the condition did not hold.
+
+        Raises:
+            ArtifactFailed: one of its causes.
+        """
+
+    def delete(self, path: str) -> None:
+        """Take one away; one that is not there is no error."""
+
+    def close(self) -> None:
+        """Let go of connections. Twice is once."""
+
+
+def open_objects(
+    name: str,
+    *,
+    settings: ArtifactSettings = ArtifactSettings(),  # noqa: B008 - it is frozen
+    credentials: Credentials | None = None,
+) -> Objects:
+    """The objects below a uri. Nothing is asked of the store yet.
+
+    Args:
+        name: A bucket, prefix or folder of `file`, `s3`, `gs`, `az`; or one file of `http`, whose path is empty.
+        settings: Deadlines, tries, parts.
+        credentials: None: of the settings and the environment.
+
+    Raises:
+        SettingsError: no store is known by this scheme, or the uri lacks a part.
+        ArtifactDenied: there are no credentials where there must be.
+    """
+    place = uri.parse(name)
+    known = credentials if credentials is not None else _known(name, settings)
+    if (remote := known.remotes.get(uri.scheme_of(name))) is not None:
+        place = msgspec.structs.replace(place, scheme=remote.scheme)
+    if place.scheme == "file":
+        from headrace.artifacts.files import LocalObjects
+
+        return LocalObjects(name, place.path)
+    if place.scheme in {"s3", "gs", "az"}:
+        from headrace.artifacts import stores
+
+        return StoreObjects(
+            place.shown.rstrip("/"),
+            place.path.strip("/"),
+            stores.open_store(place, name, settings=settings, credentials=known),
+            place.scheme,
+            settings,
+        )
+    if place.scheme in {"http", "https"}:
+        from headrace.artifacts.http import WebObjects
+
+        return WebObjects(name, settings=settings, credentials=known)
+    raise SettingsError(
+        f"{place.shown}: objects are on file, s3, gs, az and (to be read) http; {place.scheme!r} is none of them"
+    )
+
+
+def _known(name: str, settings: ArtifactSettings) -> Credentials:
+    if uri.is_local(name):
+        return Credentials(credentials_.Variables({}))
+    return credentials_.load(settings.credentials)
+
+
+def split_uri(name: str) -> tuple[str, str]:
+    """`("s3://b/a", "x.csv")` of `s3://b/a/x.csv`; a glob stands in the second part, which is empty for a folder."""
+    return uri.split(name)
+
+
+def expand(
+    name: str,
+    *,
+    settings: ArtifactSettings = ArtifactSettings(),  # noqa: B008 - it is frozen
+    credentials: Credentials | None = None,
+) -> list[ObjectInfo]:
+    """The objects that a uri means: one, those that fit a glob, or all below a folder or prefix; by path, at least one.
+
+    Raises:
+        ArtifactNotFound: it means none.
+        ArtifactFailed: one of its other causes.
+    """
+    where, path = split_uri(name)
+    objects = open_objects(where, settings=settings, credentials=credentials)
+    try:
+        if path and not uri.is_glob(path):
+            try:
+                return [objects.head(path)]
+            except ArtifactNotFound:
+                pass  # a folder, then, or nothing
+        found = sorted(objects.list(path), key=lambda info: info.path)
+    finally:
+        objects.close()
+    if not found:
+        what = "fits" if uri.is_glob(path) else "is there, neither as an object nor below it"
+        raise ArtifactNotFound(f"{uri.shown(name)}: nothing {what}")
+    return found
+
+
+def checked(name: str, path: str) -> str:
+    """A path below a uri, as it is.
+
+    Raises:
+        ArtifactDenied: it would lead out.
+    """
+    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ArtifactDenied(f"{uri.shown(name)}: {path!r} leads out of it")
+    return path
+
+
+class StoreObjects:
+    """A bucket or a prefix of it, through `obstore`.
+
+    Args:
+        name: As it may be shown.
+        prefix: In the bucket, without `/` at its ends.
+        store: The client.
+        scheme: `s3`, `gs`, `az`.
+        settings: Tries and pauses.
+    """
+
+    def __init__(self, name: str, prefix: str, store: OpenStore, scheme: str, settings: ArtifactSettings) -> None:
+        self.uri = name
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._store, self._scheme, self._settings = store, scheme, settings
+
+    def __repr__(self) -> str:
+        return f"<StoreObjects {self.uri}>"
+
+    def list(self, pattern: str = "") -> Iterator[ObjectInfo]:
+        """See `Objects`."""
+        import obstore
+
+        glob = uri.is_glob(pattern)
+        fits = uri.pattern(pattern) if glob else None
+        start = checked(self.uri, uri.static_part(pattern).rstrip("/"))
+        below = (self._prefix + start).rstrip("/")
+        seen = False
+        with self._told(pattern, "listing"):
+            for chunk in obstore.list(self._store.client, below or None, chunk_size=1000):
+                for meta in chunk:
+                    path = meta["path"][len(self._prefix) :]
+                    if (fits is None or fits.fullmatch(path)) and not self._is_folder(meta):
+                        seen = True
+                        yield self._info(path, meta)
+        if not seen and not glob and start:
+            with contextlib.suppress(ArtifactNotFound):
+                yield self.head(start)
+
+    def head(self, path: str) -> ObjectInfo:
+        """See `Objects`."""
+        import obstore
+
+        with self._told(path):
+            return self._info(path, obstore.head(self._store.client, self._key(path)))
+
+    def read(self, path: str) -> bytes:
+        """See `Objects`."""
+        with self.open(path) as file:
+            return file.read()
+
+    def open(self, path: str) -> BinaryIO:
+        """See `Objects`."""
+        return io.BufferedReader(_Ranges(self, self.head(path)), _BUFFER)
+
+    @contextlib.contextmanager
+    def write(self, path: str) -> Iterator[BinaryIO]:
+        """See `Objects`. A process that is killed leaves parts which nobody sees; a lifecycle rule of the bucket
+        (`AbortIncompleteMultipartUpload`) takes them away.
+        """
+        upload = _Upload(self, path)
+        out = io.BufferedWriter(upload, _STREAM)
+        try:
+            yield out
+            if not out.closed:  # a text layer over it may have closed it
+                out.flush()
+        except BaseException:
+            upload.abort()
+            raise
+        finally:
+            upload.silence()
+        upload.finish()
+
+    def put(self, path: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str | None:
+        """See `Objects`."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create" if if_absent else "overwrite"
+        with self._told(path, "writing"):
+            key = self._key(path)
+            try:
+                if if_match is not None:
+                    meta = obstore.head(self._store.client, key)  # Google's condition is a generation, not an etag
+                    if meta["e_tag"] != if_match:
+                        return None
+                    mode = {"e_tag": if_match}
+                    if meta["version"] is not None:
+                        mode["version"] = meta["version"]
+                done = obstore.put(self._store.client, key, data, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            except FileNotFoundError:
+                if if_match is None:
+                    raise
+                return None
+        return done["e_tag"] or ""
+
+    def delete(self, path: str) -> None:
+        """See `Objects`."""
+        import obstore
+
+        with self._told(path, "deleting"), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self._store.client, self._key(path))
+
+    def close(self) -> None:
+        """See `Objects`."""
+
+    def chunks(self, info: ObjectInfo, start: int, end: int) -> Iterator[bytes]:
+        """The bytes of a range of one, in one request.
+
+        Raises:
+            ArtifactCorrupt: it is another object by now, or less came than was announced.
+            ArtifactFailed: one of its other causes.
+        """
+        import obstore
+
+        at = start
+        with self._told(info.path):
+            if start >= end:
+                return
+            got = obstore.get(self._store.client, self._key(info.path), options={"range": (start, end)})
+            self._same(info, got.meta)
+            for chunk in got.stream(min_chunk_size=_STREAM):
+                at += len(chunk)
+                yield chunk
+        if at != end:
+            raise ArtifactUnreachable(f"{info.uri}: broke off after {at - start} of {end - start} bytes")
+
+    def part(self, info: ObjectInfo, start: int, end: int) -> Any:
+        """The bytes of a range of one, whole. Raises as `chunks`."""
+        import obstore
+
+        with self._told(info.path):
+            got = obstore.get(self._store.client, self._key(info.path), options={"range": (start, end)})
+            self._same(info, got.meta)
+            data = got.bytes()
+        if len(data) != end - start:
+            raise ArtifactUnreachable(f"{info.uri}: broke off after {len(data)} of {end - start} bytes")
+        return data
+
+    def upload(self, path: str, data: Any) -> None:
+        """Write what an iterator or a buffer holds; if the iterator raises, nothing is written."""
+        import obstore
+
+        multipart = None if isinstance(data, Iterator) else False
+        with self._told(path, "writing"):
+            obstore.put(
+                self._store.client,
+                self._key(path),
+                data,
+                use_multipart=multipart,
+                chunk_size=_PART,
+                max_concurrency=_UPLOADS,
+            )
+
+    @property
+    def settings(self) -> ArtifactSettings:
+        """As it was given."""
+        return self._settings
+
+    def _same(self, info: ObjectInfo, meta: Any) -> None:
+        if meta["size"] != info.size or (info.etag and meta["e_tag"] and meta["e_tag"] != info.etag):
+            raise ArtifactCorrupt(f"{info.uri}: changed while it was read; read it again when it is written")
+
+    def _is_folder(self, meta: Any) -> bool:
+        """Whether it is what consoles make to show a folder: an empty object whose name ends with `/`, which the client
+        lists without that `/`, and does not find.
+        """
+        import obstore
+
+        if meta["size"] or (meta["e_tag"] or "").strip('"') not in _EMPTY:
+            return False
+        try:
+            obstore.head(self._store.client, meta["path"])
+        except FileNotFoundError:
+            return True
+        return False
+
+    def _key(self, path: str) -> str:
+        return self._prefix + checked(self.uri, path) if path else self._prefix.rstrip("/")
+
+    def _told(self, path: str, doing: str = "reading") -> contextlib.AbstractContextManager[None]:
+        name = uri.join(self.uri, path)
+        return failures.told(name, doing, origin=self._store.origin, secrets=self._store.secrets)
+
+    def _info(self, path: str, meta: Any) -> ObjectInfo:
+        return ObjectInfo(
+            uri=uri.join(self.uri, path),
+            path=path,
+            size=meta["size"],
+            etag=meta["e_tag"] or "",
+            modified=meta["last_modified"].timestamp(),
+        )
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file: by ranges when it is read here and there, as one stream when it is read straight on.
+
+    Args:
+        objects: Where it is.
+        info: What was opened; anything else is an error.
+    """
+
+    def __init__(self, objects: StoreObjects, info: ObjectInfo) -> None:
+        self._objects, self._info = objects, info
+        self._at = 0
+        self._ended = 0 if info.size > _PART else -1  # where the last read ended; a large one begins as a stream
+        self._stream: Iterator[bytes] | None = None
+        self._stream_at = 0
+        self._chunk: memoryview = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"no place before the start of {self._info.uri}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        out = memoryview(buffer).cast("B")
+        count = min(len(out), self._info.size - self._at)
+        if count <= 0:
+            return 0
+        straight = self._at == self._ended
+        for tried in range(self._objects.settings.retries + 1):
+            try:
+                got = self._from_stream(out, count) if straight else self._from_range(out, count)
+                break
+            except ArtifactUnreachable:
+                self._stream, self._chunk = None, memoryview(b"")
+                if tried == self._objects.settings.retries:
+                    raise
+                pause(tried)
+        else:  # pragma: no cover - the last try raises
+            raise AssertionError
+        self._at += got
+        self._ended = self._at
+        return got
+
+    def close(self) -> None:
+        self._stream = None
+        super().close()
+
+    def _from_range(self, out: memoryview, count: int) -> int:
+        data = memoryview(self._objects.part(self._info, self._at, self._at + count))
+        out[:count] = data
+        return count
+
+    def _from_stream(self, out: memoryview, count: int) -> int:
+        if self._stream is None or self._stream_at != self._at:
+            self._stream = self._objects.chunks(self._info, self._at, self._info.size)
+            self._chunk = memoryview(b"")
+        if not self._chunk:
+            self._chunk = memoryview(next(self._stream))
+        got = min(count, len(self._chunk))
+        out[:got] = self._chunk[:got]
+        self._chunk = self._chunk[got:]
+        self._stream_at = self._at + got
+        return got
+
+
+def pause(tried: int) -> None:
+    """Wait before a further try: twice as long each time, by chance between half and all of it."""
+    time.sleep(min(10.0, 0.1 * 2**tried) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+
+
+class _AbortedError(Exception):
+    """What ends an upload that is not to be."""
+
+
+class _Upload(io.RawIOBase):
+    """What is written, sent in parts by a thread of its own; nothing is sent of what is small until it is whole."""
+
+    def __init__(self, objects: StoreObjects, path: str) -> None:
+        self._objects, self._path = objects, path
+        self._part = bytearray()
+        self._queue: queue.Queue[bytes | _AbortedError | None] = queue.Queue(maxsize=1)
+        self._thread: threading.Thread | None = None
+        self._failed: BaseException | None = None
+        self._over = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self._over:
+            return len(memoryview(data).cast("B"))  # a writer that is thrown away empties its buffer
+        view = memoryview(data).cast("B")
+        self._part += view
+        while len(self._part) >= _PART:
+            part = bytes(memoryview(self._part)[:_PART])
+            del self._part[:_PART]
+            self._send(part)
+        return len(view)
+
+    def finish(self) -> None:
+        """Send the rest, and return when the object is there."""
+        if self._thread is None:
+            self._objects.upload(self._path, bytes(self._part))
+            return
+        if self._part:
+            self._send(bytes(self._part))
+        self._send(None)
+        self._thread.join()
+        if self._failed is not None:
+            raise self._failed
+
+    def abort(self) -> None:
+        """Take back what was sent."""
+        self._over = True
+        if self._thread is not None:
+            with contextlib.suppress(ArtifactFailed):
+                self._send(_AbortedError())
+            self._thread.join()
+
+    def silence(self) -> None:
+        """Take nothing more."""
+        self._over = True
+
+    def _send(self, part: bytes | _AbortedError | None) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="headrace-upload", daemon=True)
+            self._thread.start()
+        while True:
+            if self._failed is not None:
+                raise self._failed
+            try:
+                self._queue.put(part, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def _run(self) -> None:
+        try:
+            self._objects.upload(self._path, self._parts())
+        except BaseException as exc:  # noqa: BLE001 - it is raised where the writer is
+            self._failed = exc
+
+    def _parts(self) -> Iterator[bytes]:
+        while (part := self._queue.get()) is not None:
+            if isinstance(part, _AbortedError):
+                raise part
+            yield part
