@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -41,25 +41,37 @@ def ensure_topics(
         SettingsError: a topic is missing and may not be made, or the broker refuses us.
         Temporary: the broker does not answer.
     """
-    client = admin(settings)
-    lacking = missing(settings, names, timeout_seconds=timeout_seconds, client=client)
-    if not lacking:
-        return
-    if not (settings.create_topics if create is None else create):
-        raise SettingsError(
-            f"Kafka at {settings.brokers} has no topic {', '.join(map(repr, lacking))}; make "
-            f"{'it' if len(lacking) == 1 else 'them'}, correct the name, or set kafka.create_topics"
-        )
-    wanted = [
-        NewTopic(
-            name,
-            num_partitions=partitions or settings.partitions,
-            replication_factor=settings.replication,
-            config=dict(config or {}),
-        )
-        for name in lacking
-    ]
-    for name, made in client.create_topics(wanted, request_timeout=timeout_seconds).items():
+    client = _looker(settings)
+    try:
+        lacking = missing(settings, names, timeout_seconds=timeout_seconds, client=client)
+        if not lacking:
+            return
+        if not (settings.create_topics if create is None else create):
+            raise SettingsError(
+                f"Kafka at {settings.brokers} has no topic {', '.join(map(repr, lacking))}; make "
+                f"{'it' if len(lacking) == 1 else 'them'}, correct the name, or set kafka.create_topics"
+            )
+        wanted = [
+            NewTopic(
+                name,
+                num_partitions=partitions or settings.partitions,
+                replication_factor=settings.replication,
+                config=dict(config or {}),
+            )
+            for name in lacking
+        ]
+        _make(settings, wanted, timeout_seconds)
+        deadline = time.monotonic() + _SHOWN_SECONDS
+        while left := missing(settings, lacking, timeout_seconds=timeout_seconds, client=client):
+            if time.monotonic() > deadline:
+                raise Temporary(f"Kafka at {settings.brokers} made topic {left[0]!r}, and does not show it")
+            time.sleep(0.05)  # there is nothing to wait for: a broker tells nobody of a new topic
+    finally:
+        client.close()
+
+
+def _make(settings: KafkaSettings, wanted: Sequence[Any], timeout_seconds: float) -> None:
+    for name, made in admin(settings).create_topics(list(wanted), request_timeout=timeout_seconds).items():
         try:
             made.result(timeout=timeout_seconds + 1)
         except KafkaException as exc:
@@ -67,11 +79,6 @@ def ensure_topics(
                 raise connection.failure(settings, exc, f"make topic {name!r}") from exc
         except TimeoutError as exc:
             raise Temporary(f"Kafka at {settings.brokers} did not make topic {name!r} in time") from exc
-    deadline = time.monotonic() + _SHOWN_SECONDS
-    while left := missing(settings, lacking, timeout_seconds=timeout_seconds, client=client):
-        if time.monotonic() > deadline:
-            raise Temporary(f"Kafka at {settings.brokers} made topic {left[0]!r}, and does not show it")
-        time.sleep(0.05)  # there is nothing to wait for: a broker tells nobody of a new topic
 
 
 def admin(settings: KafkaSettings) -> Any:
@@ -86,6 +93,15 @@ def admin(settings: KafkaSettings) -> Any:
         raise connection.failure(settings, exc, "connect") from exc
 
 
+def _looker(settings: KafkaSettings) -> Any:
+    """A client that asks for topics without making them, as others do at brokers that make what is asked for."""
+    more = {"group.id": "headrace", "allow.auto.create.topics": "false"}  # the group is never joined
+    try:
+        return Consumer(connection.librdkafka(settings, "consumer", more))
+    except (KafkaException, ValueError, TypeError) as exc:
+        raise connection.failure(settings, exc, "connect") from exc
+
+
 def missing(settings: KafkaSettings, names: Sequence[str], *, timeout_seconds: float, client: Any) -> list[str]:
     """Those of the topics that are not there, in their order. Blocks.
 
@@ -93,7 +109,7 @@ def missing(settings: KafkaSettings, names: Sequence[str], *, timeout_seconds: f
         settings: Of the connection.
         names: The topics.
         timeout_seconds: For each of them.
-        client: Any client of the library.
+        client: A consumer: looking for a topic with another client makes it, at brokers that make what is asked for.
 
     Raises:
         SettingsError: the broker refuses us.

@@ -151,6 +151,9 @@ def translate(server: Server, folder: Path) -> tuple[Foreign, tuple[str, ...]]:
         "http.compress_min_bytes": (COMPRESS_MIN_BYTES, of_folder),
         "http.request_timeout_seconds": (PATIENCE_SECONDS, of_folder),
         "models.predict_timeout_seconds": (PATIENCE_SECONDS, of_folder),
+        "kafka.input_topics": (("mlserver-input",), of_folder),
+        "kafka.output_topic": ("mlserver-output", of_folder),
+        "kafka.request_timeout_seconds": (PATIENCE_SECONDS, of_folder),
     }
     warnings = fields.unknown(server.document.content, FIELDS, server.document)
     for name, value in server.values.items():
@@ -219,6 +222,10 @@ _SETTINGS: Final[Mapping[str, Callable[[Any], Mapping[str, Any]]]] = MappingProx
         "metrics_port": _key("metrics.port"),
         "metrics_rest_server_prefix": _key("metrics.rest_prefix"),
         "use_structured_logging": lambda is_on: {"log.format": "json" if is_on else "text"},
+        "kafka_enabled": _key("kafka.enabled"),
+        "kafka_servers": _key("kafka.brokers"),
+        "kafka_topic_input": lambda topic: {"kafka.input_topics": (topic,)},
+        "kafka_topic_output": _key("kafka.output_topic"),
         "tracing_server": _tracing,
         "gzip_enabled": _key("http.compress"),
     }
@@ -233,7 +240,6 @@ _NOT_HONOURED: Final[Mapping[str, Callable[[Any], str]]] = MappingProxyType(
         ),
         "environments_dir": lambda _: "environments are kept under models.cache_dir",
         "metrics_dir": lambda _: "metrics need no files here, with worker processes either",
-        "kafka_enabled": lambda is_on: "there is no Kafka here yet; REST and gRPC are served" if is_on else "",
     }
 )
 """Why a field's value has no effect; empty: it wants nothing that we do not do."""
