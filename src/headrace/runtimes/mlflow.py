@@ -29,6 +29,7 @@ import yaml
 
 from headrace.errors import InvalidRequest, LoadFailed, MissingExtra, SettingsError, UnsafeArtifact
 from headrace.payload import DTYPES, EMPTY, Array, Signature, TensorSpec, datatype_of
+from headrace.runtimes import pickles
 from headrace.runtimes.base import Recognition, Runtime, Source, Values, check_parameters, missing_extra
 
 _FILE: Final = "MLmodel"
@@ -47,6 +48,8 @@ _LIBRARIES: Final = frozenset(
     {"mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost", "mlflow.onnx", "mlflow.statsmodels"}
 )
 """Loaders of models that answer row by row, and whose ValueError is about the rows; any other may be code."""
+_ARRAYS: Final = frozenset({"mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost"})
+"""Loaders of models whose predict gives an array."""
 _CALLERS_FAULT: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 _INPUT: Final = "input-0"
 _OUTPUT: Final = "predict"
@@ -131,7 +134,7 @@ class MlflowRuntime(Runtime):
                     f"{path} has no {_FLAVOR} flavor, only {', '.join(description['flavors'])}; save it with one"
                 )
             if self.source.allowed_globals is not None:
-                _check_safe(path, description)
+                _check_safe(path, description, self.source.allowed_globals)
         mlflow = self._import()
         with _listening() as heard:
             self._model = self.source.model if path is None else self._open(mlflow, path)
@@ -144,7 +147,8 @@ class MlflowRuntime(Runtime):
         example, unread = self._read_example()
         self._read_inputs(metadata, example)
         self._example = self._values(example) if example is not None else None
-        self._outputs, unsaid = self._read_outputs(metadata)
+        answer, unsaid = self._ask_example()
+        self._outputs = self._read_outputs(metadata, answer)
         if batchable is None:
             batchable = not self._in_code
         binary = ",".join(each.name for each in self._columns if each.kind == "binary")
@@ -161,6 +165,8 @@ class MlflowRuntime(Runtime):
                 "loader": loader,
                 "saved_by_mlflow": str(metadata.mlflow_version or "unknown"),
                 **({"binary_columns": binary} if binary else {}),
+                **({"params": ", ".join(map(_param, self._params.values()))} if self._params else {}),
+                **self._form_of(answer, loader),
                 **_kinds(input_schema=metadata.get_input_schema(), output_schema=metadata.get_output_schema()),
             },
         )
@@ -271,18 +277,33 @@ class MlflowRuntime(Runtime):
             self._form = "tensor"
             self._columns = (Column(name=_INPUT, kind="any", datatype="FP64", shape=(-1, int(width))),)
 
-    def _read_outputs(self, metadata: Any) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-        """What the signature says, or what the input example is answered; and why neither does."""
+    def _ask_example(self) -> tuple[Any, tuple[str, ...]]:
+        """What the model's predict gives for its input example, and why it gives nothing."""
+        if self._example is None:
+            return None, ()
+        try:
+            return self._model.predict(self._data(self._example)), ()
+        except Exception as error:  # noqa: BLE001 - the model serves though its own example fails
+            return None, (f"the input example is not answered: {_line(error)}",)
+
+    def _read_outputs(self, metadata: Any, answer: Any) -> tuple[Column, ...]:
+        """What the signature says, or else what the input example is answered."""
         schema = metadata.get_output_schema()
         if schema is not None and schema.inputs:
-            return _columns(schema, _OUTPUT), ()
-        if self._example is None:
-            return (), ()
-        try:
-            answer = self.predict(self._example)
-        except Exception as error:  # noqa: BLE001 - the model serves though its own example fails
-            return (), (f"the input example is not answered: {_line(error)}",)
-        return tuple(_guessed(name, value) for name, value in answer.items()), ()
+            return _columns(schema, _OUTPUT)
+        if answer is None:
+            return ()
+        return tuple(_guessed(name, value) for name, value in self._named(answer, ()).items())
+
+    def _form_of(self, answer: Any, loader: str) -> dict[str, str]:
+        """What the model answers with, as MLflow's own server renders it; nothing, where that is not known."""
+        if answer is None:
+            return {"answer": "array"} if loader in _ARRAYS else {}
+        if isinstance(answer, self._pandas.DataFrame):
+            return {"answer": "table"}
+        if isinstance(answer, list) and answer and all(isinstance(each, Mapping) for each in answer):
+            return {"answer": "table"} if len(self._outputs) > 1 else {"answer": "array"}
+        return {"answer": "tensors" if isinstance(answer, Mapping) else "array"}
 
     # -- inputs --
 
@@ -490,7 +511,7 @@ def _description(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("flavors"), dict) and found["flavors"] else None
 
 
-def _check_safe(folder: Path, description: Mapping[str, Any]) -> None:
+def _check_safe(folder: Path, description: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
     """Refuse what unpickles or runs code: every flavor but those whose files are data.
 
     Raises:
@@ -506,7 +527,8 @@ def _check_safe(folder: Path, description: Mapping[str, Any]) -> None:
         "mlflow.catboost": True,
         "mlflow.xgboost": re.fullmatch(r"xgboost\.(core|sklearn)\.\w+", made) is not None,
         "mlflow.lightgbm": made == "lightgbm.basic.Booster",
-        "mlflow.sklearn": own.get("serialization_format") == "skops" and not own.get("skops_trusted_types"),
+        "mlflow.sklearn": own.get("serialization_format") == "skops"
+        and all(pickles.admits(str(each), allowed, path=folder) for each in own.get("skops_trusted_types") or ()),
     }.get(loader, False)
     if any(flavor.get("code") for flavor in flavors.values() if isinstance(flavor, dict)) or not safe:
         raise UnsafeArtifact(
@@ -537,6 +559,13 @@ def _columns(schema: Any, unnamed: str) -> tuple[Column, ...]:
         else:
             found.append(Column(name=name, kind="json", datatype="BYTES", required=required))
     return tuple(found)
+
+
+def _param(param: Any) -> str:
+    """A param of the signature as a person reads it: `k: double = 1.0`."""
+    kind = str(getattr(param.dtype, "name", param.dtype))
+    default = msgspec.json.encode(param.default, enc_hook=_plain).decode()
+    return f"{param.name}: {kind}{'[]' if param.shape else ''} = {default}"
 
 
 def _kinds(**schemas: Any) -> dict[str, str]:

@@ -118,6 +118,21 @@ def inspect(path: Path) -> Contents:
     return _inspect(str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
+def admits(name: str, allowed: tuple[str, ...], *, path: Path) -> bool:
+    """Whether a file may name this global (`module.qualname`) under an allow-list: for formats that list their own.
+
+    Raises:
+        SettingsError: a pattern of the list is too wide.
+    """
+    module, _, last = name.rpartition(".")
+    rules = _Rules(path, allowed)
+    try:
+        rules.find(module, last)
+    except (UnsafeArtifact, LoadFailed, ImportError):
+        return False
+    return True
+
+
 def load(path: Path, allowed: tuple[str, ...] | None) -> Any:
     """The object in a pickle or joblib file.
 
