@@ -134,8 +134,8 @@ async def test_a_deadline_ends_the_wait(remote):
     await remote.infer(asked(tensor([1.0], "FP64")))
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded):
-        await remote.infer(asked(tensor([2.0], "FP64", "slow"), deadline=begun + 0.2))
-    assert time.monotonic() - begun < 1.5
+        await remote.infer(asked(tensor([4.0], "FP64", "slow"), deadline=begun + 0.2))
+    assert time.monotonic() - begun < 3.5
 
 
 async def test_a_deadline_that_has_passed_is_not_sent(url):
@@ -199,11 +199,11 @@ async def test_closing_waits_for_what_is_under_way(url):
 async def test_closing_does_not_wait_for_ever(url):
     """A request that outlives the drain does not hold up who closes the remote."""
     remote = Remote(url, model="echo")
-    task = asyncio.create_task(remote.infer(asked(tensor([1.5], "FP64", "slow"))))
+    task = asyncio.create_task(remote.infer(asked(tensor([4.0], "FP64", "slow"))))
     await asyncio.sleep(0.1)
     begun = time.monotonic()
     await remote.close(drain_seconds=0.05)
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 3.5
     task.cancel()
     await asyncio.wait({task})
 

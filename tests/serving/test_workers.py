@@ -119,7 +119,7 @@ async def test_a_crash_fails_its_requests_and_is_repaired(load, trigger, cause):
     began = time.monotonic()
     with pytest.raises(WorkerDied, match=rf"model 'm': worker process {before} {cause} with this request in flight"):
         await engine.infer(request(trigger))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20  # not the time that a hung predict has
     await ear.until(ready=False)
     with pytest.raises(ModelNotReady, match=cause):
         await engine.infer(request())

@@ -39,6 +39,9 @@ ALWAYS = {
     "http.compress_min_bytes": 500,
     "http.request_timeout_seconds": 600.0,
     "models.predict_timeout_seconds": 600.0,
+    "kafka.input_topics": ("mlserver-input",),
+    "kafka.output_topic": "mlserver-output",
+    "kafka.request_timeout_seconds": 600.0,
 }
 
 FIELDS = {
@@ -91,15 +94,16 @@ FIELDS = {
     "model_repository_root": (".", {}),
     "model_repository_implementation": ("mine.Repository", {}),
     "model_repository_implementation_args": ({"a": 1}, {}),
-    "kafka_enabled": (False, {}),
-    "kafka_servers": ("localhost:9092", {}),
+    "kafka_enabled": (True, {"kafka.enabled": True}),
+    "kafka_servers": ("one:9092,two:9092", {"kafka.brokers": "one:9092,two:9092"}),
+    "kafka_topic_input": ("in", {"kafka.input_topics": ("in",)}),
+    "kafka_topic_output": ("out", {"kafka.output_topic": "out"}),
 }
 
 NOT_HONOURED = {
     "model_repository_root": ("/elsewhere", "the folder on the command line is where models are looked for"),
     "environments_dir": ("/envs", "environments are kept under models.cache_dir"),
     "metrics_dir": ("/metrics", "metrics need no files here, with worker processes either"),
-    "kafka_enabled": (True, "there is no Kafka here yet; REST and gRPC are served"),
 }
 
 
@@ -124,7 +128,7 @@ def test_not_honoured(root, name):
 def test_every_field_has_a_case():
     """Each field of the table stands in a case above."""
     cases = {case.removeprefix("no-").removeprefix("all-") for case in [*FIELDS, *NOT_HONOURED]}
-    assert mlserver_server.FIELDS.keys() - cases == {"kafka_topic_input", "kafka_topic_output"}
+    assert mlserver_server.FIELDS.keys() == cases
 
 
 def test_origins(root):
