@@ -28,6 +28,7 @@ from headrace.control.parse import File
 from headrace.environments.files import is_asked
 from headrace.errors import LoadFailed, SettingsError
 from headrace.local.backend import LocalBackend
+from headrace.local.copies import Copies, Follower
 from headrace.local.plane import Plane
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
@@ -130,6 +131,7 @@ class App:
         overrides: Mapping[str, Any] = EMPTY,
         problems: Sequence[Problem] = (),
         resources: Sequence[File] = (),
+        copies: Copies | None = None,
     ) -> None:
         """Store what to serve.
 
@@ -141,6 +143,7 @@ class App:
             overrides: Fields of every spec that hold over its own headrace.yaml, as discovery had them.
             problems: What was found and cannot be a model; the start-up policy decides what that means.
             resources: Manifests to apply at the start; `settings.control.enabled` with them.
+            copies: What the paths that were uris stand for.
         """
         self._settings = settings
         self._specs, self._problems = list(specs), list(problems)
@@ -186,6 +189,8 @@ class App:
             trust_metrics=self.metrics.trust,
         )
         self._stopping = threading.Event()
+        self._copies = copies or Copies(settings.artifacts, cancel=self._stopping)
+        self._following: asyncio.Task[None] | None = None
         self._lookout = Lookout(self._again)
         self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
@@ -227,6 +232,9 @@ class App:
         await self._repository.start(self._specs, self._problems)
         if self._plane is not None:
             await self._plane.start()
+        control = self._plane.control if self._plane is not None else None
+        follower = Follower(self._copies, self._repository, self.models, control)
+        self._following = asyncio.create_task(follower.run(), name="follow uris")
         if settings.metrics.enabled:
             self._opening = asyncio.create_task(asyncio.to_thread(self.metrics.open))  # before the first scrape asks
 
@@ -302,6 +310,9 @@ class App:
     async def stop(self) -> None:
         """Accept nothing new, let what is in flight end, unload, close."""
         self._stopping.set()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait({self._following})
         if self._plane is not None:
             await self._plane.stop()
         grace = self._settings.models.drain_seconds
@@ -337,6 +348,7 @@ class App:
             self._repository,
             self._residency,
             mirrors=settings.models.uri_mirrors,
+            fetch=self._copies.path_of,
             memory_bytes=settings.models.memory_bytes,
             metric=self.metrics.value,
             counted=lambda key, version, infer: measure(infer, self.metrics.model(key, version)),
@@ -519,6 +531,7 @@ def run(
     overrides: Mapping[str, Any] = EMPTY,
     problems: Sequence[Problem] = (),
     resources: Sequence[File] = (),
+    copies: Copies | None = None,
     started: Callable[[App], None] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, then drain. Blocks.
@@ -531,6 +544,7 @@ def run(
         overrides: As for `App`.
         problems: As for `App`.
         resources: As for `App`.
+        copies: As for `App`.
         started: Called once everything answers.
 
     Returns:
@@ -554,6 +568,7 @@ def run(
             overrides=overrides,
             problems=problems,
             resources=resources,
+            copies=copies,
         )
         loop = asyncio.get_running_loop()
         leave = asyncio.Event()
@@ -613,10 +628,10 @@ def _prepare(
     elif spec.path:
         path = Path(spec.path)
         runtime = runtime or recognise.recognise(path)[0]
-        allowed = load_policy.decide(path, policy)
+        allowed = load_policy.decide(path, policy, origin=_origin(path, settings))
         fingerprint = digest(path) if optimize != "off" else ""
     elif spec.folder:  # code that a headrace.yaml names, not the person who starts the server
-        allowed = load_policy.decide(Path(spec.folder), policy)
+        allowed = load_policy.decide(Path(spec.folder), policy, origin=_origin(Path(spec.folder), settings))
     place, wanted = _own_folder(spec), _unless_set(spec.environment, "auto", defaults.environment)
     environment = ""
     warnings: tuple[str, ...] = ()
@@ -652,6 +667,12 @@ def _prepare(
     )
     samples = [v2_rest.parse(body, model_name=spec.name).inputs for body in warm_up_bodies(spec)]
     return _Ready(runtime_spec, samples, warnings)
+
+
+def _origin(path: Path, settings: Settings) -> load_policy.Origin:
+    """Whether it was on this machine all along, or came from a store."""
+    cache = Path(settings.artifacts.cache_dir).expanduser().resolve()
+    return "remote" if path.resolve().is_relative_to(cache) else "local"
 
 
 def _parameters(spec: ModelSpec, settings: Settings) -> dict[str, Any]:

@@ -23,8 +23,10 @@ import msgspec
 
 from headrace import settings as settings_
 from headrace.app import App
+from headrace.artifacts.uri import is_local
 from headrace.client import Client
 from headrace.errors import HeadraceError, SettingsError
+from headrace.local.copies import Copies, name_of
 from headrace.offline import OpenModel
 from headrace.payload import EMPTY, Signature
 from headrace.serving import build, discovery
@@ -60,8 +62,8 @@ def serve(
         >>> server.stop()  # doctest: +SKIP
 
     Args:
-        model: A fitted estimator or other object a runtime recognises; a path of a file or folder, or `module:Class`;
-            or a mapping of names to these.
+        model: A fitted estimator or other object a runtime recognises; a path of a file or folder, a uri of a store or
+            registry (`s3://...`, `models:/iris@champion`), or `module:Class`; or a mapping of names to these.
         name: What the model is called in urls; default: from the class or the file. Not for a mapping, which has names.
         block: Stay here until Ctrl-C, as a script that only serves would.
         host: The address to listen on. `0.0.0.0` lets other machines ask.
@@ -395,7 +397,15 @@ def _specs(model: Any, name: str | None, overrides: Mapping[str, Any]) -> list[M
     own = {} if name is None else {"name": check_name(name, where="headrace.serve")}
     if not isinstance(model, str | Path):
         return [ModelSpec(**{"name": _name_of(model), "model": model, **changes, **own})]
-    specs = discovery.discover([str(model)], overrides=changes)
+    remote = not is_local(str(model))
+    path = (
+        str(Copies(settings_.load(settings_.Settings(), "", os.environ, {}).artifacts).path_of(str(model)))
+        if remote
+        else str(model)
+    )
+    specs = discovery.discover([path], overrides=changes)
+    if remote and not own and len({spec.name for spec in specs}) == 1:
+        own = {"name": name_of(str(model))}
     if own and len({spec.name for spec in specs}) > 1:
         raise SettingsError(f"name={name!r} is for one model, and {model} holds {len(specs)}")
     return [msgspec.structs.replace(spec, **own) for spec in specs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from headrace import settings
+from headrace.artifacts.uri import is_local
 from headrace.cli import manifests, output
 from headrace.cli.settings import read_config
 
 if TYPE_CHECKING:
     from headrace.app import App
     from headrace.control.parse import File
+    from headrace.local.copies import Copies
     from headrace.payload import TensorSpec
     from headrace.serving.models import Served
 
@@ -49,6 +52,9 @@ FLAGS: Final[Mapping[str, str]] = MappingProxyType(
         "compat": "compat.answers",
         "control-port": "control.port",
         "state": "control.state",
+        "follow": "artifacts.follow_seconds",
+        "credentials": "artifacts.credentials",
+        "kafka-brokers": "kafka.brokers",
     }
 )
 """Flag to the setting it sets. Values are parsed by the settings loader, so every road takes the same forms."""
@@ -87,6 +93,7 @@ def _setting_options(function: F) -> F:
 @click.option("--access-log/--no-access-log", default=None, help="Log a line for every request.")
 @click.option("--grpc/--no-grpc", default=None, help="Listen for gRPC.  [default: grpc]")
 @click.option("--metrics/--no-metrics", default=None, help="Listen for metrics scrapes.  [default: metrics]")
+@click.option("--kafka/--no-kafka", default=None, help="Answer requests that come by Kafka.")
 @click.option(
     "--control/--no-control",
     default=None,
@@ -105,6 +112,7 @@ def command(
     access_log: bool | None,
     grpc: bool | None,
     metrics: bool | None,
+    kafka: bool | None,
     control: bool | None,
     config: str | None,
     others: tuple[str, ...],
@@ -112,7 +120,8 @@ def command(
 ) -> None:
     """Serve models over REST and gRPC.
 
-    PATH is a model file, a folder with a model, a folder of models, or a class of your own (module:Class). What a file
+    PATH is a model file, a folder with a model, a folder of models, a class of your own (module:Class), or the uri of
+    any of these in a store or registry: s3://, gs://, az://, https://, hf://, models:/NAME@ALIAS, runs:/. What a file
     holds is recognised by its content; a headrace.yaml beside it overrides anything. A folder made for MLServer
     (settings.json, model-settings.json) is served as it is.
 
@@ -128,11 +137,12 @@ def command(
       headrace serve models/ --watch 5s --startup-policy degrade
       headrace serve fraud.onnx churn.ubj --port 9000 --grpc-port 9001
       headrace serve mypackage.model:Ranker --name ranker --placement process
+      headrace serve s3://models/churn models:/iris@champion --follow 30s
       headrace serve -f deployment/
       headrace serve --state production.db
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     values: dict[str, Any] = {key: flags[flag.replace("-", "_")] for flag, key in FLAGS.items()}
-    values |= {"log.access": access_log, "grpc.enabled": grpc, "metrics.enabled": metrics}
+    values |= {"log.access": access_log, "grpc.enabled": grpc, "metrics.enabled": metrics, "kafka.enabled": kafka}
     if control is False and (manifest_paths or not paths):
         what = "-f needs the control loop" if manifest_paths else "without PATH there is nothing to serve"
         raise click.UsageError(f"{what}, and --no-control turns it off", click.get_current_context())
@@ -179,16 +189,42 @@ def run(
         SettingsError: a setting is wrong.
         LoadFailed: a model cannot be served, under the start-up policy `fail`.
     """
-    foreign, warnings = foreign_settings(paths)
-    loaded = settings.load(
+    told = functools.partial(
+        settings.load,
         defaults or settings.Settings(),
         read_config(config),
         os.environ,
         values,
         file_name=config or "",
-        foreign=foreign,
     )
+    with contextlib.ExitStack() as stack:
+        copies: Copies | None = None
+        if not all(map(is_local, paths)):
+            from headrace.cli import downloads
+            from headrace.local.copies import Copies
 
+            copies = stack.enter_context(contextlib.closing(Copies(told().artifacts)))
+            with downloads.shown() as report:
+                paths = copies.open(paths, report)
+        foreign, warnings = foreign_settings(paths)
+        loaded = told(foreign=foreign)
+        return _run(
+            loaded, paths, foreign, warnings, overrides=overrides, name=name, resources=resources, copies=copies
+        )
+
+
+def _run(
+    loaded: settings.Settings,
+    paths: Sequence[str],
+    foreign: Mapping[str, tuple[Any, str]],
+    warnings: Sequence[str],
+    *,
+    overrides: Mapping[str, Any],
+    name: str | None,
+    resources: Sequence[File],
+    copies: Copies | None,
+) -> int:
+    """What `run` does once all is on this machine."""
     from headrace import app
     from headrace.serving import discovery
 
@@ -216,6 +252,7 @@ def run(
             problems=found.problems,
             started=lambda running: announce(running, loaded),
             resources=resources,
+            copies=copies,
         )
 
 

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.artifacts.uri import is_local
 from headrace.control import rollout
 from headrace.control.backends.base import (
     Action,
@@ -46,7 +47,7 @@ from headrace.graph.spec import Pipeline, Step
 RETRY_SECONDS: Final = 1.0
 MAX_RETRY_SECONDS: Final = 300.0
 
-UNTOUCHED: Final = ("canary_traffic_percent", "max_replicas")
+UNTOUCHED: Final = ("canary_traffic_percent", "max_replicas", "follow_seconds")
 """Fields of a model that no backend has to do anything for."""
 SAME_REVISION: Final = (
     *UNTOUCHED,
@@ -375,7 +376,7 @@ def looks_beside(spec: Spec) -> bool:
     """Whether a spec names files relative to its manifest, so that the manifest's folder is a part of it."""
     match spec:
         case Model():
-            elsewhere = "://" in spec.uri or spec.uri.startswith("/")
+            elsewhere = not is_local(spec.uri) or spec.uri.startswith(("/", "file:"))
             return bool(spec.reference) or spec.environment not in {"auto", "off"} or not (elsewhere or not spec.uri)
         case Pipeline():
             return any(

@@ -69,7 +69,15 @@ class Model(_Part, frozen=True, kw_only=True):
     """A model to serve. Each change of what is loaded makes a revision, which is the version that is served."""
 
     uri: str = ""
-    """A file or folder, relative to the manifest; `file://` too. Empty with `reference`: a model in code."""
+    """A file or folder, relative to the manifest, or a uri of a store or registry: `s3://...`, `models:/iris@champion`.
+    Empty with `reference`: a model in code."""
+    follow_seconds: float = 0.0
+    """How often a uri that may come to stand for something else is looked at again. When it does, that is a new
+    revision, which is loaded, warmed and takes over, or gets the canary's share; one that cannot be loaded gets
+    nothing. 0: never."""
+    resolved_uri: str = ""
+    """What `uri` stood for when it was last looked at: written by the server that follows it, kept by an apply that
+    leaves it out."""
     artifact_version: str = ""
     """Which version folder below `uri`; empty: the highest, if there are any."""
     runtime: str = ""

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -22,7 +22,7 @@ from headrace.control.events import KEPT_EACH, Event
 from headrace.control.manifests.base import MADE_FROM
 from headrace.control.parse import File, Read, Survey
 from headrace.control.reconciler import LOADS, LOOK_SECONDS, Reconciler
-from headrace.control.resources import KINDS, Resource
+from headrace.control.resources import KINDS, Model, Resource
 from headrace.control.store import Change, Past, Prepared, Store
 from headrace.errors import Conflict, InvalidResources, NotFound
 from headrace.payload import Signature
@@ -221,6 +221,28 @@ class Control:
                 who = who or "rollback"
                 await self._commit(functools.partial(self._store.apply, (), who=who, prepared=prepared))
         return Applied(changes=prepared.changes, resource_version=self._store.resource_version)
+
+    async def resolve(self, model: str, uri: str) -> Applied:
+        """Declare that what a model's uri stands for is another uri now: a new revision.
+
+        Raises:
+            NotFound: there is no such model any more.
+            InvalidResources: it cannot be any more, beside what is there now.
+        """
+        async with self._turn:
+            stored = self._store.get("Model", model)
+            spec = msgspec.structs.replace(cast("Model", stored.spec), resolved_uri=uri)
+            moved = msgspec.structs.replace(stored, spec=spec)
+            found = Survey(reads=(Read(resource=moved, file="what is followed", lines={}),))
+            prepared = await self._prepared(found, alone=True)
+            if prepared.touched:
+                await self._commit(functools.partial(self._store.apply, (), who="follow", prepared=prepared))
+        return Applied(changes=prepared.changes, resource_version=self._store.resource_version)
+
+    async def tell(self, event: Event) -> None:
+        """Keep an event of a resource."""
+        await self._call(lambda: self._store.record([event]))
+        self._tell()
 
     async def _prepared(self, found: Survey, *, alone: bool = False) -> Prepared:
         """What an apply would write, if it can be; `alone`: nothing else goes with it.

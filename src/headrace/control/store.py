@@ -341,6 +341,9 @@ class Store:
             )
             status = Status(revision=newest + 1 if given.kind == "Model" else 0, notes=given.notes)
             return msgspec.structs.replace(given, metadata=meta, spec=spec, status=status), "created"
+        past = before.spec
+        if isinstance(spec, Model) and isinstance(past, Model) and spec.uri == past.uri and not spec.resolved_uri:
+            spec = msgspec.structs.replace(spec, resolved_uri=past.resolved_uri)  # written by who follows the uri
         if not plan.looks_beside(spec):  # the same from another folder is no other
             given = msgspec.structs.replace(given, base=before.base)
         same_spec = spec == before.spec and given.base == before.base
@@ -640,7 +643,12 @@ def _carried_over(made: Resource, before: Resource | None, version: int) -> Reso
 
 
 def _revises(spec: Model, base: str, before: Resource) -> bool:
-    return not isinstance(before.spec, Model) or ((plan.loaded(spec), base) != (plan.loaded(before.spec), before.base))
+    past = before.spec
+    if not isinstance(past, Model):
+        return True
+    if past.uri == spec.uri and not past.resolved_uri:  # the first look at a uri changes nothing of what it stood for
+        past = msgspec.structs.replace(past, resolved_uri=spec.resolved_uri)
+    return (plan.loaded(spec), base) != (plan.loaded(past), before.base)
 
 
 def _progressed(before: Status, after: Status) -> bool:

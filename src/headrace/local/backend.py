@@ -42,7 +42,7 @@ from headrace.graph.external import Feed
 from headrace.graph.route import Router, router
 from headrace.graph.taps import Listener, Taps
 from headrace.local import elsewhere, feedback, picture, seen
-from headrace.local.models import model_spec
+from headrace.local.models import Fetch, model_spec
 from headrace.local.steps import implicit_model, key_of_step, version_of_step
 from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature
 from headrace.routing import sticky
@@ -102,6 +102,7 @@ class LocalBackend:
         residency: Residency,
         *,
         mirrors: Sequence[str] = (),
+        fetch: Fetch | None = None,
         memory_bytes: int = 0,
         changed: Callable[[], None] = lambda: None,
         metric: Callable[[str, str, str], float | None] = lambda *_: None,
@@ -118,6 +119,7 @@ class LocalBackend:
             repository: Loads models.
             residency: Decides which of them are in memory.
             mirrors: As the setting `models.uri_mirrors`.
+            fetch: Brings what a uri of a store names to this machine; None: nothing does.
             memory_bytes: As the setting; what holds where no Server resource says otherwise.
             changed: Called when something changes state by itself.
             metric: A metric's value by its name, a model's name and version.
@@ -128,7 +130,7 @@ class LocalBackend:
             load_policy: As the setting `models.load_policy`: for code that steps name.
         """
         self._models, self._repository, self._residency = models, repository, residency
-        self._mirrors, self._memory_bytes = tuple(mirrors), memory_bytes
+        self._mirrors, self._fetch, self._memory_bytes = tuple(mirrors), fetch, memory_bytes
         self.changed = changed
         self.metric = metric
         self._counted, self._forgotten = counted, forgotten
@@ -285,7 +287,7 @@ class LocalBackend:
             if server is not None and isinstance(server.unit, ServerUnit) and server.unit.spec.url:
                 await self._set_elsewhere(deployed, unit, server.unit)
             else:
-                spec = await asyncio.to_thread(model_spec, unit, mirrors=self._mirrors)
+                spec = await asyncio.to_thread(model_spec, unit, mirrors=self._mirrors, fetch=self._fetch)
                 await self._repository.add(spec)
                 self._leave_elsewhere(deployed)
         except Exception as error:

@@ -5,44 +5,49 @@ The backend calls `model_spec` in a thread, since it reads the heads of files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from headrace.artifacts.uri import is_local
 from headrace.control.backends.base import ModelUnit
 from headrace.control.resources import EXPLAINER, Model
-from headrace.errors import LoadFailed
+from headrace.errors import HeadraceError, LoadFailed
 from headrace.payload import TensorSpec
 from headrace.serving import discovery
 from headrace.serving.batching import Batching
 from headrace.serving.models import readable
 from headrace.serving.spec import Cache, ModelSpec
 
+Fetch = Callable[[str], Path]
+"""Uri of a store to a local copy; raises HeadraceError."""
+
 _SAME: Final = ("runtime", "placement", "replicas", "predict_timeout_seconds", "optimize", "load_policy", "environment")
 """Fields of Model that are those of ModelSpec."""
 
 
-def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = ()) -> ModelSpec:
+def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = (), fetch: Fetch | None = None) -> ModelSpec:
     """What the repository is to load for a revision. Blocks while the heads of files are read.
 
     Args:
         unit: The revision.
         mirrors: `PREFIX=FOLDER`, as the setting `models.uri_mirrors`.
+        fetch: Brings what a uri of a store names to this machine; None: nothing does.
 
     Raises:
         LoadFailed: or another of the load's errors: there is nothing at the uri, or not one model.
     """
     model = unit.spec
-    where = f"Model '{unit.name}'"
+    where, uri = f"Model '{unit.name}'", model.resolved_uri or model.uri
     if model.runtime == EXPLAINER:
         return ModelSpec(
             name=unit.name,
             version=str(unit.revision),
             runtime=EXPLAINER,
-            path=str(place(model.uri, unit.base, mirrors, where=where)) if model.uri else "",
+            path=str(place(uri, unit.base, mirrors, where=where, fetch=fetch)) if uri else "",
             parameters=model.parameters,
             on_demand=model.load == "onDemand",
         )
@@ -50,7 +55,7 @@ def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = ()) -> ModelSpec:
         found = discovery.discover([_reference(model.reference, unit.base)], overrides=_overrides(model))
     else:
         found = discovery.discover(
-            [str(place(model.uri, unit.base, mirrors, where=where))], overrides=_overrides(model)
+            [str(place(uri, unit.base, mirrors, where=where, fetch=fetch))], overrides=_overrides(model)
         )
     chosen = _one(found, model, unit.name, where)
     version = str(unit.revision)
@@ -67,31 +72,33 @@ def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = ()) -> ModelSpec:
     )
 
 
-def place(uri: str, base: str, mirrors: Sequence[str] = (), *, where: str = "uri") -> Path:
-    """The local file or folder that a uri names.
+def place(uri: str, base: str, mirrors: Sequence[str] = (), *, where: str = "uri", fetch: Fetch | None = None) -> Path:
+    """The local file or folder that a uri names. Blocks while it is fetched.
 
     Args:
-        uri: A path, `file://`, or anything that begins with the prefix of a mirror.
+        uri: A path, `file://`, what begins with the prefix of a mirror, or a uri of a store.
         base: Where relative paths start.
         mirrors: `PREFIX=FOLDER`; the longest prefix that fits counts.
         where: What names the uri, for the message.
+        fetch: As for `model_spec`.
 
     Raises:
-        LoadFailed: a scheme that cannot be fetched here.
+        LoadFailed: it cannot be fetched.
     """
     for mirror in sorted(mirrors, key=len, reverse=True):
         prefix, _, folder = mirror.partition("=")
         if prefix and uri.startswith(prefix):
             return Path(folder).expanduser().absolute() / uri[len(prefix) :].lstrip("/")
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    if parts.scheme and "://" in uri:
-        raise LoadFailed(
-            f"{where}: {uri} cannot be fetched: expected a path or file://. Copy it to a folder of this machine and "
-            f"set models.uri_mirrors to '{parts.scheme}://{parts.netloc}=FOLDER'"
-        )
-    return Path(base or ".", uri).expanduser().absolute()
+    if uri.startswith("file:"):
+        return Path(unquote(urlsplit(uri).path))
+    if is_local(uri):
+        return Path(base or ".", uri).expanduser().absolute()
+    if fetch is None:
+        raise LoadFailed(f"{where}: {uri} cannot be fetched here: expected a path or file://")
+    try:
+        return fetch(uri)
+    except HeadraceError as error:
+        raise LoadFailed(f"{where}: {error}") from error
 
 
 def _reference(reference: str, base: str) -> str:

@@ -1,0 +1,278 @@
+"""Uris of stores as paths of this machine, for as long as a server runs: what `headrace serve s3://...` serves.
+
+A uri becomes a link to its copy in the cache, so the paths that the repository looks at stay the same when the uri
+comes to stand for something else: `Follower` points the link elsewhere, and the repository's own hot reload does the
+rest. A copy that has a version, as registries have it, is a version folder below the link's name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from headrace.artifacts.base import Fetched, Pinned, Progress
+from headrace.artifacts.settings import ArtifactSettings
+from headrace.artifacts.uri import is_local
+from headrace.control.events import Event
+from headrace.control.resources import Model
+from headrace.control.service import Control
+from headrace.errors import HeadraceError
+from headrace.serving.models import Models, State
+from headrace.serving.repository import Repository
+
+_log = logging.getLogger(__name__)
+_ALIAS: Final = "@"
+
+
+class Copies:
+    """What uris stand for, on this machine. `path_of` may be called from several threads.
+
+    Args:
+        settings: The section `artifacts`.
+        cancel: Ends downloads that are under way.
+    """
+
+    def __init__(self, settings: ArtifactSettings, *, cancel: threading.Event | None = None) -> None:
+        self.settings = settings
+        self._cancel = cancel
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.links: list[Link] = []
+
+    def path_of(self, uri: str, report: Callable[[Progress], None] | None = None) -> Path:
+        """The copy of a uri. Blocks while it comes.
+
+        Raises:
+            ArtifactFailed: one of its causes.
+        """
+        return Path(self._fetched(uri, report).path)
+
+    def open(self, paths: Sequence[str], report: Callable[[str, Progress], None] | None = None) -> list[str]:
+        """The paths with a link to the copy in the place of each uri. Blocks while they come.
+
+        Args:
+            paths: Of models; uris of stores among them perhaps.
+            report: Told how far each uri is.
+
+        Raises:
+            ArtifactFailed: one of its causes.
+        """
+        return [path if is_local(path) else self._linked(path, report) for path in paths]
+
+    def close(self) -> None:
+        """Remove the links; the copies stay in the cache."""
+        self.links.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _linked(self, uri: str, report: Callable[[str, Progress], None] | None) -> str:
+        fetched = self._fetched(uri, None if report is None else functools.partial(report, uri))
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
+        place = Path(self._folder.name, str(len(self.links)))
+        place.mkdir()
+        link = Link(uri, place / name_of(uri))
+        link.point(fetched)
+        self.links.append(link)
+        return str(link.path)
+
+    def _fetched(self, uri: str, report: Callable[[Progress], None] | None = None) -> Fetched:
+        from headrace.artifacts import fetch
+
+        return fetch.fetch(uri, settings=self.settings, report=report, cancel=self._cancel)
+
+
+class Link:
+    """A path of this machine that leads to whatever a uri stands for."""
+
+    def __init__(self, uri: str, path: Path) -> None:
+        self.uri, self.path = uri, path
+        self.fetched: Fetched | None = None
+        self.token = ""
+        """Of what the uri stood for at the last look, whether it could be served or not."""
+
+    def point(self, fetched: Fetched) -> None:
+        """Lead there, from one moment to the next."""
+        before, self.fetched, self.token = self.fetched, fetched, fetched.pinned.token
+        if not fetched.pinned.version:
+            _replace(self.path, fetched.path)
+            return
+        self.path.mkdir(exist_ok=True)
+        _replace(self.path / fetched.pinned.version, fetched.path)
+        if before is not None and before.pinned.version not in {"", fetched.pinned.version}:
+            (self.path / before.pinned.version).unlink()
+
+
+def name_of(uri: str) -> str:
+    """What a model at a uri is called, as it would be by its path: `iris` of `models:/iris@champion`."""
+    path = urlsplit(uri).path if "://" in uri else uri.partition(":")[2]
+    parts = [part for part in path.split("/") if part]
+    if uri.startswith("models:"):
+        return parts[0].partition(_ALIAS)[0]
+    if parts and parts[-1] == "latest" and len(parts) > 1:
+        parts.pop()
+    return parts[-1].partition(_ALIAS)[0] if parts else urlsplit(uri).netloc or "model"
+
+
+class Follower:
+    """Looks at uris again and again, and has what they come to stand for served: loaded and warmed first, swapped in
+    then. What cannot be served is not, and what served before goes on.
+
+    Args:
+        copies: The uris that the server was started with.
+        repository: Loads what they lead to.
+        models: The routing table.
+        control: What declares resources; None: there are none.
+    """
+
+    def __init__(self, copies: Copies, repository: Repository, models: Models, control: Control | None) -> None:
+        self._copies, self._repository, self._models, self._control = copies, repository, models, control
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._refused: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        seconds = self._copies.settings.follow_seconds
+        try:
+            async with asyncio.TaskGroup() as group:
+                if seconds > 0:
+                    for link in self._copies.links:
+                        group.create_task(self._again(seconds, functools.partial(self.look, link)))
+                if self._control is not None:
+                    group.create_task(self._resources(group))
+        finally:
+            self._tasks.clear()
+
+    async def look(self, link: Link) -> bool:
+        """Look at a uri once: whether something else is served than before."""
+        pinned = await self._pinned(link.uri)
+        before = link.fetched
+        if pinned is None or before is None or pinned.token == link.token:
+            return False
+        try:
+            fetched = await asyncio.to_thread(self._copies._fetched, link.uri)  # noqa: SLF001 - one module
+        except HeadraceError as error:
+            _log.warning(
+                "%s moved to %s, which cannot be fetched; the next look may do better: %s", link.uri, pinned.uri, error
+            )
+            return False
+        link.point(fetched)
+        touched = await self._repository.reload_changed()
+        wrong = self._wrong(touched)
+        if not wrong:
+            _log.info("%s stands for %s now, which is served", link.uri, fetched.pinned.uri)
+            return True
+        link.point(before)
+        link.token = fetched.pinned.token  # until it moves again
+        await self._repository.reload_changed()
+        self._say(before, link, f"moved to {fetched.pinned.uri}, which cannot be served: {wrong}")
+        return False
+
+    def _wrong(self, touched: Sequence[tuple[str, str]]) -> str:
+        """Why what was touched does not answer; empty: it does."""
+        for name, version in touched:
+            for served in self._models.versions(name):
+                if served.version == version and (served.state is not State.READY or served.reason):
+                    return served.reason.removeprefix("reload failed: ") or served.state.value
+        return ""
+
+    def _say(self, before: Fetched, link: Link, what: str) -> None:
+        _log.error("%s %s; %s is served on", link.uri, what, before.pinned.uri)
+        for served in self._models:
+            if served.kind == "model" and served.name == link.path.stem and served.state is State.READY:
+                served.reason = f"{link.uri} {what}; {before.pinned.uri} is served on"
+
+    # -- resources --
+
+    async def _resources(self, group: asyncio.TaskGroup) -> None:
+        """Keep a look going for each model that is to be followed."""
+        control = self._control
+        if control is None:
+            return
+        version = 0
+        while True:
+            wanted = {each.metadata.name: each.spec for each in control.get("Model")}
+            followed = {name for name, spec in wanted.items() if isinstance(spec, Model) and _is_followed(spec)}
+            for name in self._tasks.keys() - followed:
+                self._tasks.pop(name).cancel()
+            for name in sorted(followed - self._tasks.keys()):
+                self._tasks[name] = group.create_task(self._follow(control, name))
+            version = (await control.watch(version)).resource_version
+
+    async def _follow(self, control: Control, name: str) -> None:
+        seen: set[str] = set()  # tokens that were declared: one that somebody rolled back from is not declared again
+        while True:
+            stored = next(iter(control.get("Model", name)), None)
+            if stored is None or not isinstance(stored.spec, Model):
+                return
+            try:
+                await self._look_for(control, name, stored.spec, seen)
+            except Exception:  # noqa: BLE001 - whatever it was, the next look may do better
+                _log.exception("looking at what Model '%s' follows failed", name)
+            await asyncio.sleep(stored.spec.follow_seconds)
+
+    async def _look_for(self, control: Control, name: str, spec: Model, seen: set[str]) -> None:
+        pinned = await self._pinned(spec.uri, name)
+        if pinned is None or pinned.uri == spec.resolved_uri or pinned.token in seen:
+            return
+        try:
+            await control.resolve(name, pinned.uri)
+        except HeadraceError as error:
+            await self._tell(name, "FollowFailed", f"{spec.uri} moved to {pinned.uri}: {error}", "Warning")
+            return
+        seen.clear()
+        seen.add(pinned.token)
+        if spec.resolved_uri:
+            await self._tell(name, "Moved", f"{spec.uri} stands for {pinned.uri} now, not for {spec.resolved_uri}")
+
+    async def _tell(self, name: str, reason: str, message: str, kind: str = "Normal") -> None:
+        if self._control is not None:
+            event = Event(kind="Model", name=name, reason=reason, message=message)
+            await self._control.tell(msgspec.structs.replace(event, type="Warning") if kind == "Warning" else event)
+
+    # -- both --
+
+    async def _again(self, seconds: float, look: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await look()
+            except Exception:  # noqa: BLE001 - whatever it was, the next look may do better
+                _log.exception("looking at what is followed failed; the next look is in %g s", seconds)
+
+    async def _pinned(self, uri: str, model: str = "") -> Pinned | None:
+        """What a uri stands for now; None: nobody can say, which is told once."""
+        from headrace.artifacts import fetch
+
+        try:
+            pinned = await asyncio.to_thread(fetch.pin, uri, settings=self._copies.settings)
+        except HeadraceError as error:
+            if self._refused.get(uri) != str(error):
+                self._refused[uri] = str(error)
+                _log.warning("%s cannot be looked at; what is served stays: %s", uri, error)
+                if model:
+                    await self._tell(model, "FollowFailed", str(error), "Warning")
+            return None
+        self._refused.pop(uri, None)
+        return pinned
+
+
+def _is_followed(spec: Model) -> bool:
+    return spec.follow_seconds > 0 and not is_local(spec.uri)
+
+
+def _replace(link: Path, target: str) -> None:
+    """Make a link, or point it elsewhere, in one step."""
+    fresh = link.with_name(f".{link.name}.next")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
