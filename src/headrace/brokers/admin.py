@@ -71,7 +71,8 @@ def ensure_topics(
 
 
 def _make(settings: KafkaSettings, wanted: Sequence[Any], timeout_seconds: float) -> None:
-    for name, made in admin(settings).create_topics(list(wanted), request_timeout=timeout_seconds).items():
+    client = admin(settings)  # kept while it works: it ends with its last reference
+    for name, made in client.create_topics(list(wanted), request_timeout=timeout_seconds).items():
         try:
             made.result(timeout=timeout_seconds + 1)
         except KafkaException as exc:
