@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -63,6 +63,18 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of connections. Twice is once."""
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """What a `Source` may have as well: parts of a file, which then come at the same time."""
+
+    @property
+    def ranges(self) -> bool:
+        """Whether it has, now that it is known where the files are."""
+
+    def read_range(self, entry: Entry, *, start: int, end: int) -> Iterator[bytes | memoryview]:
+        """The bytes of a part of a file. Raises as `Source.read`."""
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True):

@@ -140,11 +140,10 @@ class Remote:
         scheme: Our word for its kind.
         values: Variables.
         origin: Where it was found.
-        bucket: That uris of it begin in; empty: they say it.
     """
 
-    def __init__(self, scheme: str, values: Mapping[str, str], origin: str, bucket: str = "") -> None:
-        self.scheme, self.origin, self.bucket = scheme, origin, bucket
+    def __init__(self, scheme: str, values: Mapping[str, str], origin: str) -> None:
+        self.scheme, self.origin = scheme, origin
         self._values = dict(values)
 
     def __repr__(self) -> str:
@@ -312,8 +311,7 @@ def _remote(document: Mapping[str, Any], origin: str, file: Path | str) -> Remot
         values["AZURE_STORAGE_SAS_TOKEN"] = str(sas).partition("?")[2]
     if encoded := document.get("base64_service_account"):
         values["HEADRACE_GOOGLE_BASE64"] = str(encoded)
-    bucket = str(document.get("bucket", "") or "")
-    return Remote(scheme, values, origin, bucket)
+    return Remote(scheme, values, origin)
 
 
 def _s3_words(document: Mapping[str, Any], values: dict[str, str]) -> None:
