@@ -29,7 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """`auto`: by suffix, `.gz`, `.zst` and `.bz2` after it included; then by content."""
     output_format: Format | Literal["auto"] = "auto"
     """`auto`: by the output's suffix, else as the input."""
-    columns: Mapping[str, tuple[str, ...]] = EMPTY
+    columns: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     """Tensor to the columns that make it up, in order; empty: by the model's signature."""
     keep: tuple[str, ...] = ()
     """Columns that stand in the output beside the answers; `*`: all."""
@@ -47,7 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Rows asked at once."""
     threads: int = 0
     """Batches asked at the same time; 0: as many as there are cores."""
-    parameters: Mapping[str, str | float | bool] = EMPTY
+    parameters: Mapping[str, str | float | bool] = msgspec.field(default_factory=dict)
     """Of each request."""
 
 

@@ -105,9 +105,7 @@ def plan(job: Job, signature: Signature, schema: pa.Schema) -> Plan:
     return Plan(feeds=feeds, keep=tuple(dict.fromkeys(keep)), id_column=job.id_column)
 
 
-def _mapped(
-    columns: Mapping[str, tuple[str, ...]], signature: Signature, names: tuple[str, ...]
-) -> tuple[Feed, ...]:
+def _mapped(columns: Mapping[str, tuple[str, ...]], signature: Signature, names: tuple[str, ...]) -> tuple[Feed, ...]:
     declared = {spec.name: spec for spec in signature.inputs}
     if signature.strict and declared:
         for name in columns:
@@ -115,7 +113,9 @@ def _mapped(
                 raise InvalidRequest(f"the model has no input '{name}'; its inputs are {_listed(declared)}")
         left = [name for name, spec in declared.items() if not spec.optional and name not in columns]
         if left:
-            raise InvalidRequest(f"the mapping of columns leaves out input '{left[0]}'; its inputs are {_listed(declared)}")
+            raise InvalidRequest(
+                f"the mapping of columns leaves out input '{left[0]}'; its inputs are {_listed(declared)}"
+            )
     only = signature.inputs[0] if len(signature.inputs) == 1 else None
     feeds = []
     for name, made_of in columns.items():
@@ -223,7 +223,13 @@ def _may_be(kind: Any, datatype: str) -> bool:
         return not (_is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind))
     return any(
         test(kind)
-        for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
+        for test in (
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_boolean,
+            pa.types.is_decimal,
+            pa.types.is_null,
+        )
     )
 
 
@@ -316,7 +322,9 @@ def _cast(column: Any, datatype: str, fault: _Fault) -> Array:
     dtype = DTYPES[datatype]
     if column.null_count:
         if dtype.kind == "f":
-            whole: Array = column.cast(pa.float64() if dtype == np.float64 else _widened(column)).to_numpy(zero_copy_only=False)
+            whole: Array = column.cast(pa.float64() if dtype == np.float64 else _widened(column)).to_numpy(
+                zero_copy_only=False
+            )
         else:
             for at in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
                 fault(at, datatype, None)

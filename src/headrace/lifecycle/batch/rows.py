@@ -11,12 +11,11 @@ the name of a kept column, the kept one is called `input_NAME`.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -50,6 +49,13 @@ _SPLIT_AFTER: Final = 2
 """Tries of a batch that kills its worker or takes too long, before it is looked at in halves."""
 
 
+class Pause(Protocol):
+    """Ends a wait early: an event."""
+
+    def wait(self, timeout: float, /) -> bool:
+        """Whether it is set within so many seconds."""
+
+
 class Cancelled(Exception):  # noqa: N818 - it is no error
     """The job is to stop; nothing of the batch at hand counts."""
 
@@ -63,7 +69,7 @@ def answer(
     file: str = "",
     plan: Plan | None = None,
     probe: bool = False,
-    cancel: threading.Event | None = None,
+    cancel: Pause | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> tuple[pa.RecordBatch, list[Reject]]:
     """The answers to a batch, in its order, and the rows that have none.
@@ -140,7 +146,7 @@ class _Asking:
         job: Job,
         predictor: Predictor,
         tensors: tuple[Tensor, ...],
-        cancel: threading.Event | None,
+        cancel: Pause | None,
         patience_seconds: float,
     ) -> None:
         self._job, self._predictor, self._tensors = job, predictor, tensors
@@ -247,7 +253,9 @@ def _columns(found: Sequence[Tensor], signature: Signature, job: Job) -> dict[st
     wanted = {tensor.name: tensor for tensor in found if not job.outputs or tensor.name in job.outputs}
     for name in job.outputs:
         if name not in wanted:
-            raise InvalidRequest(f"the model has no output '{name}'; it answers {', '.join(each.name for each in found)}")
+            raise InvalidRequest(
+                f"the model has no output '{name}'; it answers {', '.join(each.name for each in found)}"
+            )
     return {name: _column(tensor, declared.get(name)) for name, tensor in wanted.items()}
 
 
