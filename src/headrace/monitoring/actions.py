@@ -1,7 +1,7 @@
 """Who is told of verdicts and alerts: CloudEvents, a webhook, a command. The watcher's process calls it.
 
 Nothing here waits for a receiver: records go to outboxes (`monitoring.outbox`). Alerts are on disk before `alert`
-returns; verdicts, of which there are many, wait in memory.
+returns, safe from a power cut; verdicts, of which there are many, are on disk up to a bound, safe from a kill.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from headrace.brokers.settings import KafkaSettings
 from headrace.errors import SettingsError
 from headrace.monitoring.alerts import idempotency_key
 from headrace.monitoring.commands import Command
+from headrace.monitoring.event_box import event_outbox, item_of
 from headrace.monitoring.outbox import Item, Outbox
 from headrace.monitoring.settings import TrustSettings
 from headrace.monitoring.sinks.base import Options, Sink
@@ -73,30 +75,34 @@ class Actions:
 
     Args:
         trust: Addresses, the command, the secret, and the folder in which alerts survive.
+        kafka: How brokers are reached, where events go to a topic.
 
     Raises:
         SettingsError: an address or the command cannot be used.
     """
 
-    def __init__(self, trust: TrustSettings) -> None:
+    def __init__(self, trust: TrustSettings, *, kafka: KafkaSettings = KafkaSettings()) -> None:  # noqa: B008 - it is frozen
         self._dialect = trust.event_types
         self._boxes: dict[str, Outbox] = {}
         self._sinks: list[Sink] = []
         self._command: Command | None = None
         spool = Path(trust.state) / "outbox"
         if trust.events:
-            options = Options(mode=trust.event_mode, secret=trust.webhook_secret)
+            options = Options(mode=trust.event_mode, secret=trust.webhook_secret, kafka=kafka)
             sink = self._opened(open_sink(trust.events, setting="trust.events", options=options))
 
             def send(item: Item) -> None:
                 sink.send(cloudevents.parse_structured(item.body))
 
-            self._boxes["event"] = Outbox(
+            self._boxes["event"] = event_outbox(
                 "events",
-                send,
+                sink,
                 most_items=MOST_VERDICTS,
                 most_bytes=MOST_BYTES,
-                deadline_seconds=VERDICT_SECONDS,
+                seconds=VERDICT_SECONDS,
+                spool=spool / "verdicts",
+                spool_bytes=trust.spool_bytes,
+                setting="trust.state",
             )
             self._boxes["alert_event"] = _kept("alert-events", send, spool / "events")
         if trust.webhook:
@@ -154,7 +160,7 @@ class Actions:
         if "event" not in self._boxes:
             return True
         event = event_of(record, dialect=self._dialect)
-        return self._boxes["event"].put(Item(key="", body=cloudevents.structured(event)))
+        return self._boxes["event"].put(item_of(event))
 
     def settle(self, timeout_seconds: float) -> bool:
         """Wait until all that was taken has arrived, and say whether it has."""

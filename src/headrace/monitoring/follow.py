@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from headrace.brokers.settings import KafkaSettings
 from headrace.errors import HeadraceError
 from headrace.monitoring import retrain, snapshots, tap
 from headrace.monitoring.actions import Actions
@@ -33,12 +34,20 @@ class Followers:
         trust: Of alerts and events.
         payloads: Of the payload log.
         server: How the source of events is called.
+        kafka: How brokers are reached, where events go to a topic.
 
     One that cannot be set up (an address that is none, a library that is missing) is left out and told: nobody's
     verdicts are lost for it.
     """
 
-    def __init__(self, trust: TrustSettings, payloads: PayloadSettings, *, server: str) -> None:
+    def __init__(
+        self,
+        trust: TrustSettings,
+        payloads: PayloadSettings,
+        *,
+        server: str,
+        kafka: KafkaSettings = KafkaSettings(),  # noqa: B008 - it is frozen
+    ) -> None:
         self._trust = trust
         self._alerts = self._exchanges = 0
         self._retrain_errors = 0
@@ -47,14 +56,14 @@ class Followers:
         self._actions: Actions | None = None
         self._log: PayloadLog | None = None
         try:
-            actions = Actions(trust)
+            actions = Actions(trust, kafka=kafka)
             actions.open()
             self._actions = actions
         except (HeadraceError, OSError) as error:
             self._problem("alerts and events", error)
         if payloads.mode != "off":
             try:
-                payload_log = PayloadLog(payloads, server or "headrace")
+                payload_log = PayloadLog(payloads, server or "headrace", kafka=kafka)
                 payload_log.open()
                 self._log = payload_log
             except (HeadraceError, OSError) as error:

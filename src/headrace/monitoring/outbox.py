@@ -1,8 +1,10 @@
 """What is sent later, by threads of its own, until it arrived. `actions` and `payloads` put things in.
 
 Bounded in items and bytes: what comes when it is full is dropped and counted. What fails for now is tried again with
-exponential back-off and jitter until its deadline. With a spool, what was taken is on disk before `put` returns, and is
-sent after a kill by whoever opens the same folder next: at least once, and once for a receiver that heeds the key.
+exponential back-off and jitter until its deadline. With a spool or a backlog, what was taken is on disk before `put`
+returns, and is sent after a kill by whoever opens the same folder next: at least once, and of a spool once for a
+receiver that heeds the key. A spool is for the few that matter most, a backlog for many: bodies stay on disk, not in
+memory, until they are sent.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from headrace.errors import HeadraceError, Overloaded, SettingsError, Temporary
+from headrace.monitoring.backlog import Backlog, Place
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 60.0
 LONGEST_PAUSE: Final = 5.0
 """Of all items, while the other side fails one after the other; one that only fails for some holds up no other."""
+_BYTES_AT_ONCE: Final = 8 << 20
 _FOLDERS: Final = 64
 _KEYS_KEPT: Final = 4096
 _SAY_SECONDS: Final = 1.0
@@ -61,7 +65,13 @@ class Counts(msgspec.Struct):
 
 class _Entry(msgspec.Struct):
     item: Item
+    """Without its body where that is at a place."""
+    place: Place | None = None
     attempts: int = 0
+
+
+Deliver = Callable[[Item], None]
+DeliverMany = Callable[[Sequence[Item]], Sequence[HeadraceError | None]]
 
 
 def delay(attempts: int, *, first: float = FIRST_DELAY, longest: float = LONGEST_DELAY, share: float = 1.0) -> float:
@@ -84,28 +94,37 @@ class Outbox:
         name: For messages and the threads.
         deliver: Sends one; raises `Temporary` where another try may help, another HeadraceError where none will.
         most_items: That wait.
-        most_bytes: Of their bodies.
+        most_bytes: Of their bodies, in memory.
         deadline_seconds: From taking to giving up.
         threads: That send at the same time.
-        spool: Where items survive; None: nowhere.
+        spool: Where items survive; None: nowhere, but for a backlog.
+        backlog: Where items survive, instead.
+        deliver_many: Sends several at once, and gives what `deliver` would have raised for each; None: one by one.
+        most_at_once: That it is given.
         first_delay: Of the back-off.
     """
 
     def __init__(
         self,
         name: str,
-        deliver: Callable[[Item], None],
+        deliver: Deliver,
         *,
         most_items: int,
         most_bytes: int,
         deadline_seconds: float,
         threads: int = 1,
         spool: Path | None = None,
+        backlog: Backlog | None = None,
+        deliver_many: DeliverMany | None = None,
+        most_at_once: int = 1,
         first_delay: float = FIRST_DELAY,
     ) -> None:
         self._name, self._deliver = name, deliver
         self._most_items, self._most_bytes, self._deadline = most_items, most_bytes, deadline_seconds
         self._spool = None if spool is None else Spool(spool)
+        self._backlog = backlog
+        self._deliver_many = deliver_many
+        self._most_at_once = most_at_once if deliver_many is not None else 1
         self._first_delay = first_delay
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, _Entry]] = []
@@ -134,14 +153,17 @@ class Outbox:
         return len(self._due) + self._in_flight
 
     def open(self) -> None:
-        """Take up what the spool has, and start to send.
+        """Take up what the spool or the backlog has, and start to send.
 
         Raises:
-            SettingsError: the spool's folder cannot be used.
+            SettingsError: its folder cannot be used.
         """
         if self._spool is not None:
             for item in self._spool.open():
-                self._add(item)
+                self._add(_Entry(item))
+        if self._backlog is not None:
+            for place in self._backlog.open():
+                self._add(_Entry(Item(key="", body=b"", accepted_at=place.time), place))
         for thread in self._threads:
             thread.start()
 
@@ -153,22 +175,34 @@ class Outbox:
             if self._ending or len(self._due) >= self._most_items or self._bytes + len(item.body) > self._most_bytes:
                 self.counts.dropped += 1
                 return False
-            item = msgspec.structs.replace(item, accepted_at=time.time())
-            if self._spool is not None:
-                try:
-                    self._spool.keep(item)
-                except OSError as exc:
-                    # it is sent all the same; only a kill now would lose it
-                    log.warning("%s: %s cannot be kept on disk: %s", self._name, item.key, exc.strerror or exc)
-            self._add(item)
+            entry = _Entry(msgspec.structs.replace(item, accepted_at=time.time()))
+            try:
+                if self._spool is not None:
+                    self._spool.keep(entry.item)
+                if self._backlog is not None and not self._set_aside(entry, self._backlog):
+                    self.counts.dropped += 1
+                    return False
+            except OSError as exc:
+                # it is sent all the same; only a kill now would lose it
+                self._say(logging.WARNING, f"{item.key or 'an item'} cannot be kept on disk: {_told(exc)}")
+            self._add(entry)
             self._changed.notify()
         return True
 
-    def _add(self, item: Item) -> None:
-        heapq.heappush(self._due, (time.monotonic(), next(self._numbers), _Entry(item)))
-        self._bytes += len(item.body)
-        if item.key:
-            self._keys.add(item.key)
+    @staticmethod
+    def _set_aside(entry: _Entry, backlog: Backlog) -> bool:
+        """Put the body on disk, out of memory; whether there was room."""
+        entry.place = backlog.put(entry.item.body, entry.item.accepted_at)
+        if entry.place is None:
+            return False
+        entry.item = msgspec.structs.replace(entry.item, body=b"")
+        return True
+
+    def _add(self, entry: _Entry) -> None:
+        heapq.heappush(self._due, (time.monotonic(), next(self._numbers), entry))
+        self._bytes += len(entry.item.body)
+        if entry.item.key:
+            self._keys.add(entry.item.key)
 
     def settle(self, timeout_seconds: float) -> bool:
         """Wait until nothing waits, and say whether that came to be."""
@@ -176,7 +210,7 @@ class Outbox:
             return self._changed.wait_for(lambda: not self.waiting, timeout_seconds)
 
     def close(self, grace_seconds: float) -> None:
-        """Send what can be sent within the grace, then stop. The rest stays in the spool, or is counted as dropped."""
+        """Send what can be sent within the grace, then stop. The rest stays on disk, or is counted as dropped."""
         with self._changed:
             self._ending = True
             self._stop_at = time.monotonic() + grace_seconds
@@ -187,42 +221,76 @@ class Outbox:
         with self._changed:
             self._is_closed = True
             if self._spool is None:
-                self.counts.dropped += self.waiting
+                in_memory = sum(entry.place is None for _, _, entry in self._due)
+                self.counts.dropped += in_memory + (self._in_flight if self._backlog is None else 0)
             self._due.clear()
+            if self._backlog is not None:
+                self._backlog.close()
         if self._spool is not None:
             self._spool.close()
 
     def _run(self) -> None:
-        while (entry := self._next()) is not None:
-            try:
-                self._deliver(entry.item)
-            except Temporary as exc:
-                self._again(entry, exc)
-            except HeadraceError as exc:
-                self._give_up(entry, str(exc))
-            except Exception as exc:  # whatever a sink's library raises: one item fails, the next are sent
-                log.exception("%s: %s cannot be sent", self._name, entry.item.key)
-                self._give_up(entry, str(exc))
-            else:
-                self._end(entry, sent=True)
+        while entries := self._next():
+            items = [item for _, item in entries]
+            failures = self._send(items)
+            is_new = True  # of all that fail at once, one counts for the pause
+            for (entry, _), failure in zip(entries, failures, strict=True):
+                if failure is None:
+                    self._end(entry, sent=True)
+                elif isinstance(failure, Temporary):
+                    self._again(entry, failure, is_new=is_new)
+                    is_new = False
+                else:
+                    self._give_up(entry, str(failure))
 
-    def _next(self) -> _Entry | None:
+    def _send(self, items: Sequence[Item]) -> Sequence[HeadraceError | None]:
+        try:
+            if self._deliver_many is not None and len(items) > 1:
+                return self._deliver_many(items)
+            self._deliver(items[0])
+        except HeadraceError as exc:
+            return [exc] * len(items)
+        except Exception as exc:  # whatever a sink's library raises: these fail, the next are sent
+            log.exception("%s: %s cannot be sent", self._name, items[0].key or "an item")
+            return [HeadraceError(str(exc))] * len(items)
+        return [None]
+
+    def _next(self) -> list[tuple[_Entry, Item]]:
+        """What is due, with bodies; none: it is over."""
         with self._changed:
             while True:
                 now = time.monotonic()
                 if now >= self._stop_at or (self._ending and not self._due):
-                    return None
+                    return []
                 if self._due:
                     ready = max(self._due[0][0], self._paused_until)
                     if ready <= now:
-                        _, _, entry = heapq.heappop(self._due)
-                        self._in_flight += 1
-                        return entry
+                        if taken := self._taken(now):
+                            return taken
+                        continue
                     self._changed.wait(min(ready, self._stop_at) - now)
                 else:
                     self._changed.wait()
 
-    def _again(self, entry: _Entry, error: Temporary) -> None:
+    def _taken(self, now: float) -> list[tuple[_Entry, Item]]:
+        taken: list[tuple[_Entry, Item]] = []
+        size = 0
+        while self._due and self._due[0][0] <= now and len(taken) < self._most_at_once and size < _BYTES_AT_ONCE:
+            _, _, entry = heapq.heappop(self._due)
+            item = entry.item
+            if entry.place is not None and self._backlog is not None:
+                try:
+                    item = msgspec.structs.replace(item, body=self._backlog.read(entry.place))
+                except OSError as exc:
+                    self._say(logging.ERROR, f"an item is lost: {_told(exc)}")
+                    self.counts.failed += 1
+                    continue
+            taken.append((entry, item))
+            size += len(item.body)
+        self._in_flight += len(taken)
+        return taken
+
+    def _again(self, entry: _Entry, error: Temporary, *, is_new: bool) -> None:
         entry.attempts += 1
         wait = delay(entry.attempts, first=self._first_delay, share=_RANDOM.random())
         if isinstance(error, Overloaded):
@@ -232,7 +300,7 @@ class Outbox:
             return
         with self._changed:
             self.counts.retried += 1
-            self._failures += 1
+            self._failures += is_new
             pause = delay(self._failures, first=self._first_delay, longest=LONGEST_PAUSE, share=_RANDOM.random())
             now = time.monotonic()
             self._paused_until = now + min(pause, wait)
@@ -266,6 +334,11 @@ class Outbox:
         with self._changed:
             if self._is_closed:  # too late for the grace: without a spool it was counted as dropped
                 return
+            if entry.place is not None and self._backlog is not None:
+                try:
+                    self._backlog.end(entry.place)
+                except OSError as exc:
+                    self._say(logging.WARNING, f"an item may be sent again: {_told(exc)}")
             self._in_flight -= 1
             self._bytes -= len(entry.item.body)
             self._keys.discard(entry.item.key)
@@ -375,6 +448,10 @@ class Spool:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def _told(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _name(key: str) -> str:

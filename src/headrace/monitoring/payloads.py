@@ -20,16 +20,16 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from headrace.brokers.settings import KafkaSettings
 from headrace.errors import SettingsError
 from headrace.monitoring import payload_events, payload_rows
+from headrace.monitoring.event_box import event_outbox, item_of
 from headrace.monitoring.exchange import Exchange, is_sampled, size_of
-from headrace.monitoring.outbox import Item, Outbox
 from headrace.monitoring.payload_files import Folder
 from headrace.monitoring.redaction import Redaction
 from headrace.monitoring.settings import PayloadSettings
 from headrace.monitoring.sinks.base import Options
 from headrace.monitoring.sinks.registry import open_sink, scheme_of
-from headrace.protocols import cloudevents
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +69,22 @@ class PayloadLog:
     Args:
         settings: What, where, how much.
         server: Names the source of events: a URI reference, or a name.
+        kafka: How brokers are reached, where events go to a topic.
 
     Raises:
         SettingsError: the sink is none that there is.
     """
 
-    def __init__(self, settings: PayloadSettings, server: str = "headrace") -> None:
+    def __init__(
+        self,
+        settings: PayloadSettings,
+        server: str = "headrace",
+        *,
+        kafka: KafkaSettings = KafkaSettings(),  # noqa: B008 - it is frozen
+    ) -> None:
         self._settings = settings
-        self._where: _Where = _Files(settings) if scheme_of(settings.sink) == "file" else _Events(settings, server)
+        is_file = scheme_of(settings.sink) == "file"
+        self._where: _Where = _Files(settings) if is_file else _Events(settings, server, kafka)
         self._waiting: list[tuple[Exchange, int]] = []
         self._labels: list[Label] = []
         self._waiting_bytes = 0
@@ -167,7 +175,9 @@ class PayloadLog:
                     self._waiting_bytes -= freed
 
     def close(self, grace_seconds: float = 5.0) -> None:
-        """Write all that waits, and finish. Events that cannot be sent within the grace are dropped and counted."""
+        """Write all that waits, and finish. Events that cannot be sent within the grace stay on disk; without a spool
+        they are dropped and counted.
+        """
         if self._settings.mode == "off":
             return
         with self._changed:
@@ -273,18 +283,21 @@ class _Files:
 
 
 class _Events:
-    def __init__(self, settings: PayloadSettings, server: str) -> None:
+    def __init__(self, settings: PayloadSettings, server: str, kafka: KafkaSettings) -> None:
         self._settings = settings
         self._source = server or "headrace"
         self._failed = 0
         self._redaction = Redaction(settings.redact)
-        sink = self._sink = open_sink(settings.sink, setting="payloads.sink", options=Options())
-        self._box = Outbox(
+        options = Options(mode=settings.event_mode, kafka=kafka)
+        self._sink = open_sink(settings.sink, setting="payloads.sink", options=options)
+        self._box = event_outbox(
             "payload-events",
-            lambda item: sink.send(cloudevents.parse_structured(item.body)),
-            most_items=1_000_000,
+            self._sink,
             most_bytes=settings.max_waiting_bytes,
-            deadline_seconds=_EVENT_SECONDS,
+            seconds=_EVENT_SECONDS,
+            spool=Path(settings.spool),
+            spool_bytes=settings.spool_bytes,
+            setting="payloads.spool",
             threads=_SENDERS,
         )
 
@@ -307,7 +320,7 @@ class _Events:
                 log.exception("payload log: request %s of model '%s'", exchange.id, exchange.model)
                 continue
             for event in events:
-                self._box.put(Item(key="", body=cloudevents.structured(event)))
+                self._box.put(item_of(event))
 
     def write_labels(self, labels: Sequence[Label]) -> None:
         for each in labels:
@@ -319,7 +332,7 @@ class _Events:
                 dialect=self._settings.event_types,
                 source=self._source,
             )
-            self._box.put(Item(key="", body=cloudevents.structured(event)))
+            self._box.put(item_of(event))
 
     def tick(self) -> None:
         """Outboxes empty themselves."""

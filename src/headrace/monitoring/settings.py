@@ -24,12 +24,17 @@ class TrustSettings:
     max_waiting_rows: int = field(default=20_000, metadata=_POSITIVE)
     """Rows of one model that may wait for its detectors. More are dropped, and counted. Raise it for bursts."""
     events: str = ""
-    """Where verdicts go as CloudEvents: `http://...`, `https://...`, or a file (JSON lines). Empty: nowhere."""
+    """Where verdicts go as CloudEvents: `http://...`, `https://...`, `kafka://BROKER:PORT/TOPIC` (`kafka:///TOPIC`: the
+    brokers of `kafka.brokers`; TLS and SASL as in `kafka`), or a file (JSON lines). Empty: nowhere."""
     event_types: Literal["seldon", "kserve"] = "seldon"
     """Whose types and attributes the events have: `io.seldon.serving.inference.drift`, or
     `org.kubeflow.serving.inference.drift`."""
     event_mode: Literal["binary", "structured"] = "binary"
-    """How an event stands in an HTTP request: attributes as headers, or all as one JSON document."""
+    """How an event stands in an HTTP request or a Kafka record: attributes as headers, or all as one JSON document."""
+    spool_bytes: int = field(default=64 << 20, metadata=_NOT_NEGATIVE)
+    """Of verdicts that could not be sent yet, on disk below `state`: they survive a restart, and are given up after a
+    day. More are dropped, and counted. 0: they wait in memory only, up to 32 MiB and 5 minutes. Alerts are always on
+    disk, up to 1000."""
     webhook: str = ""
     """Where alerts are sent: one POST of JSON each, with `Idempotency-Key`. Empty: nowhere."""
     webhook_secret: str = ""
@@ -50,7 +55,8 @@ class PayloadSettings:
     mode: Literal["off", "all", "request", "response"] = "off"
     """What is logged of each request."""
     sink: str = ".headrace/payloads"
-    """Where: a folder, for rotating files, or `http://...`, `https://...`, for CloudEvents."""
+    """Where: a folder, for rotating files, or, for CloudEvents, `http://...`, `https://...`, or
+    `kafka://BROKER:PORT/TOPIC` (`kafka:///TOPIC`: the brokers of `kafka.brokers`; TLS and SASL as in `kafka`)."""
     format: Literal["parquet", "jsonl"] = "parquet"
     """Of files."""
     sample: float = field(default=1.0, metadata=_SHARE)
@@ -71,3 +77,30 @@ class PayloadSettings:
     """How long an entry may wait before it is on disk."""
     event_types: Literal["seldon", "kserve"] = "kserve"
     """Whose types and attributes CloudEvents have."""
+    event_mode: Literal["binary", "structured"] = "binary"
+    """How an event stands in an HTTP request or a Kafka record: attributes as headers, or all as one JSON document."""
+    spool: str = ".headrace/payload-events"
+    """A folder for CloudEvents that could not be sent yet: they survive a restart, and are given up after a day."""
+    spool_bytes: int = field(default=256 << 20, metadata=_NOT_NEGATIVE)
+    """What that folder may take. More is dropped, and counted. 0: they wait in memory only, up to `max_waiting_bytes`
+    and one minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventSettings:
+    """What becomes of models, told as CloudEvents: loaded, swapped for a newer load, failed to load, unloaded, rolled
+    back.
+    """
+
+    sink: str = ""
+    """Where: `http://...`, `https://...`, `kafka://BROKER:PORT/TOPIC` (`kafka:///TOPIC`: the brokers of
+    `kafka.brokers`; TLS and SASL as in `kafka`), or a file (JSON lines). Empty: nowhere."""
+    types: Literal["seldon", "kserve"] = "seldon"
+    """Whose prefix and attributes the events have: `io.seldon.serving.model.loaded`, or
+    `org.kubeflow.serving.model.loaded`."""
+    mode: Literal["binary", "structured"] = "binary"
+    """How an event stands in an HTTP request or a Kafka record: attributes as headers, or all as one JSON document."""
+    spool: str = ".headrace/model-events"
+    """A folder for events that could not be sent yet: they survive a restart, and are given up after a day."""
+    spool_bytes: int = field(default=8 << 20, metadata=_NOT_NEGATIVE)
+    """What that folder may take. More is dropped, and counted. 0: they wait in memory only, up to 5 minutes."""

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from headrace.brokers.settings import KafkaSettings
 from headrace.child import Link, Message
 from headrace.errors import (
     DeadlineExceeded,
@@ -122,6 +123,7 @@ class Watch:
             does.
         metrics: What is shown to Prometheus.
         server: How the source of events is called.
+        kafka: Of the child, where events go to a topic.
     """
 
     def __init__(
@@ -132,8 +134,10 @@ class Watch:
         ask: Callable[[str, str], Infer],
         metrics: TrustMetrics,
         server: str = "",
+        kafka: KafkaSettings = KafkaSettings(),  # noqa: B008 - it is frozen
     ) -> None:
         self._trust, self._payloads, self._ask, self._metrics, self._server = trust, payloads, ask, metrics, server
+        self._kafka = kafka
         self._watched: dict[Key, _Watched] = {}
         self._link: Link | None = None
         self._running: asyncio.Task[None] | None = None
@@ -393,6 +397,7 @@ class Watch:
                     "kind": "settings",
                     "trust": dataclasses.asdict(self._trust),
                     "payloads": dataclasses.asdict(self._payloads),
+                    "kafka": dataclasses.asdict(self._kafka),
                     "server": self._server,
                 }
             )

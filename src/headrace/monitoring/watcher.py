@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from headrace.brokers.settings import KafkaSettings
 from headrace.child import Channel, Message
 from headrace.errors import HeadraceError, InvalidRequest, ModelNotReady
 from headrace.monitoring import report, snapshots, tap
@@ -132,7 +133,8 @@ class Watcher:
             return
         self._trust = TrustSettings(**first["trust"])
         self._payloads = PayloadSettings(**_tupled(first["payloads"]))
-        self._followers = Followers(self._trust, self._payloads, server=str(first.get("server", "")))
+        kafka = KafkaSettings(**_tupled(first.get("kafka", {})))
+        self._followers = Followers(self._trust, self._payloads, server=str(first.get("server", "")), kafka=kafka)
         worker = threading.Thread(target=self._work_or_end, name="work")
         reporter = threading.Thread(target=self._report, name="report", daemon=True)
         worker.start()

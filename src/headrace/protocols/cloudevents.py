@@ -1,7 +1,9 @@
-"""CloudEvents 1.0 in HTTP: an event to headers and body, and back. Sinks of `monitoring` render; receivers parse.
+"""CloudEvents 1.0 in HTTP and Kafka: an event to headers and body, and back. Sinks of `monitoring` render; receivers
+parse.
 
 Sources: CloudEvents 1.0.2, "Context Attributes" and "Type System"; the HTTP binding 1.0.2, sections 3.1 (binary mode)
-and 3.2 (structured mode); the JSON format 1.0.2, sections 2 and 3.1. Types and extension attributes: the request logger
+and 3.2 (structured mode); the Kafka binding 1.0.2, sections 3.1 to 3.3; the JSON format 1.0.2, sections 2 and 3.1; the
+partitioning extension 1.0.2. Types and extension attributes: the request logger
 and the detector server of Seldon Core 1.17, the logger of KServe, observed.
 
 Values of extension attributes are text here, in the canonical text form of the type system: in binary mode a reader
@@ -15,7 +17,7 @@ import binascii
 import datetime as dt
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -27,11 +29,27 @@ from headrace.errors import InvalidRequest
 
 Dialect = Literal["seldon", "kserve"]
 Kind = Literal[
-    "request", "response", "outlier", "drift", "adversarial", "bias", "feedback", "metrics", "alert", "security"
+    "request",
+    "response",
+    "outlier",
+    "drift",
+    "adversarial",
+    "bias",
+    "feedback",
+    "metrics",
+    "alert",
+    "security",
+    "loaded",
+    "swapped",
+    "failed",
+    "unloaded",
+    "rolled-back",
 ]
+"""The last five are what became of a model; Seldon and KServe have no such events, so these names are ours."""
 
 JSON: Final = "application/json"
 STRUCTURED: Final = "application/cloudevents+json"
+PARTITION_KEY: Final = "partitionkey"
 _SUFFIXES: Final[Mapping[Kind, str]] = MappingProxyType(
     {
         "request": "inference.request",
@@ -44,6 +62,11 @@ _SUFFIXES: Final[Mapping[Kind, str]] = MappingProxyType(
         "metrics": "feedback.metrics",
         "alert": "inference.alert",
         "security": "inference.security",
+        "loaded": "model.loaded",
+        "swapped": "model.swapped",
+        "failed": "model.failed",
+        "unloaded": "model.unloaded",
+        "rolled-back": "model.rolledback",
     }
 )
 _PREFIXES: Final[Mapping[Dialect, str]] = MappingProxyType(
@@ -201,6 +224,26 @@ def structured(event: Event) -> bytes:
     return msgspec.json.encode(document)
 
 
+def kafka_binary(event: Event) -> tuple[tuple[tuple[str, bytes], ...], bytes | None]:
+    """Binary mode: attributes as headers of a record, in UTF-8 as they are, data as its value (Kafka binding 3.2); no
+    data is no value.
+    """
+    named = (("ce_specversion", b"1.0"), *((f"ce_{name}", text.encode()) for name, text in _attributes(event).items()))
+    return (*named, ("content-type", event.datacontenttype.encode())), event.data or None
+
+
+def kafka_structured(event: Event) -> tuple[tuple[tuple[str, bytes], ...], bytes]:
+    """Structured mode: the JSON document as the value of a record (Kafka binding 3.3)."""
+    return (("content-type", f"{STRUCTURED}; charset=UTF-8".encode()),), structured(event)
+
+
+def kafka_key(event: Event) -> bytes | None:
+    """The key of a record (Kafka binding 3.1): `partitionkey`, where the event has that; else the model's name, so that
+    events of a model stay in order.
+    """
+    return (event.extensions.get(PARTITION_KEY) or event.extensions.get("inferenceservicename", "")).encode() or None
+
+
 def _attributes(event: Event) -> dict[str, str]:
     optional = {"time": event.time, "subject": event.subject, "dataschema": event.dataschema}
     return {
@@ -280,6 +323,29 @@ def parse(headers: Mapping[str, str], body: bytes) -> Event:
         return parse_structured(body)
     named = {name[3:]: _unquoted(name, value) for name, value in headers.items() if name.startswith("ce-")}
     return _checked(named, content_type or JSON, body)
+
+
+def parse_kafka(headers: Sequence[tuple[str, bytes]], value: bytes | None) -> Event:
+    """An event in either mode, from a record.
+
+    Args:
+        headers: Of the record.
+        value: None: no data.
+
+    Raises:
+        InvalidRequest: it is none; the text names the attribute.
+    """
+    try:
+        named = {name.lower(): data.decode() for name, data in headers}
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest("a header of the record is not UTF-8") from exc
+    content_type = named.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() == STRUCTURED:
+        return parse_structured(value or b"")
+    if content_type.lower().startswith("application/cloudevents"):
+        raise InvalidRequest(f"{content_type} is not spoken; send CloudEvents as JSON, or in binary mode")
+    attributes_ = {name[3:]: text for name, text in named.items() if name.startswith("ce_")}
+    return _checked(attributes_, content_type or JSON, value or b"")
 
 
 def parse_structured(body: bytes) -> Event:

@@ -14,6 +14,7 @@ SINKS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "http": "headrace.monitoring.sinks.http:open_http",
         "https": "headrace.monitoring.sinks.http:open_http",
+        "kafka": "headrace.monitoring.sinks.kafka:open_kafka",
         "file": "headrace.monitoring.sinks.file:open_file",
     }
 )
