@@ -384,13 +384,13 @@ class Ledger:
                     (row.uri, row.etag),
                 )
 
-    def recover(self) -> int:
-        """Make pending what was running in watchers that are no more. How many rows that were.
+    def recover(self) -> frozenset[str]:
+        """Make pending what was running in watchers that are no more. Who they were.
 
         Raises:
             Temporary: the file cannot be written.
         """
-        recovered = 0
+        gone: set[str] = set()
         with self._mutex, self._alone():
             found = self._open().execute("SELECT DISTINCT owner FROM objects WHERE owner <> ''")
             owners = {owner for (owner,) in found} | {each.name for each in self._owners.iterdir()}
@@ -400,13 +400,14 @@ class Ledger:
                 except BlockingIOError:
                     continue  # it lives
                 with lock, self._writing() as database:
-                    recovered += database.execute(
+                    database.execute(
                         "UPDATE objects SET state = 'pending', owner = '', not_before = 0, updated = ? "
                         "WHERE owner = ? AND state = 'running'",
                         (self._clock(), owner),
-                    ).rowcount
+                    )
                 (self._owners / owner).unlink(missing_ok=True)
-        return recovered
+                gone.add(owner)
+        return frozenset(gone)
 
     def revive(self) -> int:
         """Give those that are dead another try. How many they are.
