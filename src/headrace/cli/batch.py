@@ -10,7 +10,11 @@ import click
 
 from headrace.cli.lazy import LazyGroup
 
-COMMANDS: Final[Mapping[str, str]] = MappingProxyType({})
+COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "run": "Ask a model for whole files, now.",
+    }
+)
 """Name to summary, in the order of the help."""
 
 

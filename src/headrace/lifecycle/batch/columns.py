@@ -95,10 +95,7 @@ def plan(job: Job, signature: Signature, schema: pa.Schema) -> Plan:
         keep = (job.id_column, *(name for name in keep if name != job.id_column))
     for name in keep:
         _required(name, names, "to be kept" if name != job.id_column else "as the id column")
-    if job.columns:
-        feeds = _mapped(job.columns, signature, names)
-    else:
-        feeds = _by_signature(job, signature, schema)
+    feeds = _mapped(job.columns, signature, names) if job.columns else _by_signature(job, signature, schema)
     for feed in feeds:
         if feed.datatype == "BF16":
             raise NotSupported(f"input '{feed.tensor}' is BF16, which batch jobs cannot fill; serve the model in FP32")
@@ -175,8 +172,8 @@ def _undeclared(job: Job, schema: pa.Schema) -> tuple[Feed, ...]:
     others = [field for field in schema if field.name != job.id_column and field.name not in job.keep]
     if not others or all(_is_text(field.type) for field in others):
         raise InvalidRequest(
-            f"the model does not say what it takes, and the file's columns ({_listed(schema.names)}) have no types: say "
-            "what makes up which input: --columns INPUT=COLUMN,..."
+            f"the model does not say what it takes, and the file's columns ({_listed(schema.names)}) have no types: "
+            "say what makes up which input: --columns INPUT=COLUMN,..."
         )
     return tuple(Feed(field.name, _datatype(field.type), (field.name,), (-1,) * _depth(field.type)) for field in others)
 
@@ -351,7 +348,7 @@ def _cast(column: Any, datatype: str, fault: _Fault) -> Array:
                 bad = (made.astype(whole.dtype) != whole) | ((made < 0) != (whole < 0))
     if bad is not None and bad.any():
         for at in np.flatnonzero(bad).tolist():
-            if not column[at].as_py() is None:
+            if column[at].as_py() is not None:
                 fault(at, datatype, whole[at].item())
     return made
 
@@ -363,8 +360,13 @@ def _widened(column: Any) -> Any:
 def _parsed(column: Any, datatype: str, fault: _Fault) -> Any:
     """Texts as numbers or booleans; what stands for nothing is null."""
     texts = _texts(column, fault)
-    trimmed = pc.utf8_trim_whitespace(texts)
     target = _ARROW[datatype]
+    if not pa.types.is_boolean(target):
+        try:
+            return texts.cast(target)  # nothing but numbers, as nearly always
+        except pa.ArrowInvalid:
+            pass
+    trimmed = pc.utf8_trim_whitespace(texts)
     missing = pc.is_in(trimmed, value_set=pa.array(MISSING, trimmed.type))
     if pc.any(missing).as_py():
         trimmed = pc.if_else(missing, pa.scalar(None, trimmed.type), trimmed)
@@ -469,10 +471,8 @@ def _lists(feed: Feed, name: str, column: Any, tail: tuple[int, ...], faults: Fa
     taken = column if len(good) == rows else column.take(pa.array(good))
     inner = taken.flatten()
     found: Faults = {}
-    if _is_list(inner.type):
-        flat = _lists(feed, name, inner, tail[1:], found)
-    else:
-        flat = _values(feed, name, inner, found)
+    is_deeper = _is_list(inner.type)
+    flat = _lists(feed, name, inner, tail[1:], found) if is_deeper else _values(feed, name, inner, found)
     for at, reason in found.items():
         faults.setdefault(int(good[at // width]), reason)
     flat = flat.reshape(len(good), width, *flat.shape[1:])

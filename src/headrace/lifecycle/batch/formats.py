@@ -227,8 +227,8 @@ class _Text:
             kept = whole[end:]
             if len(kept) > MAX_ROW_BYTES:
                 raise InvalidRequest(
-                    f"{self.name}: the row at byte {at + end} has no end within {MAX_ROW_BYTES >> 20} MiB; is a quote not "
-                    "closed?"
+                    f"{self.name}: the row at byte {at + end} has no end within {MAX_ROW_BYTES >> 20} MiB; "
+                    "is a quote not closed?"
                 )
             if end:
                 at += end
@@ -571,7 +571,7 @@ def _built(values: list[Any], kind: Any) -> tuple[Any, dict[int, Any]]:
         return pa.array(values, kind), {}
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         wrong = {}
-        fitting = []
+        fitting: list[Any] = []
         for at, value in enumerate(values):
             try:
                 pa.scalar(value, kind)
@@ -745,7 +745,9 @@ class _ParquetWriter:
     _ROWS = 1 << 17
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._held, self._rows = file, [], 0  # type: ignore[var-annotated]
+        self._file = file
+        self._held: list[pa.RecordBatch] = []
+        self._rows = 0
         self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -769,7 +771,8 @@ class _ParquetWriter:
 
 class _ArrowWriter:
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._writer = file, None  # type: ignore[var-annotated]
+        self._file = file
+        self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         if self._writer is None:
@@ -788,26 +791,25 @@ class _CsvWriter:
     ending: Any = None
 
     def __init__(self, sink: Any) -> None:
-        self._sink, self._writer = sink, None  # type: ignore[var-annotated]
+        self._sink = sink
+        self._writer: Any = None
         self._widths: dict[str, int] = {}
 
     def write(self, batch: pa.RecordBatch) -> None:
-        if self._writer is None and not batch.num_rows and any(pa.types.is_list(kind) for kind in batch.schema.types):
-            self._settle(batch, {})
-        elif self._writer is None:
-            self._settle(batch, self._widths)
+        if self._writer is None:
+            self._settle(batch)
         flat = self._flat(batch)
         if self._writer is None:
             options = pyarrow.csv.WriteOptions(quoting_style="needed")
             self._writer = pyarrow.csv.CSVWriter(self._sink, flat.schema, write_options=options)
         self._writer.write_batch(flat)
 
-    def _settle(self, batch: pa.RecordBatch, widths: dict[str, int]) -> None:
+    def _settle(self, batch: pa.RecordBatch) -> None:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if pa.types.is_list(column.type) and not pa.types.is_list(column.type.value_type):
                 lengths = {length for length in column.value_lengths().to_pylist() if length is not None}
                 if len(lengths) == 1:
-                    widths[name] = lengths.pop()
+                    self._widths[name] = lengths.pop()
 
     def _flat(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         names: list[str] = []

@@ -79,7 +79,7 @@ class Log:
             os.close(held)
             raise Conflict(f"{self._name} is being written by another process of this machine: wait for it") from exc
         try:
-            same = os.stat(path).st_ino == os.fstat(held).st_ino
+            same = path.stat().st_ino == os.fstat(held).st_ino
         except FileNotFoundError:
             same = False
         if not same:
@@ -117,8 +117,8 @@ class Log:
                 f"its {name} was {known.get(name) or 'not known'}, is {self._identity[name]}" for name in changed
             )
             raise Conflict(
-                f"{self._name} was begun by a job that did not finish, and is not the same any more ({told}): begin anew "
-                "with --overwrite"
+                f"{self._name} was begun by a job that did not finish, and is not the same any more ({told}): "
+                "begin anew with --overwrite"
             )
         self.clear()
         return False
@@ -186,7 +186,7 @@ class Log:
             shutil.rmtree(self.folder)
 
     def _entries(self) -> list[Entry]:
-        found = []
+        found: list[Entry] = []
         while (path := self.folder / f"{len(found):06d}.json").exists():
             found.append(msgspec.json.decode(path.read_bytes(), type=Entry))
         return found

@@ -56,7 +56,7 @@ class Pause(Protocol):
         """Whether it is set within so many seconds."""
 
 
-class Cancelled(Exception):  # noqa: N818 - it is no error
+class Cancelled(Exception):
     """The job is to stop; nothing of the batch at hand counts."""
 
 
@@ -181,6 +181,7 @@ class _Asking:
             self._range(middle, end)
 
     def _probe(self, start: int, end: int) -> None:
+        wrong: HeadraceError = RuntimeFailed("no row was tried")
         for at in np.linspace(start, end - 1, _PROBES).astype(int).tolist():
             try:
                 self._tried(at, at + 1)
@@ -222,8 +223,8 @@ class _Asking:
                 if not self._predictor.signature.batchable and rows == 1:
                     continue
                 raise ContractBroken(
-                    f"output '{tensor.name}' of model '{self._predictor.name}' has shape {list(tensor.shape)} for {rows} "
-                    "rows: expected as many rows as were asked; name other outputs with --outputs"
+                    f"output '{tensor.name}' of model '{self._predictor.name}' has shape {list(tensor.shape)} for "
+                    f"{rows} rows: expected as many rows as were asked; name other outputs with --outputs"
                 )
         return found
 

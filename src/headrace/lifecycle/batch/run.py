@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -155,7 +155,7 @@ def targets(job: Job, *, settings: ArtifactSettings = _DEFAULTS) -> list[Target]
     folder = job.output.endswith("/") or len(job.inputs) > 1 or _is_folder(job.output)
     for name in job.inputs:
         infos = objects_.expand(name, settings=settings)
-        where, path = objects_.split_uri(name)
+        _, path = objects_.split_uri(name)
         lone = len(infos) == 1 and infos[0].path == path
         base = uri.static_part(path) if uri.is_glob(path) else path
         for info in infos:
@@ -266,7 +266,7 @@ def run_file(
                     log.end()
                 return done
         entry = log.begin() if log is not None else None
-        work = _File(job, info, output, predictor, out, path, log, limit)
+        work = _File(job, Target(info, output), predictor, out, path=path, log=log, limit=limit)
         try:
             outputs = work.run(settings, entry, identity, report, cancel)
         except rows.Cancelled:
@@ -312,6 +312,29 @@ def _finished(out: Objects, path: str, output: str, identity: dict[str, str], *,
     )
 
 
+def _opened(info: ObjectInfo, job: Job, settings: ArtifactSettings, stack: contextlib.ExitStack) -> Reader:
+    where, path = objects_.split_uri(info.uri)
+    source = objects_.open_objects(where, settings=settings)
+    stack.callback(source.close)
+    return formats.open_reader(stack.enter_context(source.open(path)), info.uri, job.input_format)
+
+
+def _planned(info: ObjectInfo, job: Job, predictor: Predictor, reader: Reader) -> Plan:
+    """What the columns of a file are for; the reader reads those from here on."""
+    try:
+        plan = columns.plan(job, predictor.signature, reader.schema)
+    except InvalidRequest as exc:
+        raise InvalidRequest(f"{info.uri}: {exc}") from exc
+    texts = frozenset(name for feed in plan.feeds if feed.datatype == "BYTES" for name in feed.columns)
+    reader.want(plan.used, texts)
+    return plan
+
+
+def _none(reader: Reader) -> pa.RecordBatch:
+    """No rows of a file."""
+    return pa.RecordBatch.from_pylist([], schema=reader.schema)
+
+
 class _Done(msgspec.Struct):
     """A block, answered."""
 
@@ -328,16 +351,17 @@ class _File:
     def __init__(
         self,
         job: Job,
-        info: ObjectInfo,
-        output: str,
+        target: Target,
         predictor: Predictor,
         out: Objects,
+        *,
         path: str,
         log: Log | None,
         limit: int,
     ) -> None:
         self._job = msgspec.structs.replace(job, on_error="reject")  # bad rows are found out of turn, and told in turn
-        self._asked, self._info, self._output, self._predictor = job, info, output, predictor
+        self._asked, self._predictor = job, predictor
+        self._info, self._output = target.info, target.output
         self._out, self._path, self._log, self._limit = out, path, log, limit
         self._rows = self._lines = self._answered = self._rejected = self._resumed = self._bytes = 0
         self._reasons: Counter[str] = Counter()
@@ -359,15 +383,9 @@ class _File:
             where, path = objects_.split_uri(self._info.uri)
             source = objects_.open_objects(where, settings=settings)
             stack.callback(source.close)
-            file = stack.enter_context(source.open(path))
+            reader = _opened(self._info, self._job, settings, stack)
             self._same(source, path)
-            reader = formats.open_reader(file, self._info.uri, self._job.input_format)
-            try:
-                plan = columns.plan(self._job, self._predictor.signature, reader.schema)
-            except InvalidRequest as exc:
-                raise InvalidRequest(f"{self._info.uri}: {exc}") from exc
-            texts = frozenset(name for feed in plan.feeds if feed.datatype == "BYTES" for name in feed.columns)
-            reader.want(plan.used, texts)
+            plan = _planned(self._info, self._job, self._predictor, reader)
             # make sure that it can be written
             if not uri.is_local(self._output) and entry is None:
                 self._out.put(self._path + manifest.REJECTS, b"")
@@ -380,17 +398,14 @@ class _File:
             # block by block
             stopped = cancel if cancel is not None else threading.Event()
             try:
-                self._blocks(reader, plan, sink, start, report, stopped)
+                self._blocks(reader, plan, sink, start=start, report=report, cancel=stopped)
             except rows.Cancelled:
                 if self._log is not None and self._last is not None:
                     self._log.seal(self._last, now=True)
                 raise
             self._same(source, path)
             if not sink.settled:
-                empty = reader.schema.empty_table().to_batches() or [
-                    pa.RecordBatch.from_pylist([], schema=reader.schema)
-                ]
-                sink.write(rows.answer(empty[0], self._job, self._predictor, plan=plan)[0])
+                sink.write(rows.answer(_none(reader), self._job, self._predictor, plan=plan)[0])
             # publish
             sink.close()
             published.close()
@@ -417,6 +432,7 @@ class _File:
         reader: Reader,
         plan: Plan,
         sink: _Sink,
+        *,
         start: int,
         report: Report | None,
         cancel: threading.Event,
@@ -533,7 +549,7 @@ class _File:
             raise InvalidRequest(f"none of the first {done.rows} rows can be answered; {place}: {first.reason}")
         if self._asked.max_rejects and self._rejected + len(rejects) > self._asked.max_rejects:
             raise InvalidRequest(
-                f"more than {self._asked.max_rejects} rows are bad, which is what --max-rejects allows; {place}: {first.reason}"
+                f"more than {self._asked.max_rejects} rows are bad, as --max-rejects has it; {place}: {first.reason}"
             )
 
     def _publish(self, sink: _Sink, plan: Plan, identity: dict[str, str], began: dt.datetime) -> tuple[str, ...]:
@@ -693,3 +709,78 @@ def _as_it_stood(reject: Reject, originals: Sequence[tuple[int, str]]) -> Reject
         return reject
     line, text = originals[reject.row]
     return msgspec.structs.replace(reject, line=line, text=rows.shortened(text))
+
+
+# -- what would be done --
+
+
+class SketchedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that would be done."""
+
+    input: str
+    bytes: int
+    format: str
+    output: str
+
+
+class Sketch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job would do, and the answers to its first rows."""
+
+    model: str
+    digest: str
+    files: tuple[SketchedFile, ...]
+    columns: Mapping[str, tuple[str, ...]]
+    """Tensor to the columns that make it up."""
+    ignored: tuple[str, ...]
+    """Columns that are neither asked nor kept."""
+    answers: Mapping[str, str]
+    """Columns of the output, and their types."""
+    sample: tuple[Mapping[str, Any], ...]
+    """Answers to the first rows."""
+    rejects: tuple[Reject, ...]
+    """Of the first rows."""
+
+
+_SAMPLE: Final = 5
+
+
+def sketch(job: Job, *, open_predictor: Callable[[Job], Predictor], settings: ArtifactSettings = _DEFAULTS) -> Sketch:
+    """What a job would do. Nothing is written; the first rows of the first file are asked. Raises as `run`."""
+    found = targets(job, settings=settings)
+    predictor = open_predictor(job)
+    try:
+        files: list[SketchedFile] = []
+        told: tuple[Plan, Reader, Table] | None = None
+        for target in found:
+            with contextlib.ExitStack() as stack:
+                reader = _opened(target.info, job, settings, stack)
+                files.append(
+                    SketchedFile(
+                        input=target.info.uri,
+                        bytes=max(0, target.info.size),
+                        format=reader.format,
+                        output=uri.shown(target.output),
+                    )
+                )
+                plan = _planned(target.info, job, predictor, reader)
+                if told is None:
+                    block = next(iter(reader.blocks(0, rows=_SAMPLE)), None)
+                    table = Table(_none(reader), 0) if block is None else _first(block.parse(), _SAMPLE)
+                    told = plan, reader, table
+        if told is None:
+            raise InvalidRequest("the job names no input")
+        plan, reader, table = told
+        batch, rejects = rows.answer(table.rows, job, predictor, plan=plan, file=found[0].info.uri)
+        faulty = [Reject(file=found[0].info.uri, row=fault.row, reason=fault.reason) for fault in table.faults]
+        return Sketch(
+            model=f"{predictor.name} {predictor.version}".strip(),
+            digest=predictor.digest,
+            files=tuple(files),
+            columns={feed.tensor: feed.columns for feed in plan.feeds},
+            ignored=tuple(name for name in reader.schema.names if name not in plan.used),
+            answers={field.name: str(field.type) for field in batch.schema},
+            sample=tuple(batch.to_pylist()),
+            rejects=(*rejects, *faulty),
+        )
+    finally:
+        predictor.close()

@@ -1,0 +1,360 @@
+"""`headrace batch run`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headrace.cli import output as screen
+
+if TYPE_CHECKING:
+    from headrace.lifecycle.batch.base import Job, Outcome, Predictor
+    from headrace.lifecycle.batch.run import Sketch
+
+_PLAIN_SECONDS = 5.0
+_FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
+
+
+@click.command(short_help="Ask a model for whole files, now.")
+@click.argument("model")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("output")
+@click.option(
+    "--url", default="", metavar="URL", help="Ask MODEL of this server: http://host:port or grpc://host:port."
+)
+@click.option("--model-version", default="", metavar="VERSION", help="Of the model; default: the newest.")
+@click.option("--input-format", type=click.Choice(_FORMATS), default="auto", show_default=True)
+@click.option("--output-format", type=click.Choice(_FORMATS), default="auto", show_default=True)
+@click.option(
+    "--columns",
+    "mappings",
+    multiple=True,
+    metavar="INPUT=COLUMN,...",
+    help="Which columns make up an input of the model, in order. Default: by the model's signature.",
+)
+@click.option("--keep", multiple=True, metavar="COLUMN,...", help="Columns to stand beside the answers; * keeps all.")
+@click.option("--id-column", default="", metavar="COLUMN", help="Stands first. Default: `row`, the number in the file.")
+@click.option("--outputs", multiple=True, metavar="NAME,...", help="Of the model, to be written. Default: all.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["reject", "fail"]),
+    default="reject",
+    show_default=True,
+    help="Put bad rows into OUTPUT.rejects.jsonl, or end with the first.",
+)
+@click.option(
+    "--max-rejects",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="End where more rows are bad. 0: no bound.",
+)
+@click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="Only the first N rows. 0: all.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be done, and the answers to the first rows; write nothing."
+)
+@click.option(
+    "--batch-rows",
+    type=click.IntRange(min=1),
+    default=16_384,
+    show_default=True,
+    metavar="N",
+    help="Rows asked at once.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Batches at once. 0: as many as there are cores.",
+)
+@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of each request.")
+@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Of each request to --url.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS",
+    help="How long the server at --url may take for a batch.",
+)  # fmt: skip
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    metavar="ENGINE",
+    help="local, spark://host:port, spark://local[2], ray://host:port or ray://local.",
+)
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".headrace/batch"),
+    show_default=True,
+    help="Folder of what is half done: what a job that was stopped goes on from.",
+)
+@click.option("--overwrite", is_flag=True, help="Begin anew, whatever stands at OUTPUT.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def command(
+    model: str,
+    *,
+    inputs: tuple[str, ...],
+    output: str,
+    url: str,
+    model_version: str,
+    input_format: Any,
+    output_format: Any,
+    mappings: tuple[str, ...],
+    keep: tuple[str, ...],
+    id_column: str,
+    outputs: tuple[str, ...],
+    on_error: Any,
+    max_rejects: int,
+    limit: int,
+    dry_run: bool,
+    batch_rows: int,
+    threads: int,
+    parameters: tuple[str, ...],
+    headers: tuple[str, ...],
+    timeout: float,
+    engine: str,
+    state: Path,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Ask a model for whole files: CSV, JSON lines, Parquet or Arrow.
+
+    MODEL is a path or uri, or with --url the model's name on a server. INPUT are files, globs, folders or prefixes,
+    here or on a store (s3://, gs://, az://). OUTPUT is a file for one input file, else a folder or prefix.
+
+    Columns go to the inputs of the model that have their names; a model with one input of another name takes all columns,
+    in the order of the file. Bad rows go to OUTPUT.rejects.jsonl, with the reason; OUTPUT.manifest.json has counts, and is
+    written last. Stopped at any moment, even by kill -9, the same command goes on where it was.
+
+    \b
+    Examples:
+      headrace batch run churn.onnx customers.parquet scores.parquet
+      headrace batch run churn.onnx 'in/*.csv' out/ --id-column customer --keep region
+      headrace batch run s3://models/churn s3://in/2026/ s3://out/2026/ --output-format parquet
+      headrace batch run churn rows.csv scores.csv --url http://localhost:8080
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    from headrace.cli.remote import header_pairs
+    from headrace.lifecycle.batch.base import Job
+
+    job = Job(
+        model=model,
+        inputs=inputs,
+        output=output,
+        url=url,
+        version=model_version,
+        input_format=input_format,
+        output_format=output_format,
+        columns=dict(_mapping(each) for each in mappings),
+        keep=_names(keep),
+        id_column=id_column,
+        outputs=_names(outputs),
+        on_error=on_error,
+        max_rejects=max_rejects,
+        limit=limit,
+        batch_rows=batch_rows,
+        threads=threads,
+        parameters=dict(_parameter(each) for each in parameters),
+    )
+    opened = _opener(headers=header_pairs(headers, option="--header"), timeout=timeout)
+    if dry_run:
+        _sketch(job, opened, as_json=as_json)
+        return
+    cancel = threading.Event()
+    with _heeding(cancel), _display() as report:
+        if engine == "local":
+            from headrace.lifecycle.batch import run
+
+            outcome = run.run(
+                job,
+                open_predictor=opened,
+                settings=_settings(),
+                state=state,
+                report=report,
+                cancel=cancel,
+                overwrite=overwrite,
+            )
+        else:
+            from headrace.lifecycle.batch.engines.base import run_on
+
+            outcome = run_on(engine, job, settings=_settings(), report=report, cancel=cancel, overwrite=overwrite)
+    _conclude(outcome, as_json=as_json)
+
+
+def _mapping(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, columns = text.partition("=")
+    if not equals or not name or not columns:
+        raise click.UsageError(f"--columns takes INPUT=COLUMN,COLUMN,..., not {text!r}")
+    return name, _names((columns,))
+
+
+def _names(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
+def _parameter(text: str) -> tuple[str, str | float | bool]:
+    import msgspec
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.UsageError(f"--parameter takes NAME=VALUE, not {text!r}")
+    try:
+        return name, msgspec.json.decode(value, type=float | bool | str)
+    except msgspec.MsgspecError:
+        return name, value
+
+
+def _settings() -> Any:
+    import os
+
+    from headrace import settings
+
+    return settings.load(settings.Settings(), "", os.environ, {}).artifacts
+
+
+def _opener(*, headers: Mapping[str, str], timeout: float) -> Callable[[Job], Predictor]:
+    def opened(job: Job) -> Predictor:
+        if job.url:
+            from headrace.lifecycle.batch.remote import open_remote
+
+            return open_remote(job, timeout_seconds=timeout, headers=headers)
+        from headrace.offline import open_model
+
+        with screen.progress("loading the model"):
+            return open_model(job.model)
+
+    return opened
+
+
+@contextlib.contextmanager
+def _heeding(cancel: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM stop at a block; a second one ends at once."""
+
+    def heed(*_: object) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _display() -> Iterator[Callable[[Outcome, int], None]]:
+    """A bar on a terminal, a line now and then in a pipe."""
+    if not sys.stderr.isatty():
+        yield _printer()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, counts="")
+
+        def show(outcome: Outcome, total: int) -> None:
+            bar.update(task, completed=outcome.bytes, total=total or None, counts=_counts(outcome))
+
+        yield show
+
+
+def _printer() -> Callable[[Outcome, int], None]:
+    import time
+
+    said = time.monotonic()
+
+    def show(outcome: Outcome, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < _PLAIN_SECONDS:
+            return
+        said = now
+        share = min(outcome.bytes / total, 1.0) if total else 0.0
+        left = f", {outcome.seconds * (1 - share) / share:.0f} s to go" if share else ""
+        click.echo(f"{share:.0%}, {_counts(outcome)}{left}", err=True)
+
+    return show
+
+
+def _counts(outcome: Outcome) -> str:
+    now = outcome.rows - outcome.resumed_rows
+    text = f"{outcome.rows:,} rows, {now / max(outcome.seconds, 1e-6):,.0f}/s"
+    return text + (f", {outcome.rejected:,} rejected" if outcome.rejected else "")
+
+
+def _conclude(outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        screen.write_json(msgspec.structs.asdict(outcome))
+    elif outcome.finished_before == outcome.files and not outcome.interrupted:
+        what = "it is" if outcome.files == 1 else f"all {outcome.files} files are"
+        click.echo(f"nothing to do: {what} done, {outcome.rows:,} rows; --overwrite does it anew")
+    else:
+        click.echo(_said(outcome))
+    if outcome.interrupted:
+        click.echo("interrupted; the same command goes on where it was", err=True)
+        click.get_current_context().exit(130)
+
+
+def _said(outcome: Outcome) -> str:
+    files = f" of {outcome.files} files" if outcome.files != 1 else ""
+    text = f"answered {outcome.answered:,} of {outcome.rows:,} rows{files} in {outcome.seconds:.1f} s"
+    now = outcome.rows - outcome.resumed_rows
+    text += f" ({now / max(outcome.seconds, 1e-6):,.0f}/s)"
+    if outcome.resumed_rows:
+        text += f", {outcome.resumed_rows:,} of them before"
+    if outcome.rejected:
+        named = [each for each in outcome.outputs if each.endswith(".rejects.jsonl")]
+        text += f"; {outcome.rejected:,} rejected" + (f", see {named[0]}" if named else "")
+    return text
+
+
+def _sketch(job: Job, opened: Callable[[Job], Predictor], *, as_json: bool) -> None:
+    from headrace.lifecycle.batch import run
+
+    sketch = run.sketch(job, open_predictor=opened, settings=_settings())
+    if as_json:
+        import msgspec
+
+        screen.write_json(msgspec.structs.asdict(sketch))
+        return
+    _show(sketch)
+
+
+def _show(sketch: Sketch) -> None:
+    click.echo(f"model {sketch.model}{f', {sketch.digest[:19]}' if sketch.digest else ''}")
+    rows = [[each.input, screen.size_of(each.bytes), each.format, each.output] for each in sketch.files]
+    screen.write_table(["input", "size", "format", "output"], rows)
+    for tensor, names in sketch.columns.items():
+        click.echo(f"{tensor} <- {', '.join(names)}")
+    click.echo(f"ignored: {', '.join(sketch.ignored)}" if sketch.ignored else "every column is used")
+    click.echo(f"columns of the output: {', '.join(f'{name} {kind}' for name, kind in sketch.answers.items())}")
+    for row in sketch.sample:
+        click.echo(f"  {row}")
+    for reject in sketch.rejects:
+        click.echo(f"  rejected: row {reject.row}: {reject.reason}")
+    click.echo("nothing was written")
