@@ -25,7 +25,7 @@ import msgspec
 
 from headrace.artifacts import mlflow_stores
 from headrace.artifacts import uri as uris
-from headrace.artifacts.base import Entry, Pinned, Source
+from headrace.artifacts.base import Entry, Pinned, Ranged, Source
 from headrace.artifacts.credentials import Credentials
 from headrace.artifacts.mlflow_stores import Logged, Server, Store, Version
 from headrace.artifacts.rest import Rest, origin_of
@@ -168,6 +168,19 @@ class Resolved:
         """As of Source."""
         return self._files().read(entry, start=start)
 
+    @property
+    def ranges(self) -> bool:
+        """As of Ranged."""
+        files = self._files()
+        return isinstance(files, Ranged) and files.ranges
+
+    def read_range(self, entry: Entry, *, start: int, end: int) -> Iterator[bytes | memoryview]:
+        """As of Ranged."""
+        files = self._files()
+        if not isinstance(files, Ranged):
+            raise ArtifactFailed(f"{self._uri}: its store sends no parts of files")
+        return files.read_range(entry, start=start, end=end)
+
     def close(self) -> None:
         """As of Source."""
         if self._inner is not None:
@@ -201,6 +214,7 @@ class Proxied:
     def __init__(self, rest: Rest, path: str, *, shown: str, parallel: int) -> None:
         self._rest, self._path, self._shown, self._parallel = rest, path.strip("/"), shown, parallel
         self._is_file = False
+        self._ranges = False
 
     def __repr__(self) -> str:
         return f"Proxied({self._shown!r}, {self._rest.origin})"
@@ -223,7 +237,16 @@ class Proxied:
 
     def read(self, entry: Entry, *, start: int = 0) -> Iterator[bytes | memoryview]:
         """As of Source."""
-        return self._rest.read(self._url(entry), start=start, size=entry.size, etag=entry.etag)
+        return self.read_range(entry, start=start, end=-1)
+
+    @property
+    def ranges(self) -> bool:
+        """As of Ranged: a server whose files are in a bucket sends whole ones only."""
+        return self._ranges
+
+    def read_range(self, entry: Entry, *, start: int, end: int) -> Iterator[bytes | memoryview]:
+        """As of Ranged."""
+        return self._rest.read(self._url(entry), start=start, end=end, size=entry.size, etag=entry.etag)
 
     def close(self) -> None:
         """As of Source."""
@@ -263,11 +286,15 @@ class Proxied:
         own disk; those of a bucket it would fetch whole to answer, so only the smallest is asked for.
         """
         smallest = min(found, key=lambda entry: entry.size if entry.size > 0 else 1 << 62)
-        if not self._rest.etag(self._url(smallest)):
+        self._ranges = self._rest.head(self._url(smallest)).ranges
+        if not self._ranges:
             return found
         with ThreadPoolExecutor(min(self._parallel, len(found))) as threads:
-            etags = list(threads.map(self._rest.etag, map(self._url, found)))
-        return [msgspec.structs.replace(entry, etag=etag) for entry, etag in zip(found, etags, strict=True)]
+            heads = list(threads.map(self._rest.head, map(self._url, found)))
+        return [
+            msgspec.structs.replace(entry, etag=head.headers.get("etag", ""))
+            for entry, head in zip(found, heads, strict=True)
+        ]
 
     def _url(self, entry: Entry) -> str:
         path = self._path if self._is_file else f"{self._path}/{entry.path}" if self._path else entry.path

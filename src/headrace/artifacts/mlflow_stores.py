@@ -134,8 +134,8 @@ def open_store(address: str, *, environ: Mapping[str, str], timeout_seconds: flo
             f"--backend-store-uri ...` and set {setting} to its http(s) address"
         )
     raise SettingsError(
-        f"{setting}: expected http(s)://HOST, sqlite:///FILE or a folder of MLflow's, got {(scheme or address)!r}; models of "
-        "Databricks and of Unity Catalog are not read: copy them to a store, or serve them from a folder"
+        f"{setting}: expected http(s)://HOST, sqlite:///FILE or a folder of MLflow's, got {(scheme or address)!r}; "
+        "models of Databricks and of Unity Catalog are not read: copy them to a store, or serve them from a folder"
     )
 
 
