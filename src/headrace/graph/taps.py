@@ -38,6 +38,8 @@ class Taps:
         self._references = frozenset(references)
         self._depth = depth
         self._listeners: dict[str, list[Listener]] = {}
+        self._witness: Listener | None = None
+        self._witnessed: frozenset[str] = frozenset()
         self._waiting: deque[tuple[str, str, tuple[Tensor, ...]]] = deque()
         self._handle: asyncio.Handle | None = None
 
@@ -63,10 +65,19 @@ class Taps:
             listeners.remove(listener)
         if not listeners:
             self._listeners.pop(reference, None)
-        self.live = bool(self._listeners)
+        self.live = bool(self._listeners or self._witnessed)
+
+    def witness(self, references: Collection[str], listener: Listener) -> None:
+        """Show a listener every message of these references before the step goes on. There is one, to whom nothing is
+        dropped, until the last request has left.
+        """
+        self._witness, self._witnessed = listener, frozenset(references)
+        self.live = True
 
     def offer(self, request_id: str, reference: str, tensors: tuple[Tensor, ...]) -> None:
         """Queue a message for those who listen to it; never waits."""
+        if self._witness is not None and reference in self._witnessed:
+            self._witness(request_id, reference, tensors)
         if reference not in self._listeners:
             return
         if len(self._waiting) >= self._depth:
@@ -77,10 +88,10 @@ class Taps:
             self._handle = asyncio.get_running_loop().call_soon(self._hand_out)
 
     def close(self) -> None:
-        """Nobody is shown anything any more."""
+        """Nobody is shown anything any more, but the witness."""
         self._listeners.clear()
         self._waiting.clear()
-        self.live = False
+        self.live = bool(self._witnessed)
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

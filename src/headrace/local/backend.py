@@ -42,6 +42,7 @@ from headrace.graph.external import Feed
 from headrace.graph.route import Router, router
 from headrace.graph.taps import Listener, Taps
 from headrace.local import elsewhere, feedback, picture, seen
+from headrace.local.durable import Durable, Durables
 from headrace.local.models import Fetch, model_spec
 from headrace.local.steps import implicit_model, key_of_step, version_of_step
 from headrace.payload import Infer, InferenceRequest, InferenceResponse, Signature
@@ -83,6 +84,7 @@ class _Deployed(msgspec.Struct, eq=False):
     pipeline: graph.Pipeline | None = None
     split: Split | None = None
     feed: Feed | None = None
+    durable: Durable | None = None
     remotes: tuple[Remote, ...] = ()
     settling: bool = False
     """A candidate of it was not as fast yet as it will be, at the last look."""
@@ -111,6 +113,7 @@ class LocalBackend:
         settling: Callable[[str, str], bool] = lambda *_: False,
         gauges: Gauges | None = None,
         load_policy: str = "auto",
+        durables: Durables | None = None,
     ) -> None:
         """Store the rooms.
 
@@ -128,6 +131,7 @@ class LocalBackend:
             settling: Whether a version of a model may soon be faster than it is.
             gauges: Where what steps and candidates did is shown.
             load_policy: As the setting `models.load_policy`: for code that steps name.
+            durables: For pipelines with `durability: kafka`; None: they are refused.
         """
         self._models, self._repository, self._residency = models, repository, residency
         self._mirrors, self._fetch, self._memory_bytes = tuple(mirrors), fetch, memory_bytes
@@ -135,6 +139,7 @@ class LocalBackend:
         self.metric = metric
         self._counted, self._forgotten = counted, forgotten
         self._settling, self._gauges, self._load_policy = settling, gauges, load_policy
+        self._durables = durables
         self.recalled: dict[str, Any] = {}
         """What routers of pipelines had learnt before this process began, by pipeline; each is taken once."""
         self._deployed: dict[UnitKey, _Deployed] = {}
@@ -217,6 +222,8 @@ class LocalBackend:
             self._forget(key)
         while self._closing:
             await asyncio.wait(self._closing)
+        if self._durables is not None:
+            await self._durables.close()
 
     def learnt(self) -> dict[str, Any]:
         """What routers of pipelines have learnt, by pipeline, those included that are not up yet."""
@@ -337,6 +344,8 @@ class LocalBackend:
         self._put(key, deployed)
         self._refresh_feeds()
         if before is not None:
+            if before.durable is deployed.durable:
+                before.durable = None  # it goes on, with the new version
             self._later(self._close_pipeline(before))
 
     def _check_flow(self, unit: PipelineUnit) -> None:
@@ -366,7 +375,10 @@ class LocalBackend:
         needs = frozenset(filter(None, (key_of_step(unit.name, step) for step in unit.spec.steps)))
         served = before.served if before is not None and before.served is not None else None
         served = served or Served(name=unit.name, kind="pipeline", wanted=False)
-        served.infer, served.placement = self._counted(served.key, "", pipeline.infer), "inline"
+        durable = self._durable_of(unit, before)
+        infer = pipeline.infer if durable is None else durable.infer
+        served.infer, served.placement = self._counted(served.key, "", infer), "inline"
+        served.results = durable
         hears = unit.form or any(step.route is not None for step in unit.spec.steps)
         served.feedback = functools.partial(self._hear, unit, pipeline) if hears else None
         served.graph = bool(unit.form)
@@ -375,16 +387,33 @@ class LocalBackend:
         pipeline.restore(old.learnt() if old is not None else self.recalled.pop(unit.name, {}))
         feed = None
         if unit.spec.input is not None:
-            feed = Feed(unit.name, unit.spec.input, infer=pipeline.infer, find=self._taps_of)
+            feed = Feed(unit.name, unit.spec.input, infer=infer, find=self._taps_of)
+        if durable is not None:
+            durable.carry(pipeline)
         return _Deployed(
             unit,
             served=served,
             pipeline=pipeline,
             feed=feed,
+            durable=durable,
             remotes=tuple(remotes),
             needs=needs,
             implicit=implicit,
         )
+
+    def _durable_of(self, unit: PipelineUnit, before: _Deployed | None) -> Durable | None:
+        """What stores a pipeline's requests: the one of the version before, if there is one. None: nothing does.
+
+        Raises:
+            NotSupported: nothing here can.
+        """
+        if unit.spec.durability == "memory":
+            return None
+        if before is not None and before.durable is not None:
+            return before.durable
+        if self._durables is None:
+            raise NotSupported(f"pipeline '{unit.name}' has durability: kafka, and this process has no brokers")
+        return Durable(unit.name, self._durables, lambda: self._look_again_at(key_of(unit)))
 
     def _hear(
         self,
@@ -439,6 +468,8 @@ class LocalBackend:
                 deployed.feed.refresh()
 
     async def _close_pipeline(self, deployed: _Deployed) -> None:
+        if deployed.durable is not None:
+            await deployed.durable.close()
         if deployed.feed is not None:
             await deployed.feed.close()
         if deployed.pipeline is not None:
@@ -600,15 +631,24 @@ class LocalBackend:
         self._views.pop(key, None)
         bare = key.removesuffix(".pipeline").removesuffix(".experiment")
         for dependent in {*self._dependents.get(key, ()), *self._dependents.get(bare, ())}:
-            deployed = self._deployed[dependent]
-            served = deployed.served
-            if served is None:
-                continue
-            state, reason = served.state, served.reason
-            self._judge(deployed)
-            if (served.state, served.reason) != (state, reason):
-                self._models.changed(served, served.state, served.reason)
+            self._judge_again(self._deployed[dependent])
         self.changed()
+
+    def _look_again_at(self, key: UnitKey) -> None:
+        """A durable pipeline found its topics, or lost them."""
+        deployed = self._deployed.get(key)
+        if deployed is not None:
+            self._judge_again(deployed)
+            self.changed()
+
+    def _judge_again(self, deployed: _Deployed) -> None:
+        served = deployed.served
+        if served is None:
+            return
+        state, reason = served.state, served.reason
+        self._judge(deployed)
+        if (served.state, served.reason) != (state, reason):
+            self._models.changed(served, served.state, served.reason)
 
     def _judge(self, deployed: _Deployed) -> None:
         """Write whether a pipeline or split can answer, from what it needs."""
@@ -616,6 +656,9 @@ class LocalBackend:
         if served is None:
             return
         missing = [f"{need} is {why}" for need in sorted(deployed.needs) if (why := seen.why_not(self._models, need))]
+        if deployed.durable is not None:
+            deployed.durable.ready(not missing)
+            missing += filter(None, [deployed.durable.reason])
         ready = not missing if deployed.pipeline is not None else len(missing) < len(deployed.needs)
         served.state = State.READY if ready else State.UNAVAILABLE
         served.reason = "; ".join(missing)

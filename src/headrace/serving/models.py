@@ -52,6 +52,16 @@ class Explain(Protocol):
         """End a job, and forget it."""
 
 
+class Results(Protocol):
+    """What keeps the answers of a pipeline by its requests' ids (`local.durable`); errors as it says."""
+
+    async def submit(self, request: InferenceRequest) -> str:
+        """Store a request, and say its id once it is safe."""
+
+    async def find(self, request_id: str) -> InferenceResponse | None:
+        """The answer; None: not yet."""
+
+
 class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     """One version of one model, or a pipeline or an experiment, as the table holds it. Who put it there writes its
     fields (the repository those of models); everybody else reads them.
@@ -80,6 +90,8 @@ class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     """Set for pipelines whose routers learn."""
     explain: Explain | None = None
     """Set while READY, for models that can be explained."""
+    results: Results | None = None
+    """Set for pipelines whose requests are stored."""
     graph: bool = False
     """It answers as a graph of Seldon Core v1 or KServe's InferenceGraph does, for their clients."""
     dialect: str = ""
