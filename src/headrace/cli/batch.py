@@ -13,6 +13,9 @@ from headrace.cli.lazy import LazyGroup
 COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "run": "Ask a model for whole files, now.",
+        "watch": "Answer files as they come into a bucket or folder.",
+        "aws-lambda": "Write a function for AWS Lambda that answers files as they come.",
+        "policy": "Print the least that the work may be allowed on AWS.",
     }
 )
 """Name to summary, in the order of the help."""

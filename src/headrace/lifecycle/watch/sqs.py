@@ -57,7 +57,7 @@ class Queue:
 
     Args:
         url: `https://sqs.eu-west-1.amazonaws.com/123456789012/uploads`.
-        region: Of the queue; empty: as its url says.
+        region: Of the queue, where its url does not say.
         keys: Who asks; called before each request, since keys of sessions change.
         clock: UTC.
 
@@ -80,7 +80,7 @@ class Queue:
                 f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
             )
         found = _REGION_OF_HOST.search(parts.netloc)
-        self.region = region or (found and (found[1] or found[2])) or ""
+        self.region = (found[1] or found[2]) if found else region
         if not self.region:
             raise SettingsError(f"{url}: the region cannot be told from the queue's url; set AWS_REGION")
         self.url = url

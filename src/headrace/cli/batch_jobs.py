@@ -1,0 +1,123 @@
+"""What `headrace batch watch` and `headrace batch aws-lambda` take of a batch job, under the names of `batch run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from headrace.lifecycle.batch.base import Job, Predictor
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
+
+
+def job_options(command: _F) -> _F:
+    """The options of a job that say how rows become requests and answers."""
+    options = (
+        click.option("--input-format", type=click.Choice(_FORMATS), default="auto", show_default=True),
+        click.option("--output-format", type=click.Choice(_FORMATS), default="auto", show_default=True),
+        click.option(
+            "--columns",
+            "mappings",
+            multiple=True,
+            metavar="INPUT=COLUMN,...",
+            help="Which columns make up an input of the model, in order. Default: by the model's signature.",
+        ),
+        click.option(
+            "--keep", multiple=True, metavar="COLUMN,...", help="Columns to stand beside the answers; * for all."
+        ),
+        click.option("--id-column", default="", metavar="COLUMN", help="Stands first. Default: the row's number."),
+        click.option("--outputs", multiple=True, metavar="NAME,...", help="Of the model, to be written. Default: all."),
+        click.option(
+            "--max-rejects", type=click.IntRange(0), default=0, metavar="N", help="Give up a file with more bad rows."
+        ),
+        click.option(
+            "--batch-rows",
+            type=click.IntRange(1),
+            default=16_384,
+            show_default=True,
+            metavar="N",
+            help="Asked at once.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(0), default=0, metavar="N", help="Batches at once. 0: one for each core."
+        ),
+        click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of each request."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def job_of(given: Mapping[str, Any], *, model: str, output: str, url: str = "", version: str = "") -> Job:
+    """The job that the options say.
+
+    Raises:
+        UsageError: a value cannot be understood.
+    """
+    from headrace.lifecycle.batch.base import Job
+
+    return Job(
+        model=model,
+        inputs=(),
+        output=output,
+        url=url,
+        version=version,
+        input_format=given["input_format"],
+        output_format=given["output_format"],
+        columns=dict(_mapping(each) for each in given["mappings"]),
+        keep=_names(given["keep"]),
+        id_column=given["id_column"],
+        outputs=_names(given["outputs"]),
+        max_rejects=given["max_rejects"],
+        batch_rows=given["batch_rows"],
+        threads=given["threads"],
+        parameters=dict(_parameter(each) for each in given["parameters"]),
+    )
+
+
+@contextmanager
+def opened(job: Job, *, headers: Mapping[str, str], timeout_seconds: float) -> Iterator[Predictor]:
+    """Who answers, while the body runs: the model, loaded here, or the one of a server."""
+    from headrace.cli import output
+
+    if job.url:
+        from headrace.lifecycle.batch.remote import open_remote
+
+        predictor: Predictor = open_remote(job, timeout_seconds=timeout_seconds, headers=headers)
+    else:
+        from headrace.offline import open_model
+
+        with output.progress("loading the model"):
+            predictor = open_model(job.model)
+    try:
+        yield predictor
+    finally:
+        predictor.close()
+
+
+def _mapping(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, columns = text.partition("=")
+    if not equals or not name or not columns:
+        raise click.UsageError(f"--columns takes INPUT=COLUMN,COLUMN,..., not {text!r}")
+    return name, _names((columns,))
+
+
+def _names(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
+def _parameter(text: str) -> tuple[str, str | float | bool]:
+    import msgspec
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.UsageError(f"--parameter takes NAME=VALUE, not {text!r}")
+    try:
+        return name, msgspec.json.decode(value, type=float | bool | str)
+    except msgspec.MsgspecError:
+        return name, value
