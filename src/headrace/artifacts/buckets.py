@@ -41,7 +41,7 @@ class Bucket:
 
     def pin(self) -> Pinned:
         """See `base.Source`: a digest over paths, sizes and etags."""
-        return Pinned(uri=self._place.shown, token=token_of(self.entries()))
+        return Pinned(uri=self._place.shown.rstrip("/"), token=token_of(self.entries()))
 
     def entries(self) -> Sequence[Entry]:
         """See `base.Source`: asked once. What has objects below it is a folder, even where an object has its name."""

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tempfile
+import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, Final
 from headrace.artifacts import rest, uri
 from headrace.artifacts.base import Entry, Pinned
 from headrace.artifacts.credentials import Credentials
-from headrace.artifacts.objects import ObjectInfo, pause
+from headrace.artifacts.objects import ObjectInfo, pause_seconds
 from headrace.artifacts.secrets import Secret
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactFailed, ArtifactNotFound, ArtifactUnreachable, SettingsError
@@ -228,7 +229,7 @@ class _Parts(io.RawIOBase):
                 self._stream = None
                 if tried >= self._retries:
                     raise
-                pause(tried)
+                time.sleep(pause_seconds(tried))
                 tried += 1
         return 0
 

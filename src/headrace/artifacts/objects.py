@@ -447,15 +447,16 @@ class _Ranges(io.RawIOBase):
         if count <= 0:
             return 0
         straight = self._at == self._ended
-        for tried in range(self._objects.settings.retries + 1):
+        retries = min(1, self._objects.settings.retries)  # the client itself tries as often as is set
+        for tried in range(retries + 1):
             try:
                 got = self._from_stream(out, count) if straight else self._from_range(out, count)
                 break
             except ArtifactUnreachable:
                 self._stream, self._chunk = None, memoryview(b"")
-                if tried == self._objects.settings.retries:
+                if tried == retries:
                     raise
-                pause(tried)
+                time.sleep(pause_seconds(tried))
         else:  # pragma: no cover - the last try raises
             raise AssertionError
         self._at += got
@@ -484,9 +485,9 @@ class _Ranges(io.RawIOBase):
         return got
 
 
-def pause(tried: int) -> None:
-    """Wait before a further try: twice as long each time, by chance between half and all of it."""
-    time.sleep(min(10.0, 0.1 * 2**tried) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+def pause_seconds(tried: int) -> float:
+    """How long to wait before a further try: twice as long each time, by chance between half and all of it."""
+    return min(10.0, 0.1 * 2.0**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 class _AbortedError(Exception):
