@@ -16,10 +16,10 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -229,6 +229,7 @@ def run_file(
     overwrite: bool = False,
     limit: int = 0,
     seal_seconds: float = 1.0,
+    answers: Answers | None = None,
 ) -> Outcome:
     """Do one file of a job: its object to one output object. Arguments and errors as of `run`.
 
@@ -244,6 +245,7 @@ def run_file(
         overwrite: As of `run`.
         limit: Rows of this file; 0: all.
         seal_seconds: As of `run`.
+        answers: Who answers its blocks; None: this process does.
 
     Raises:
         ArtifactCorrupt: the file is another one by now, or is damaged; when it was changed, try again with what it is.
@@ -260,7 +262,7 @@ def run_file(
         )
         known = log.look(anew=overwrite) if log is not None else False
         if not overwrite:
-            done = _finished(out, path, output, identity, known=known)
+            done = finished(out, path, output, identity, known=known)
             if done is not None:
                 if log is not None:
                     log.end()
@@ -268,13 +270,13 @@ def run_file(
         entry = log.begin() if log is not None else None
         work = _File(job, Target(info, output), predictor, out, path=path, log=log, limit=limit)
         try:
-            outputs = work.run(settings, entry, identity, report, cancel)
+            outputs = work.run(settings, entry, identity, report, cancel, answers=answers)
         except rows.Cancelled:
             return work.outcome((), interrupted=True)
         return work.outcome(outputs)
 
 
-def _finished(out: Objects, path: str, output: str, identity: dict[str, str], *, known: bool) -> Outcome | None:
+def finished(out: Objects, path: str, output: str, identity: dict[str, str], *, known: bool) -> Outcome | None:
     """What an earlier run has done, all of it; None where there is something to do.
 
     Raises:
@@ -319,7 +321,7 @@ def _opened(info: ObjectInfo, job: Job, settings: ArtifactSettings, stack: conte
     return formats.open_reader(stack.enter_context(source.open(path)), info.uri, job.input_format)
 
 
-def _planned(info: ObjectInfo, job: Job, predictor: Predictor, reader: Reader) -> Plan:
+def planned(info: ObjectInfo, job: Job, predictor: Predictor, reader: Reader) -> Plan:
     """What the columns of a file are for; the reader reads those from here on."""
     try:
         plan = columns.plan(job, predictor.signature, reader.schema)
@@ -335,14 +337,80 @@ def _none(reader: Reader) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema=reader.schema)
 
 
-class _Done(msgspec.Struct):
+class Done(msgspec.Struct):
     """A block, answered."""
 
-    batches: list[pa.RecordBatch]
+    batches: Iterable[pa.RecordBatch]
     rejects: list[Reject]
     """Rows and lines count from the first of the block."""
     rows: int
     answered: int
+
+
+class Place(Protocol):
+    """Of a block in its file: `formats.Block` is one."""
+
+    end: int
+    done_bytes: int
+
+    @property
+    def lines(self) -> int:
+        """Of text."""
+
+
+Answers = Callable[[Reader, Plan], Iterator[tuple[Place, Done]]]
+"""Gives the blocks of a file in order, answered elsewhere: by the workers of an engine."""
+
+
+def answer_block(
+    block: Block,
+    plan: Plan,
+    job: Job,
+    predictor: Predictor,
+    *,
+    left: int = 0,
+    probe: bool = False,
+    cancel: rows.Pause | None = None,
+) -> Done:
+    """A block parsed and asked; by any thread. Raises as `rows.answer`.
+
+    Args:
+        block: Of a file.
+        plan: Of the file.
+        job: Bad rows are rejects if it says so.
+        predictor: Who answers.
+        left: Rows that are wanted at most; 0: all.
+        probe: As of `rows.answer`.
+        cancel: As of `rows.answer`.
+    """
+    table = block.parse()
+    if left and table.count > left:
+        table = _first(table, left)
+    batches, rejects, answered = [], [], 0
+    positions = table.positions() if table.faults else None
+    for low in range(0, table.rows.num_rows, job.batch_rows):
+        batch, bad = rows.answer(
+            table.rows.slice(low, job.batch_rows),
+            job,
+            predictor,
+            first_row=low,
+            plan=plan,
+            probe=probe,
+            cancel=cancel,
+        )
+        if positions is not None:
+            batch = _numbered(batch, plan, positions)
+            bad = [msgspec.structs.replace(each, row=int(positions[each.row])) for each in bad]
+        answered += batch.num_rows
+        batches.append(batch)
+        rejects += bad
+    rejects += [Reject(file="", row=fault.row, reason=fault.reason) for fault in table.faults]
+    if rejects:
+        rejects.sort(key=lambda each: each.row)
+        originals = block.originals()
+        if originals:
+            rejects = [_as_it_stood(each, originals) for each in rejects]
+    return Done(batches, rejects, table.count, answered)
 
 
 class _File:
@@ -375,6 +443,8 @@ class _File:
         identity: dict[str, str],
         report: Report | None,
         cancel: threading.Event | None,
+        *,
+        answers: Answers | None,
     ) -> tuple[str, ...]:
         """Uris of what was written. Raises Cancelled, with nothing of it there."""
         began = dt.datetime.now(dt.UTC)
@@ -385,7 +455,7 @@ class _File:
             stack.callback(source.close)
             reader = _opened(self._info, self._job, settings, stack)
             self._same(source, path)
-            plan = _planned(self._info, self._job, self._predictor, reader)
+            plan = planned(self._info, self._job, self._predictor, reader)
             # make sure that it can be written
             if not uri.is_local(self._output) and entry is None:
                 self._out.put(self._path + manifest.REJECTS, b"")
@@ -398,7 +468,10 @@ class _File:
             # block by block
             stopped = cancel if cancel is not None else threading.Event()
             try:
-                self._blocks(reader, plan, sink, start=start, report=report, cancel=stopped)
+                if answers is None:
+                    self._blocks(reader, plan, sink, start=start, report=report, cancel=stopped)
+                else:
+                    self._elsewhere(answers(reader, plan), reader.header_lines + 1, sink, report, stopped)
             except rows.Cancelled:
                 if self._log is not None and self._last is not None:
                     self._log.seal(self._last, now=True)
@@ -441,7 +514,7 @@ class _File:
         threads = self._job.threads or len(os.sched_getaffinity(0))
         window = 1 if self._limit else threads * _AHEAD
         first_line = reader.header_lines + 1
-        waiting: deque[tuple[Block, Future[_Done]]] = deque()
+        waiting: deque[tuple[Block, Future[Done]]] = deque()
         stop = threading.Event()
         blocks = reader.blocks(start, rows=self._job.batch_rows)
 
@@ -452,11 +525,23 @@ class _File:
                     if cancel.is_set() or (self._limit and left <= 0):
                         break
                     probe = not self._answered
-                    waiting.append((block, pool.submit(self._answer, block, plan, left, probe, _Either(cancel, stop))))
+                    asked = pool.submit(
+                        answer_block,
+                        block,
+                        plan,
+                        self._job,
+                        self._predictor,
+                        left=left,
+                        probe=probe,
+                        cancel=_Either(cancel, stop),
+                    )
+                    waiting.append((block, asked))
                     while len(waiting) >= window and not cancel.is_set():
-                        self._collect(*waiting.popleft(), first_line, sink, report)
+                        first, answered = waiting.popleft()
+                        self._collect(first, answered.result(), first_line, sink, report)
                 while waiting and not cancel.is_set():
-                    self._collect(*waiting.popleft(), first_line, sink, report)
+                    first, answered = waiting.popleft()
+                    self._collect(first, answered.result(), first_line, sink, report)
                 if cancel.is_set():
                     raise rows.Cancelled
             finally:
@@ -464,42 +549,22 @@ class _File:
                 for _, future in waiting:
                     future.cancel()
 
-    def _answer(self, block: Block, plan: Plan, left: int, probe: bool, cancel: rows.Pause) -> _Done:
-        """A block parsed and asked; by any thread."""
-        table = block.parse()
-        if left and table.count > left:
-            table = _first(table, left)
-        batches, rejects, answered = [], [], 0
-        positions = table.positions() if table.faults else None
-        for low in range(0, table.rows.num_rows, self._job.batch_rows):
-            batch, bad = rows.answer(
-                table.rows.slice(low, self._job.batch_rows),
-                self._job,
-                self._predictor,
-                first_row=low,
-                plan=plan,
-                probe=probe,
-                cancel=cancel,
-            )
-            if positions is not None:
-                batch = _numbered(batch, plan, positions)
-                bad = [msgspec.structs.replace(each, row=int(positions[each.row])) for each in bad]
-            answered += batch.num_rows
-            batches.append(batch)
-            rejects += bad
-        rejects += [Reject(file="", row=fault.row, reason=fault.reason) for fault in table.faults]
-        if rejects:
-            rejects.sort(key=lambda each: each.row)
-            originals = block.originals()
-            if originals:
-                rejects = [_as_it_stood(each, originals) for each in rejects]
-        return _Done(batches, rejects, table.count, answered)
-
-    def _collect(
-        self, block: Block, future: Future[_Done], first_line: int, sink: _Sink, report: Report | None
+    def _elsewhere(
+        self,
+        answers: Iterator[tuple[Place, Done]],
+        first_line: int,
+        sink: _Sink,
+        report: Report | None,
+        cancel: threading.Event,
     ) -> None:
+        """Take what others answered. Raises Cancelled."""
+        for place, done in answers:
+            if cancel.is_set():
+                raise rows.Cancelled
+            self._collect(place, done, first_line, sink, report)
+
+    def _collect(self, block: Place, done: Done, first_line: int, sink: _Sink, report: Report | None) -> None:
         """Write a block in its turn."""
-        done = future.result()
         rejects = [
             msgspec.structs.replace(
                 each,
@@ -511,10 +576,9 @@ class _File:
         ]
         self._judge(done, rejects)
         for batch in done.batches:
-            moved = _moved(batch, self._rows) if not self._job.id_column else batch
-            moved = sink.write(moved)
+            written = sink.write(batch if self._job.id_column else moved(batch, self._rows))
             if self._log is not None:
-                self._log.add(moved, [])
+                self._log.add(written, [])
         sink.reject(rejects)
         self._rows += done.rows
         self._lines += block.lines
@@ -537,7 +601,7 @@ class _File:
         if report is not None:
             report(self.outcome(()), self._info.size)
 
-    def _judge(self, done: _Done, rejects: Sequence[Reject]) -> None:
+    def _judge(self, done: Done, rejects: Sequence[Reject]) -> None:
         """Raises InvalidRequest where rejects end the job."""
         if not rejects:
             return
@@ -649,7 +713,7 @@ class _Sink:
         if self._schema is None:
             self._schema = batch.schema
         elif not batch.schema.equals(self._schema):
-            batch = _conformed(batch, self._schema)
+            batch = conformed(batch, self._schema)
         self._writer.write(batch)
         return batch
 
@@ -668,7 +732,12 @@ class _Sink:
         self._writer.close()
 
 
-def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Answers in the columns of those before them.
+
+    Raises:
+        ContractBroken: they cannot be.
+    """
     try:
         return pa.RecordBatch.from_arrays(
             [batch.column(field.name).cast(field.type) for field in schema], schema=schema
@@ -697,7 +766,7 @@ def _numbered(batch: pa.RecordBatch, plan: Plan, positions: Any) -> pa.RecordBat
     return batch.set_column(0, batch.schema.field(0), pa.array(numbers, pa.int64()))
 
 
-def _moved(batch: pa.RecordBatch, rows_before: int) -> pa.RecordBatch:
+def moved(batch: pa.RecordBatch, rows_before: int) -> pa.RecordBatch:
     """Row numbers of a block as those of the file."""
     if not rows_before:
         return batch
@@ -762,7 +831,7 @@ def sketch(job: Job, *, open_predictor: Callable[[Job], Predictor], settings: Ar
                         output=uri.shown(target.output),
                     )
                 )
-                plan = _planned(target.info, job, predictor, reader)
+                plan = planned(target.info, job, predictor, reader)
                 if told is None:
                     block = next(iter(reader.blocks(0, rows=_SAMPLE)), None)
                     table = Table(_none(reader), 0) if block is None else _first(block.parse(), _SAMPLE)
