@@ -29,6 +29,7 @@ from headrace.environments.files import is_asked
 from headrace.errors import LoadFailed, SettingsError
 from headrace.local.backend import LocalBackend
 from headrace.local.copies import Copies, Follower
+from headrace.local.durable import Durables
 from headrace.local.plane import Plane
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
@@ -356,6 +357,7 @@ class App:
             gauges=self.metrics.traffic,
             settling=self._lookout.is_looking,
             load_policy=settings.models.load_policy,
+            durables=Durables(settings.kafka, drain_seconds=settings.models.drain_seconds),
         )
         return Plane(
             settings.control,

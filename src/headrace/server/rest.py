@@ -29,7 +29,7 @@ from headrace.monitoring.logs import request_id
 from headrace.payload import InferenceRequest, InferenceResponse, InferStream
 from headrace.protocols import openapi, routing_feedback, status, v1, v2_control, v2_rest
 from headrace.routing import sticky
-from headrace.server import compression, model_routes, trust
+from headrace.server import compression, model_routes, results, trust
 from headrace.server.answer_headers import fields_of
 from headrace.server.deployments import Deployments, give
 from headrace.server.http import HttpReply, HttpRequest
@@ -191,7 +191,12 @@ class Rest:
             return await self._infer_traced(self._traces, request, target)
         served = self._models.route(target.name, target.version)
         inference = self._parse_v2(request, served)
+        if "prefer" in request.headers and served.results is not None and results.is_async(request.headers):
+            return await results.accept(served, served.results, inference, root=self._root)
         return _v2_reply(served, inference, await served.infer(inference))  # type: ignore[misc]  # set while READY
+
+    async def _result(self, request: HttpRequest, target: Target) -> HttpReply:
+        return await results.result(self._models, target.name, request)
 
     async def _infer_traced(self, traces: tracing.Tracing, request: HttpRequest, target: Target) -> HttpReply:
         """The same walk, with a span for each step that the server takes itself."""
@@ -202,6 +207,8 @@ class Rest:
             served = self._models.route(target.name, target.version)
             inference = msgspec.structs.replace(self._parse_v2(request, served), trace=trace)
             trace.record("parse", started, time.time_ns())
+            if "prefer" in request.headers and served.results is not None and results.is_async(request.headers):
+                return await results.accept(served, served.results, inference, root=self._root)
             response = await served.infer(inference)  # type: ignore[misc]  # set while READY
             started = time.time_ns()
             reply = _v2_reply(served, inference, response)
@@ -557,6 +564,8 @@ class Rest:
                 return {"POST": self._infer_stream}, f"{base}/infer_stream", key, ""
             case ["feedback"] if kind == "pipeline":
                 return {"POST": self._feedback}, f"{base}/feedback", key, ""
+            case ["results", request_id] if kind == "pipeline" and request_id:
+                return {"GET": self._result}, f"{base}/results/{{request}}", key, ""
         return None
 
     def _match_model(self, base: str, name: str, version: str, rest: list[str]) -> _Found | None:
