@@ -244,16 +244,16 @@ class _Fetch:
                 at = 0
             digest = hashlib.sha256() if at == 0 else None
             self._count(entry.path, at, downloaded=False)
-            tried = 0
+            tried, furthest = 0, at
             while at != entry.size:
                 try:
                     self._append(entry, out, digest)
                     break
                 except ArtifactUnreachable:
-                    tried = 0 if out.tell() > at else tried
+                    at = out.tell()
+                    tried, furthest = (0, at) if at > furthest else (tried, furthest)
                     self._heal_or_raise(tried)
                     tried += 1
-                    at = out.tell()
                     if not resumable:  # it may be another file by now
                         out.truncate(0)
                         self._count(entry.path, -at, downloaded=False)
