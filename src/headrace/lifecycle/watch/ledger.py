@@ -8,6 +8,7 @@ An object is a uri and an etag. Its states, and who moves it:
                        -> dead          it can never be answered, or was tried often enough
                        -> gone          it was deleted before it was read
                        -> superseded    it was replaced before it was read; what replaced it has a row of its own
+    skipped                             it was there before the watcher began, and is to be left alone
 
 Laws: of one uri at most one row is running; a row that is done becomes pending again only when another etag of its uri
 was done after it and somebody saw it back (A, then B, then A again); what a watcher that no longer lives was running is
@@ -34,7 +35,7 @@ from headrace.errors import SettingsError, Temporary
 from headrace.lifecycle.batch.base import Outcome
 from headrace.lifecycle.watch.events import Malformed, ObjectCreated
 
-State = Literal["pending", "running", "done", "failed", "dead", "gone", "superseded"]
+State = Literal["pending", "running", "done", "failed", "dead", "gone", "superseded", "skipped"]
 
 SCHEMA: Final = 1
 _TABLES: Final = """
@@ -48,6 +49,7 @@ CREATE TABLE objects (
 CREATE INDEX objects_open ON objects (not_before) WHERE state IN ('pending', 'failed');
 CREATE INDEX objects_running ON objects (uri) WHERE state = 'running';
 CREATE TABLE latest (uri TEXT PRIMARY KEY, etag TEXT NOT NULL);
+CREATE TABLE begun (at REAL NOT NULL);
 CREATE TABLE letters (id INTEGER PRIMARY KEY, received REAL NOT NULL, source TEXT NOT NULL, reason TEXT NOT NULL,
                       text TEXT NOT NULL)
 """
@@ -225,13 +227,27 @@ class Ledger:
 
     # -- what is heard --
 
+    def has_begun(self) -> bool:
+        """Whether `begin` was called, by whichever watcher."""
+        with self._mutex:
+            return self._open().execute("SELECT 1 FROM begun").fetchone() is not None
+
+    def begin(self) -> None:
+        """Remember that what is to be left alone is known.
+
+        Raises:
+            Temporary: it was not kept.
+        """
+        with self._writing() as database:
+            database.execute("INSERT INTO begun (at) VALUES (?)", (self._clock(),))
+
     def add(self, events: Iterable[ObjectCreated], *, source: str, state: State = "pending") -> int:
         """Keep what was heard. When this returns, it is on disk.
 
         Args:
             events: Of objects; those that are known already change nothing.
             source: Who tells.
-            state: `superseded` for what is to be left alone: a watcher that begins with what comes from now on.
+            state: `skipped` for what is to be left alone: a watcher that begins with what comes from now on.
 
         Returns:
             How many of them are new, or are back after something else was in their place.

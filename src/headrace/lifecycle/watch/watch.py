@@ -240,7 +240,7 @@ class Watch:
         """List the inputs once. How many objects are new, and how many are still being written.
 
         Args:
-            state: `superseded`: leave alone what is there.
+            state: `skipped`: leave alone what is there.
 
         Raises:
             ArtifactFailed: a store cannot be asked.
@@ -294,8 +294,10 @@ class Watch:
         self._once = once
         self.check()
         self._gone = self._ledger.recover()
-        if self.options.start == "latest" and not any(self._ledger.counts().values()):
-            self.poll(state="superseded")
+        if not self._ledger.has_begun():
+            if self.options.start == "latest":
+                self.poll(state="skipped")
+            self._ledger.begin()
         jobs: list[tuple[str, Callable[[], None]]] = [
             *((f"watch-{source.name}", functools.partial(self._reading, source)) for source in self._sources),
             *([("watch-poll", self._polling)] if self.options.poll_seconds else []),
@@ -387,7 +389,7 @@ class Watch:
     # -- who answers --
 
     def _working(self) -> None:
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or self._asked):
             generation = self._generation
             try:
                 wait = self._ledger.wait_seconds()
