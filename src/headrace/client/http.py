@@ -206,6 +206,27 @@ class Client:
         length = came.get("inference-header-content-length")
         return tensors.parse(answer, None if length is None else int(length))
 
+    def invoke(
+        self, body: bytes, *, model: str = "", version: str = "", content_type: str = "application/json"
+    ) -> bytearray:
+        """Ask a model by MLflow's scoring protocol (`/invocations`), and get the body of the answer as it is.
+
+        Args:
+            body: `{"dataframe_split": ...}` and its like, or CSV.
+            model: As of `predict`.
+            version: As of `predict`.
+            content_type: What the body is.
+
+        Raises:
+            ModelNotFound: no such model or version.
+            InvalidRequest: the server refuses the body.
+            Temporary: not ready, overloaded, too late or unreachable.
+            RuntimeFailed: the model failed.
+        """
+        name = model or self.model or self._only_model()
+        answer, _ = self._call("POST", model_path(name, version) + "/invocations", body, {"Content-Type": content_type})
+        return answer
+
     # -- why --
 
     def explain(
@@ -592,11 +613,11 @@ def error_of(status: int, body: bytes | bytearray, headers: Mapping[str, str], p
 
 
 def error_text(body: bytes | bytearray) -> str:
-    """What a server says in the body of an error: its `error` or `detail`, or the first of the text as it is."""
+    """What a server says in the body of an error: its `error`, `detail` or `message`, else the first of the text."""
     try:
         content = msgspec.json.decode(body)
     except msgspec.MsgspecError:
         return " ".join(body[:500].decode("utf-8", "replace").split())
     if isinstance(content, dict):
-        return str(content.get("error") or content.get("detail") or content)
+        return str(content.get("error") or content.get("detail") or content.get("message") or content)
     return str(content)
