@@ -46,6 +46,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "events": "List what happened to resources.",
         "graph": "Draw a pipeline or an experiment.",
         "tap": "Show what passes through a pipeline, as it passes.",
+        "fetch": "Bring a model from a store or a registry to this machine.",
         "prefetch": "Load a model into memory before it is asked for.",
         "evict": "Take a model out of memory until it is asked for.",
         "schema": "Print the JSON Schema of resources.",
