@@ -1,6 +1,6 @@
 """Repositories of the hub. There is no hub here: a real HTTP server answers as the hub's documentation and the client
 `huggingface_hub` have it (paths, statuses, headers, redirects of LFS files to another host, pages), from a folder.
-What is left out: its store of chunks (Xet), which the hub hands out through the same URLs.
+`huggingface_hub` 2.4 itself took a copy of a repository from it when it was written. What is left out: its store of chunks (Xet), which the hub hands out through the same URLs.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Hub:
             return _send(to, 200, {"id": self.repo, "modelId": self.repo, "sha": sha, "siblings": files})
         if raw.startswith(tree):
             sha, _, folder = path.removeprefix(tree).partition("/")
-            return self._tree(to, self.commits[sha], folder, query, raw)
+            return self._tree(to, self.commits[self.branches.get(sha, sha)], folder, query, raw)
         sha, _, name = path.removeprefix(resolve).partition("/")
         sha = self.branches.get(sha, sha)
         if self.gated:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import threading
+import traceback
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headrace.artifacts import credentials, mlflow
+from headrace.artifacts import credentials, fetch, mlflow
 from headrace.artifacts.base import Source
 from headrace.artifacts.mlflow_stores import Database, Folder, Server, server_at
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import (
     ArtifactCorrupt,
+    ArtifactDenied,
+    ArtifactFailed,
     ArtifactNotFound,
     ArtifactUnreachable,
     SettingsError,
@@ -50,10 +58,10 @@ def _bytes(source: Source) -> dict[str, bytes]:
 class _Made:
     """What a test logged: a run, a logged model of it, and a registered model with versions."""
 
-    def __init__(self, client: Any, folder: Path, versions: int = 1) -> None:
-        self.client = client
+    def __init__(self, client: Any, folder: Path, versions: int = 1, experiment: str = "0") -> None:
+        self.client, self.experiment = client, experiment
         self.name = f"iris {uuid.uuid4().hex[:8]}"
-        self.run_id = client.create_run("0").info.run_id
+        self.run_id = client.create_run(experiment).info.run_id
         self.models: list[str] = []
         client.create_registered_model(self.name)
         for number in range(1, versions + 1):
@@ -64,7 +72,7 @@ class _Made:
         (place / "data").mkdir(parents=True)
         (place / "MLmodel").write_text(f"flavors: {{}}\nnumber: {number}\n")
         (place / "data" / "weights 1.bin").write_bytes(bytes([number]) * 300_000)
-        model = self.client.create_logged_model("0", name="model", source_run_id=self.run_id)
+        model = self.client.create_logged_model(self.experiment, name="model", source_run_id=self.run_id)
         self.client.log_model_artifacts(model.model_id, str(place))
         self.client.finalize_logged_model(model.model_id, "READY")
         self.models.append(model.model_id)
@@ -243,6 +251,180 @@ def test_a_model_that_is_still_being_logged_is_tried_again(made: _Made, opened: 
         opened(f"models:/{model.model_id}").pin()
 
 
+def test_a_copy_follows_an_alias(made: _Made, tmp_path: Path) -> None:
+    """A fetched alias is a folder with the model; after the alias moved only files that differ come, and the old copy
+    stays what it was.
+    """
+    settings = ArtifactSettings(cache_dir=str(tmp_path / "cache"), timeout_seconds=20.0)
+    uri = f"models:/{made.name}@champion"
+    first = fetch.fetch(uri, settings=settings)
+    assert (first.files, first.downloaded_bytes, first.pinned.version) == (2, first.bytes, "1")
+    assert fetch.fetch(uri, settings=settings).downloaded_bytes == 0
+    made.client.set_registered_model_alias(made.name, "champion", "2")
+    second = fetch.fetch(uri, settings=settings, pinned=fetch.pin(uri, settings=settings))
+    assert second.pinned.version == "2"
+    assert Path(second.path, "MLmodel").read_text().endswith("number: 2\n")
+    assert Path(second.path, "data", "weights 1.bin").read_bytes() == b"\x02" * 300_000
+    assert Path(first.path, "MLmodel").read_text().endswith("number: 1\n")
+
+
+def test_artifacts_in_a_bucket_are_read_there(
+    mlflow_at: Any, s3: Any, opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose files are in a bucket is read from the bucket, with the bucket's credentials."""
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", s3.endpoint)
+    client = mlflow_at.client()
+    experiment = client.create_experiment(uuid.uuid4().hex, artifact_location=f"s3://{s3.bucket()}/runs")
+    made = _Made(client, tmp_path, experiment=experiment)
+    assert client.get_logged_model(made.models[0]).artifact_location.startswith("s3://")
+    assert set(_bytes(opened(f"models:/{made.name}/1"))) == {"MLmodel", "data/weights 1.bin"}
+    assert _bytes(opened(f"runs:/{made.run_id}/model/MLmodel")) == {"MLmodel": b"flavors: {}\nnumber: 1\n"}
+
+
+def test_files_on_the_disk_of_a_server_are_named(mlflow_at: Any, opened: Any) -> None:
+    """A server that keeps files on a disk that is not here is told how it would hand them out."""
+    client = mlflow_at.client()
+    experiment = client.create_experiment(uuid.uuid4().hex, artifact_location="s3://nowhere/at/all")
+    run_id = client.create_run(experiment).info.run_id
+    _written(mlflow_at, "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", "/not/here", run_id)
+    with pytest.raises(ArtifactNotFound, match=r"start that server with --serve-artifacts"):
+        opened(f"runs:/{run_id}/model").entries()
+
+
+def _written(server: Any, sql: str, *values: str) -> None:
+    """Change what the server has in writing."""
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite", timeout=30)) as connection, connection:
+        connection.execute(sql, values)
+
+
+class _Front:
+    """Stands before the real server: asks for an authorization, and sends whole files only.
+
+    Args:
+        url: Of the real server.
+        expected: What `Authorization` must be; empty: nothing is asked.
+    """
+
+    def __init__(self, url: str, expected: str = "") -> None:
+        self.expected = expected
+        self.seen: list[dict[str, str]] = []
+        front = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                front.seen.append({name.lower(): value for name, value in self.headers.items()})
+                if front.expected and self.headers.get("Authorization") != front.expected:
+                    return self.reply(401, b"You are not authenticated", {"WWW-Authenticate": "Basic"})
+                length = int(self.headers.get("Content-Length", 0))
+                sent = {"Content-Type": "application/json"} if length else {}
+                asked = urllib.request.Request(url + self.path, self.rfile.read(length) or None, sent)
+                try:
+                    with urllib.request.urlopen(asked, timeout=30) as answer:
+                        return self.reply(200, answer.read(), {})
+                except urllib.error.HTTPError as exc:
+                    with exc:
+                        return self.reply(exc.code, exc.read(), {})
+
+            do_POST = do_GET  # noqa: N815 - http.server has it so
+
+            def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.host = f"127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def front(mlflow_at: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Front]:
+    """A server that asks for user and password, in MLFLOW_TRACKING_URI."""
+    front = _Front(mlflow_at.url, "Basic YW5uYTpodW50ZXIyMg==")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{front.host}")
+    yield front
+    front.close()
+
+
+@pytest.mark.parametrize("how", ["variables", "file", "address", "token"])
+def test_credentials_are_sent(
+    front: _Front, kept: _Made, opened: Any, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """User and password of variables, of MLflow's file or of the address, and a token, let us in for every question."""
+    if how == "variables":
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter22")
+    elif how == "file":
+        (tmp_path / ".mlflow").mkdir()
+        text = "[mlflow]\nmlflow_tracking_username = anna\nmlflow_tracking_password = hunter22\n"
+        (tmp_path / ".mlflow" / "credentials").write_text(text)
+    elif how == "address":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:hunter22@{front.host}")
+    else:
+        front.expected = "Bearer t0ken-of-anna"
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken-of-anna")
+    source = opened(f"models:/{kept.name}@champion")
+    assert set(_bytes(source)) == {"MLmodel", "data/weights 1.bin"}
+    assert "hunter22" not in repr(source)
+    assert "t0ken" not in repr(source)
+    assert {seen["authorization"] for seen in front.seen} == {front.expected}
+
+
+def test_wrong_credentials_are_denied(front: _Front, kept: _Made, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not is told which variables say who we are, and no value of them."""
+    for uri in (f"models:/{kept.name}@champion", "mlflow-artifacts:/0", f"runs:/{kept.run_id}/model"):
+        with pytest.raises(ArtifactDenied, match="Set MLFLOW_TRACKING_USERNAME"):
+            opened(uri).entries()
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter23")
+    with pytest.raises(ArtifactDenied, match="Set MLFLOW_TRACKING_USERNAME") as caught:
+        opened(f"models:/{kept.name}@champion").pin()
+    assert "hunter23" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_server_without_ranges_is_read_whole(front: _Front, kept: _Made, opened: Any) -> None:
+    """Where a server sends whole files only, no etag is asked for but one, and reading from the middle is right."""
+    front.expected = ""
+    source = opened(f"models:/{kept.models[0]}")
+    entries = source.entries()
+    assert not any(entry.etag for entry in entries)
+    assert not source.ranges
+    assert len([1 for seen in front.seen if "range" in seen]) == 1
+    entry = next(entry for entry in entries if entry.size == 300_000)
+    assert b"".join(source.read(entry, start=299_990)) == b"\x01" * 10
+
+
+def test_credentials_are_not_for_the_host_of_a_model(
+    mlflow_at: Any, kept: _Made, opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose files are said to be at another server is read there without our credentials."""
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken-of-anna")
+    other = _Front(mlflow_at.url)
+    place = f"mlflow-artifacts://{other.host}/0/models/{kept.models[0]}/artifacts"
+    with contextlib.closing(other):
+        assert set(_bytes(opened(place))) == {"MLmodel", "data/weights 1.bin"}
+        name = uuid.uuid4().hex
+        kept.client.create_registered_model(name)
+        kept.client.create_model_version(name, f"models:/{kept.models[0]}", model_id=kept.models[0])
+        # servers of this version refuse to register it; others did not
+        _written(mlflow_at, "UPDATE model_versions SET storage_location = ? WHERE name = ?", place, name)
+        assert set(_bytes(opened(f"models:/{name}/1"))) == {"MLmodel", "data/weights 1.bin"}
+    assert other.seen
+    assert not [seen for seen in other.seen if "authorization" in seen]
+
+
 def test_a_server_that_is_away_is_unreachable(mlflow_at: Any, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no server there every uri is unreachable, which heals, and the text names the address."""
     address = f"http://127.0.0.1:{free_port()}"
@@ -305,7 +487,8 @@ def test_a_uri_of_no_model_is_refused(uri: str) -> None:
 @pytest.fixture
 def local(mlflow_at: Any, kept: _Made, tmp_path: Path) -> Path:
     """A copy of what the server wrote into SQLite."""
-    with sqlite3.connect(mlflow_at.folder / "db.sqlite") as source, sqlite3.connect(tmp_path / "copy.db") as copy:
+    database, path = mlflow_at.folder / "db.sqlite", tmp_path / "copy.db"
+    with contextlib.closing(sqlite3.connect(database)) as source, contextlib.closing(sqlite3.connect(path)) as copy:
         source.backup(copy)
     return tmp_path / "copy.db"
 
@@ -379,8 +562,9 @@ def test_what_is_no_database_of_mlflow_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database" * 1000)
     with pytest.raises(ArtifactCorrupt, match="is no SQLite database"):
         Database(str(tmp_path / "text.db")).registered("iris")
-    sqlite3.connect(tmp_path / "empty.db").execute("CREATE TABLE t (a)")
-    with pytest.raises(Exception, match="start `mlflow server"):
+    with contextlib.closing(sqlite3.connect(tmp_path / "empty.db")) as connection:
+        connection.execute("CREATE TABLE t (a)")
+    with pytest.raises(ArtifactFailed, match="start `mlflow server"):
         Database(str(tmp_path / "empty.db")).registered("iris")
     with pytest.raises(ArtifactNotFound, match="no such file"):
         Database(str(tmp_path / "none.db")).registered("iris")

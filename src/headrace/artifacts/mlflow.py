@@ -213,6 +213,8 @@ class Proxied:
 
     def __init__(self, rest: Rest, path: str, *, shown: str, parallel: int) -> None:
         self._rest, self._path, self._shown, self._parallel = rest, path.strip("/"), shown, parallel
+        self._here = f" of {self._path}"
+        """Ends our etags. MLflow makes its own of a file's size and time, which another version's may share."""
         self._is_file = False
         self._ranges = False
 
@@ -246,7 +248,8 @@ class Proxied:
 
     def read_range(self, entry: Entry, *, start: int, end: int) -> Iterator[bytes | memoryview]:
         """As of Ranged."""
-        return self._rest.read(self._url(entry), start=start, end=end, size=entry.size, etag=entry.etag)
+        etag = entry.etag.removesuffix(self._here)
+        return self._rest.read(self._url(entry), start=start, end=end, size=entry.size, etag=etag)
 
     def close(self) -> None:
         """As of Source."""
@@ -292,7 +295,7 @@ class Proxied:
         with ThreadPoolExecutor(min(self._parallel, len(found))) as threads:
             heads = list(threads.map(self._rest.head, map(self._url, found)))
         return [
-            msgspec.structs.replace(entry, etag=head.headers.get("etag", ""))
+            msgspec.structs.replace(entry, etag=etag + self._here if (etag := head.headers.get("etag", "")) else "")
             for entry, head in zip(found, heads, strict=True)
         ]
 
