@@ -376,7 +376,7 @@ def _read_wide(text: bytes, inputs: _Inputs) -> tuple[tuple[Tensor, ...], Mappin
     if found[0] == "inputs" and type(given) is simdjson.Object:
         tensors, more = _wide_members(given, inputs)
     else:
-        tensors, more = _wide_rows(given, names, inputs)
+        tensors, more = _wide_rows(given, names, inputs, is_table=found[0] == "dataframe_split")
     lists += more
     parameters = document["params"].as_dict() if "params" in keys and document["params"] is not None else EMPTY
     if np.count_nonzero(np.frombuffer(text, np.uint8) == _BRACKET) != lists:
@@ -397,10 +397,12 @@ def _wide_members(given: Any, inputs: _Inputs) -> tuple[tuple[Tensor, ...], int]
     return tuple(tensors), lists
 
 
-def _wide_rows(given: Any, names: list[str] | None, inputs: _Inputs) -> tuple[tuple[Tensor, ...], int]:
+def _wide_rows(
+    given: Any, names: list[str] | None, inputs: _Inputs, *, is_table: bool
+) -> tuple[tuple[Tensor, ...], int]:
     shape = _shape_of(given)
     required = inputs.required
-    if names is None and len(required) <= 1:
+    if not is_table and len(required) <= 1:
         spec = next(iter(required or inputs.specs))
         array, lists = numbers.wide(given, spec.datatype, shape)
         return (Tensor(spec.name, spec.datatype, _ranked(array, spec)),), lists
@@ -428,12 +430,17 @@ def _ranked(array: Array, spec: TensorSpec) -> Array:
 
 def _of_matrix(matrix: Array, names: Sequence[str] | None, inputs: _Inputs) -> tuple[Tensor, ...]:
     """Rows of FP64 as the model's inputs. Declines (`numbers.DECLINED`) what does not fit."""
+    only = inputs.specs[0] if len(inputs.specs) == 1 and len(inputs.specs[0].shape) > 1 else None
+    if names is not None and only is not None and "" in names and len(names) - 1 == only.shape[-1]:
+        matrix = np.delete(matrix, names.index(""), axis=1)  # the index that pandas writes
+        names = [name for name in names if name]
     width = matrix.shape[1]
     named = names is not None
     table = names if names is not None else [str(each) for each in _positional(width, inputs)]
     specs = inputs.specs
     known = {spec.name: spec for spec in specs}
-    only = specs[0] if len(specs) == 1 and len(specs[0].shape) > 1 and specs[0].name not in table else None
+    if only is not None and only.name in table:
+        only = None
     if only is not None and not (named and _goes_by_name(width, only, inputs)):
         return (Tensor(only.name, only.datatype, _ranked(_exactly(matrix, only.datatype), only)),)
     columns = np.ascontiguousarray(matrix.T)
