@@ -25,6 +25,10 @@ SCHEMES: Final[Mapping[str, str]] = MappingProxyType(
         "http": "headrace.artifacts.http:open_web",
         "https": "headrace.artifacts.http:open_web",
         "pvc": "headrace.artifacts.buckets:open_volume",
+        "hf": "headrace.artifacts.hf:open_hub",
+        "models": "headrace.artifacts.mlflow:open_models",
+        "runs": "headrace.artifacts.mlflow:open_runs",
+        "mlflow-artifacts": "headrace.artifacts.mlflow:open_artifacts",
     }
 )
 """Scheme to `module:function`, which takes the uri, `settings` and `credentials`, and asks nothing of anybody yet."""

@@ -265,7 +265,8 @@ class Rest:
         Raises:
             ArtifactFailed: one of its causes.
         """
-        # a question for the first byte, not HEAD: presigned URLs refuse that, and it does not say whether ranges work
+        # a question for the first byte, not HEAD: presigned URLs refuse that, it does not say whether ranges work, and
+        # some servers have another etag for it
         with self._asked(self._url(path), {"Range": "bytes=0-0"}, None) as (response, at):
             if response.status not in {200, 206, 416}:
                 raise self.failed(_rest_of(response, at))
@@ -276,20 +277,6 @@ class Rest:
         length = headers.get("content-length", "")
         size = int(told[1]) if told else int(length) if response.status == 200 and length.isdigit() else -1
         return Head(size, headers, at, ranges=response.status != 200)
-
-    def etag(self, path: str) -> str:
-        """The etag of a file, as `read` meets it; empty when the server cannot say it without sending the file.
-
-        Raises:
-            ArtifactFailed: one of its causes.
-        """
-        # HEAD would do, were it not that some servers have another etag for it
-        with self._asked(self._url(path), {"Range": "bytes=0-0"}, None) as (response, at):
-            if response.status not in {200, 206, 416}:
-                raise self.failed(_rest_of(response, at))
-            if response.status == 206:
-                response.read(_CHUNK)
-        return response.headers.get("etag", "") if response.status == 206 else ""
 
     def failed(self, answer: Answer, what: str = "") -> ArtifactFailed:
         """The error for an answer that is none.
