@@ -129,9 +129,9 @@ def command(
     MODEL is a path or uri, or with --url the model's name on a server. INPUT are files, globs, folders or prefixes,
     here or on a store (s3://, gs://, az://). OUTPUT is a file for one input file, else a folder or prefix.
 
-    Columns go to the inputs of the model that have their names; a model with one input of another name takes all columns,
-    in the order of the file. Bad rows go to OUTPUT.rejects.jsonl, with the reason; OUTPUT.manifest.json has counts, and is
-    written last. Stopped at any moment, even by kill -9, the same command goes on where it was.
+    Columns go to the inputs of the model that have their names; a model with one input of another name takes all
+    columns, in the order of the file. Bad rows go to OUTPUT.rejects.jsonl, with the reason; OUTPUT.manifest.json has
+    counts, and is written last. Stopped at any moment, even by kill -9, the same command goes on where it was.
 
     \b
     Examples:

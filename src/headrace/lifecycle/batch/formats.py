@@ -46,8 +46,8 @@ _MAGIC: Final[tuple[tuple[bytes, Compression], ...]] = (
     (b"\x28\xb5\x2f\xfd", "zst"),
     (b"BZh", "bz2"),
 )
-_FIRST: Final = 1 << 16
-_LEAST, _MOST = 1 << 14, 1 << 26
+_FIRST: Final = 1 << 14
+_LEAST, _MOST = 1 << 12, 1 << 26
 MAX_ROW_BYTES: Final = 1 << 26
 """A text row that is longer ends the job: it is hardly one."""
 _SNIFFED: Final = 1 << 20
@@ -186,7 +186,26 @@ def _said(error: Exception) -> str:
 
 
 def _text_of(file: BinaryIO, compression: Compression | str) -> Any:
-    return pa.CompressedInputStream(file, _CODECS[compression]) if compression else file
+    return pa.CompressedInputStream(_Lent(file), _CODECS[compression]) if compression else file
+
+
+class _Lent(io.RawIOBase):
+    """A file that whoever gets it cannot close, as Arrow's streams do with theirs; `over`: what is written is lost."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.over = file, False
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def write(self, data: Any) -> int:
+        return len(memoryview(data).cast("B")) if self.over else self._file.write(data)
 
 
 # -- text --
@@ -720,6 +739,9 @@ class Writer(Protocol):
     def close(self) -> None:
         """Write what stands at the end; the file stays open."""
 
+    def abandon(self) -> None:
+        """Write nothing more, whatever was written is not to be read."""
+
 
 def open_writer(file: BinaryIO, kind: Format, compression: Compression = "") -> Writer:
     """A writer of a format.
@@ -729,26 +751,43 @@ def open_writer(file: BinaryIO, kind: Format, compression: Compression = "") -> 
     """
     if kind in {"parquet", "arrow"} and compression:
         raise NotSupported(f"an output of {kind} is not compressed as a whole: leave {compression} out of its name")
+    lent = _Lent(file)
     if kind == "parquet":
-        return _ParquetWriter(file)
+        return _ParquetWriter(lent)
     if kind == "arrow":
-        return _ArrowWriter(file)
-    sink = pa.CompressedOutputStream(file, _CODECS[compression]) if compression else file
-    made: _CsvWriter | _JsonWriter = _CsvWriter(sink) if kind == "csv" else _JsonWriter(sink)
-    made.ending = sink if compression else None
+        return _ArrowWriter(lent)
+    sink = pa.CompressedOutputStream(lent, _CODECS[compression]) if compression else lent
+    made: _CsvWriter | _JsonWriter = _CsvWriter(lent, sink) if kind == "csv" else _JsonWriter(lent, sink)
     return made
 
 
-class _ParquetWriter:
+class _Writing:
+    """What the writers have in common: the file, and Arrow's writer once there are columns."""
+
+    def __init__(self, file: _Lent, sink: Any = None) -> None:
+        self._file, self._sink = file, file if sink is None else sink
+        self._writer: Any = None
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._sink is not self._file:
+            self._sink.close()
+
+    def abandon(self) -> None:
+        self._file.over = True
+        self.close()
+
+
+class _ParquetWriter(_Writing):
     """Row groups of some size, whatever the batches' is."""
 
     _ROWS = 1 << 17
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: _Lent) -> None:
+        super().__init__(file)
         self._held: list[pa.RecordBatch] = []
         self._rows = 0
-        self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         if self._writer is None:
@@ -765,34 +804,26 @@ class _ParquetWriter:
 
     def close(self) -> None:
         self._flush()
-        if self._writer is not None:
-            self._writer.close()
+        super().close()
+
+    def abandon(self) -> None:
+        self._held, self._rows = [], 0
+        super().abandon()
 
 
-class _ArrowWriter:
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._writer: Any = None
-
+class _ArrowWriter(_Writing):
     def write(self, batch: pa.RecordBatch) -> None:
         if self._writer is None:
             self._writer = pyarrow.ipc.new_file(self._file, batch.schema)
         if batch.num_rows:
             self._writer.write_batch(batch)
 
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
-
-class _CsvWriter:
+class _CsvWriter(_Writing):
     """Lists of a fixed number of values become columns `NAME_0`, `NAME_1`, ...; deeper ones JSON."""
 
-    ending: Any = None
-
-    def __init__(self, sink: Any) -> None:
-        self._sink = sink
-        self._writer: Any = None
+    def __init__(self, file: _Lent, sink: Any) -> None:
+        super().__init__(file, sink)
         self._widths: dict[str, int] = {}
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -838,27 +869,15 @@ class _CsvWriter:
                 arrays.append(column.dictionary_decode() if pa.types.is_dictionary(kind) else column)
         return pa.RecordBatch.from_arrays(arrays, names=names)
 
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if self.ending is not None:
-            self.ending.close()
 
-
-class _JsonWriter:
-    ending: Any = None
-
-    def __init__(self, sink: Any) -> None:
-        self._sink = sink
+class _JsonWriter(_Writing):
+    def __init__(self, file: _Lent, sink: Any) -> None:
+        super().__init__(file, sink)
         self._encode = msgspec.json.Encoder(enc_hook=str).encode_lines
 
     def write(self, batch: pa.RecordBatch) -> None:
         if batch.num_rows:
             self._sink.write(self._encode(batch.to_pylist()))
-
-    def close(self) -> None:
-        if self.ending is not None:
-            self.ending.close()
 
 
 FORMATS: Final[tuple[str, ...]] = get_args(Format)

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -127,6 +127,11 @@ class Log:
         """The last entry, where an earlier run of the same job has left one."""
         for leftover in self.folder.glob("*.tmp"):
             leftover.unlink()
+        torn = self.folder / "leaves"
+        if torn.exists():
+            for path in msgspec.json.decode(torn.read_bytes(), type=list[str]):
+                Path(path).unlink(missing_ok=True)
+            torn.unlink()
         _write(self.folder / "job.json", msgspec.json.encode(self._identity))
         entries = self._entries()
         self._number = len(entries)
@@ -173,10 +178,14 @@ class Log:
         self._number += 1
         self._sealed_at = time.monotonic()
 
+    def leaves(self, paths: Sequence[str]) -> None:
+        """Tell what a kill would leave: halves of outputs. The next run takes them away."""
+        _write(self.folder / "leaves", msgspec.json.encode([str(Path(path).absolute()) for path in paths]))
+
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all, but what has to be taken away."""
         for path in self.folder.iterdir():
-            if path.name != "lock":
+            if path.name not in {"lock", "leaves"}:
                 path.unlink()
         self._number = 0
 

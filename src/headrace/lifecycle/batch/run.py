@@ -460,7 +460,8 @@ class _File:
             if not uri.is_local(self._output) and entry is None:
                 self._out.put(self._path + manifest.REJECTS, b"")
             published = stack.enter_context(contextlib.ExitStack())
-            sink = _Sink(self._out, self._path, output_format(self._job, self._output, reader.format), published)
+            kind = output_format(self._job, self._output, reader.format)
+            sink = _Sink(self._out, self._path, kind, published, self._log)
             # what was done before
             start = 0
             if entry is not None and self._log is not None:
@@ -688,10 +689,15 @@ class _Either:
 class _Sink:
     """The answers and rejects of a file, written as they come; there when the stack is closed well."""
 
-    def __init__(self, out: Objects, path: str, kind: tuple[Format, Compression], stack: contextlib.ExitStack) -> None:
-        self._out, self._path, self._stack = out, path, stack
+    def __init__(
+        self, out: Objects, path: str, kind: tuple[Format, Compression], stack: contextlib.ExitStack, log: Log | None
+    ) -> None:
+        self._out, self._path, self._stack, self._log = out, path, stack, log
         self._rejects: BinaryIO | None = None
-        self._writer = formats.open_writer(stack.enter_context(out.write(path)), *kind)
+        self._temporary: list[str] = []
+        self._writer = formats.open_writer(self._opened(path), *kind)
+        self._closed = False
+        stack.callback(self._abandon)
         self._schema: pa.Schema | None = None
         self._empty: pa.RecordBatch | None = None
 
@@ -722,7 +728,7 @@ class _Sink:
         if not rejects:
             return
         if self._rejects is None:
-            self._rejects = self._stack.enter_context(self._out.write(self._path + manifest.REJECTS))
+            self._rejects = self._opened(self._path + manifest.REJECTS)
         self._rejects.write(msgspec.json.Encoder().encode_lines(rejects))
 
     def close(self) -> None:
@@ -730,6 +736,19 @@ class _Sink:
         if self._schema is None and self._empty is not None:
             self._writer.write(self._empty)
         self._writer.close()
+        self._closed = True
+
+    def _abandon(self) -> None:
+        """Before the file is closed: Arrow's writers write once more when they are thrown away."""
+        if not self._closed:
+            self._writer.abandon()
+
+    def _opened(self, path: str) -> BinaryIO:
+        file = self._stack.enter_context(self._out.write(path))
+        if self._log is not None and (name := getattr(file, "name", "")):
+            self._temporary.append(str(name))
+            self._log.leaves(self._temporary)
+        return file
 
 
 def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
