@@ -249,14 +249,16 @@ def _looks_yaml(text: str) -> bool:
 
 def _of_file(file: Path, remotes: dict[str, Remote], kinds: dict[str, Remote]) -> None:
     text = _text(file)
+    before = len(remotes) + len(kinds)
     if file.suffix in {".json", ".yaml", ".yml"} or text.lstrip().startswith(("{", "[{")) or _looks_yaml(text):
-        if not _of_document(_parsed(text, file), file, remotes, kinds) and not remotes and not kinds:
-            raise SettingsError(
-                f"artifacts.credentials: {file} describes no store; expected type, name and parameters, or a KServe "
-                f"storage-config"
-            )
-        return
-    _of_ini(text, file, remotes)
+        _of_document(_parsed(text, file), file, remotes, kinds)
+    else:
+        _of_ini(text, file, remotes)
+    if len(remotes) + len(kinds) == before:
+        raise SettingsError(
+            f"artifacts.credentials: {file} describes no store that is known; expected type, name and parameters, a "
+            f"KServe storage-config, or an rclone configuration"
+        )
 
 
 def _of_document(value: Any, file: Path, remotes: dict[str, Remote], kinds: dict[str, Remote]) -> dict[str, str]:

@@ -48,9 +48,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     domain: str = ""
     """Azure's, where the uri says it: `blob.core.windows.net`."""
     user: Secret = Secret("")
-    """`name:password` of an http uri."""
+    """`name:password` where the uri has them."""
     query: Secret = Secret("")
-    """What stood after `?` of an http uri: signatures are there."""
+    """What stood after `?` of a URL: signatures are there."""
     shown: str
     """The uri as messages have it: without user and query."""
 
@@ -82,6 +82,11 @@ def parse(uri: str) -> Place:
         return _web(scheme, rest)
     host, _, path = rest.removeprefix("//").partition("/") if rest.startswith("//") else ("", "", rest.lstrip("/"))
     kind = SAME.get(scheme, scheme)
+    user = query = ""
+    if kind != "az" and "@" in host:
+        user, _, host = host.rpartition("@")
+    if kind == "mlflow-artifacts":
+        path, _, query = path.partition("?")
     if kind in {"s3", "gs", "az", "pvc"} and not host:
         whole = {"az": "CONTAINER", "pvc": "CLAIM"}.get(kind, "BUCKET")
         raise SettingsError(f"{uri!r}: a uri of {scheme} is {scheme}://{whole}/PATH")
@@ -92,7 +97,16 @@ def parse(uri: str) -> Place:
         domain = domain.replace("dfs.", "blob.", 1)
     if kind == "az" and scheme in {"wasb", "wasbs"} and not account:
         raise SettingsError(f"{uri!r}: a uri of {scheme} is {scheme}://CONTAINER@ACCOUNT.blob.core.windows.net/PATH")
-    return Place(scheme=kind, host=host, path=path, account=account, domain=domain, shown=uri)
+    return Place(
+        scheme=kind,
+        host=host,
+        path=path,
+        account=account,
+        domain=domain,
+        user=Secret(user),
+        query=Secret(query),
+        shown=shown(uri),
+    )
 
 
 def _web(scheme: str, rest: str) -> Place:
