@@ -234,7 +234,7 @@ class App:
         if self._plane is not None:
             await self._plane.start()
         control = self._plane.control if self._plane is not None else None
-        follower = Follower(self._copies, self._repository, self.models, control)
+        follower = Follower(self._copies, self._repository, control)
         self._following = asyncio.create_task(follower.run(), name="follow uris")
         if settings.metrics.enabled:
             self._opening = asyncio.create_task(asyncio.to_thread(self.metrics.open))  # before the first scrape asks

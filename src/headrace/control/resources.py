@@ -65,6 +65,17 @@ class Cache(_Part, frozen=True, kw_only=True):
     """After so long an answer is computed anew; 0: never."""
 
 
+class Resolved(_Part, frozen=True, kw_only=True):
+    """What a uri stood for when it was looked at."""
+
+    uri: str
+    """`models:/iris/3` of `models:/iris@champion`; the same uri where the store has no versions."""
+    token: str = ""
+    """Changes when the bytes do."""
+    version: str = ""
+    """In a registry; empty: there is none."""
+
+
 class Model(_Part, frozen=True, kw_only=True):
     """A model to serve. Each change of what is loaded makes a revision, which is the version that is served."""
 
@@ -75,9 +86,9 @@ class Model(_Part, frozen=True, kw_only=True):
     """How often a uri that may come to stand for something else is looked at again. When it does, that is a new
     revision, which is loaded, warmed and takes over, or gets the canary's share; one that cannot be loaded gets
     nothing. 0: never."""
-    resolved_uri: str = ""
-    """What `uri` stood for when it was last looked at: written by the server that follows it, kept by an apply that
-    leaves it out."""
+    resolved: Resolved | None = None
+    """What `uri` stood for at the last look: written by the server that follows it, kept by an apply that leaves it
+    out."""
     artifact_version: str = ""
     """Which version folder below `uri`; empty: the highest, if there are any."""
     runtime: str = ""

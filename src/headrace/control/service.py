@@ -22,7 +22,7 @@ from headrace.control.events import KEPT_EACH, Event
 from headrace.control.manifests.base import MADE_FROM
 from headrace.control.parse import File, Read, Survey
 from headrace.control.reconciler import LOADS, LOOK_SECONDS, Reconciler
-from headrace.control.resources import KINDS, Model, Resource
+from headrace.control.resources import KINDS, Model, Resolved, Resource
 from headrace.control.store import Change, Past, Prepared, Store
 from headrace.errors import Conflict, InvalidResources, NotFound
 from headrace.payload import Signature
@@ -222,8 +222,8 @@ class Control:
                 await self._commit(functools.partial(self._store.apply, (), who=who, prepared=prepared))
         return Applied(changes=prepared.changes, resource_version=self._store.resource_version)
 
-    async def resolve(self, model: str, uri: str) -> Applied:
-        """Declare that what a model's uri stands for is another uri now: a new revision.
+    async def resolve(self, model: str, resolved: Resolved) -> Applied:
+        """Declare that a model's uri stands for something else now: a new revision.
 
         Raises:
             NotFound: there is no such model any more.
@@ -231,7 +231,7 @@ class Control:
         """
         async with self._turn:
             stored = self._store.get("Model", model)
-            spec = msgspec.structs.replace(cast("Model", stored.spec), resolved_uri=uri)
+            spec = msgspec.structs.replace(cast("Model", stored.spec), resolved=resolved)
             moved = msgspec.structs.replace(stored, spec=spec)
             found = Survey(reads=(Read(resource=moved, file="what is followed", lines={}),))
             prepared = await self._prepared(found, alone=True)

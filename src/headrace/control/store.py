@@ -342,8 +342,8 @@ class Store:
             status = Status(revision=newest + 1 if given.kind == "Model" else 0, notes=given.notes)
             return msgspec.structs.replace(given, metadata=meta, spec=spec, status=status), "created"
         past = before.spec
-        if isinstance(spec, Model) and isinstance(past, Model) and spec.uri == past.uri and not spec.resolved_uri:
-            spec = msgspec.structs.replace(spec, resolved_uri=past.resolved_uri)  # written by who follows the uri
+        if isinstance(spec, Model) and isinstance(past, Model) and spec.uri == past.uri and spec.resolved is None:
+            spec = msgspec.structs.replace(spec, resolved=past.resolved)  # written by who follows the uri
         if not plan.looks_beside(spec):  # the same from another folder is no other
             given = msgspec.structs.replace(given, base=before.base)
         same_spec = spec == before.spec and given.base == before.base
@@ -646,8 +646,8 @@ def _revises(spec: Model, base: str, before: Resource) -> bool:
     past = before.spec
     if not isinstance(past, Model):
         return True
-    if past.uri == spec.uri and not past.resolved_uri:  # the first look at a uri changes nothing of what it stood for
-        past = msgspec.structs.replace(past, resolved_uri=spec.resolved_uri)
+    if past.uri == spec.uri and past.resolved is None:  # the first look at a uri changes nothing of what it stood for
+        past = msgspec.structs.replace(past, resolved=spec.resolved)
     return (plan.loaded(spec), base) != (plan.loaded(past), before.base)
 
 

@@ -23,10 +23,10 @@ from headrace.artifacts.base import Fetched, Pinned, Progress
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.artifacts.uri import is_local
 from headrace.control.events import Event
-from headrace.control.resources import Model
+from headrace.control.resources import Model, Resolved
 from headrace.control.service import Control
 from headrace.errors import HeadraceError
-from headrace.serving.models import Models, State
+from headrace.serving.models import State
 from headrace.serving.repository import Repository
 
 _log = logging.getLogger(__name__)
@@ -47,13 +47,17 @@ class Copies:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.links: list[Link] = []
 
-    def path_of(self, uri: str, report: Callable[[Progress], None] | None = None) -> Path:
+    def path_of(self, uri: str, pinned: Pinned | None = None) -> Path:
         """The copy of a uri. Blocks while it comes.
+
+        Args:
+            uri: Of a store.
+            pinned: What it stood for; None: what it stands for now.
 
         Raises:
             ArtifactFailed: one of its causes.
         """
-        return Path(self._fetched(uri, report).path)
+        return Path(self._fetched(uri, pinned=pinned).path)
 
     def open(self, paths: Sequence[str], report: Callable[[str, Progress], None] | None = None) -> list[str]:
         """The paths with a link to the copy in the place of each uri. Blocks while they come.
@@ -85,10 +89,12 @@ class Copies:
         self.links.append(link)
         return str(link.path)
 
-    def _fetched(self, uri: str, report: Callable[[Progress], None] | None = None) -> Fetched:
+    def _fetched(
+        self, uri: str, report: Callable[[Progress], None] | None = None, pinned: Pinned | None = None
+    ) -> Fetched:
         from headrace.artifacts import fetch
 
-        return fetch.fetch(uri, settings=self.settings, report=report, cancel=self._cancel)
+        return fetch.fetch(uri, settings=self.settings, report=report, cancel=self._cancel, pinned=pinned)
 
 
 class Link:
@@ -130,12 +136,11 @@ class Follower:
     Args:
         copies: The uris that the server was started with.
         repository: Loads what they lead to.
-        models: The routing table.
         control: What declares resources; None: there are none.
     """
 
-    def __init__(self, copies: Copies, repository: Repository, models: Models, control: Control | None) -> None:
-        self._copies, self._repository, self._models, self._control = copies, repository, models, control
+    def __init__(self, copies: Copies, repository: Repository, control: Control | None) -> None:
+        self._copies, self._repository, self._control = copies, repository, control
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, str] = {}
 
@@ -166,30 +171,27 @@ class Follower:
             )
             return False
         link.point(fetched)
-        touched = await self._repository.reload_changed()
-        wrong = self._wrong(touched)
+        wrong = await self._reloaded(link)
         if not wrong:
             _log.info("%s stands for %s now, which is served", link.uri, fetched.pinned.uri)
             return True
         link.point(before)
         link.token = fetched.pinned.token  # until it moves again
-        await self._repository.reload_changed()
-        self._say(before, link, f"moved to {fetched.pinned.uri}, which cannot be served: {wrong}")
+        await self._reloaded(link)
+        what = f"{link.uri} moved, and what is there cannot be served: {wrong}; what was there before is served on"
+        _log.error("%s", what)
+        for served in self._repository.at(link.path):
+            served.reason = what
         return False
 
-    def _wrong(self, touched: Sequence[tuple[str, str]]) -> str:
-        """Why what was touched does not answer; empty: it does."""
-        for name, version in touched:
-            for served in self._models.versions(name):
-                if served.version == version and (served.state is not State.READY or served.reason):
-                    return served.reason.removeprefix("reload failed: ") or served.state.value
-        return ""
-
-    def _say(self, before: Fetched, link: Link, what: str) -> None:
-        _log.error("%s %s; %s is served on", link.uri, what, before.pinned.uri)
-        for served in self._models:
-            if served.kind == "model" and served.name == link.path.stem and served.state is State.READY:
-                served.reason = f"{link.uri} {what}; {before.pinned.uri} is served on"
+    async def _reloaded(self, link: Link) -> str:
+        """Have what a link leads to served; why it is not, empty: it is."""
+        await self._repository.reload_changed()
+        rows = self._repository.at(link.path)
+        wrong = [row for row in rows if row.state is not State.READY or row.reason]
+        for row in wrong:
+            return row.reason.removeprefix("reload failed: ") or row.state.value
+        return "" if rows else "there is no model in it"
 
     # -- resources --
 
@@ -222,17 +224,21 @@ class Follower:
 
     async def _look_for(self, control: Control, name: str, spec: Model, seen: set[str]) -> None:
         pinned = await self._pinned(spec.uri, name)
-        if pinned is None or pinned.uri == spec.resolved_uri or pinned.token in seen:
+        if pinned is None or pinned.token in seen:
+            return
+        resolved, before = Resolved(**msgspec.structs.asdict(pinned)), spec.resolved
+        if resolved == before:
             return
         try:
-            await control.resolve(name, pinned.uri)
+            await control.resolve(name, resolved)
         except HeadraceError as error:
             await self._tell(name, "FollowFailed", f"{spec.uri} moved to {pinned.uri}: {error}", "Warning")
             return
         seen.clear()
         seen.add(pinned.token)
-        if spec.resolved_uri:
-            await self._tell(name, "Moved", f"{spec.uri} stands for {pinned.uri} now, not for {spec.resolved_uri}")
+        if before is not None:
+            what = f"{pinned.uri}, not {before.uri}" if pinned.uri != before.uri else "other bytes"
+            await self._tell(name, "Moved", f"{spec.uri} stands for {what} now")
 
     async def _tell(self, name: str, reason: str, message: str, kind: str = "Normal") -> None:
         if self._control is not None:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from headrace.artifacts.base import Pinned
 from headrace.artifacts.uri import is_local
 from headrace.control.backends.base import ModelUnit
 from headrace.control.resources import EXPLAINER, Model
@@ -22,8 +23,8 @@ from headrace.serving.batching import Batching
 from headrace.serving.models import readable
 from headrace.serving.spec import Cache, ModelSpec
 
-Fetch = Callable[[str], Path]
-"""Uri of a store to a local copy; raises HeadraceError."""
+Fetch = Callable[[str, Pinned | None], Path]
+"""Uri of a store, and what it stood for where that is known, to a local copy; raises HeadraceError."""
 
 _SAME: Final = ("runtime", "placement", "replicas", "predict_timeout_seconds", "optimize", "load_policy", "environment")
 """Fields of Model that are those of ModelSpec."""
@@ -41,13 +42,14 @@ def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = (), fetch: Fetch | N
         LoadFailed: or another of the load's errors: there is nothing at the uri, or not one model.
     """
     model = unit.spec
-    where, uri = f"Model '{unit.name}'", model.resolved_uri or model.uri
+    where, uri = f"Model '{unit.name}'", model.uri
+    pinned = None if model.resolved is None else Pinned(**msgspec.structs.asdict(model.resolved))
     if model.runtime == EXPLAINER:
         return ModelSpec(
             name=unit.name,
             version=str(unit.revision),
             runtime=EXPLAINER,
-            path=str(place(uri, unit.base, mirrors, where=where, fetch=fetch)) if uri else "",
+            path=str(place(uri, unit.base, mirrors, where=where, fetch=fetch, pinned=pinned)) if uri else "",
             parameters=model.parameters,
             on_demand=model.load == "onDemand",
         )
@@ -55,7 +57,7 @@ def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = (), fetch: Fetch | N
         found = discovery.discover([_reference(model.reference, unit.base)], overrides=_overrides(model))
     else:
         found = discovery.discover(
-            [str(place(uri, unit.base, mirrors, where=where, fetch=fetch))], overrides=_overrides(model)
+            [str(place(uri, unit.base, mirrors, where=where, fetch=fetch, pinned=pinned))], overrides=_overrides(model)
         )
     chosen = _one(found, model, unit.name, where)
     version = str(unit.revision)
@@ -72,7 +74,15 @@ def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = (), fetch: Fetch | N
     )
 
 
-def place(uri: str, base: str, mirrors: Sequence[str] = (), *, where: str = "uri", fetch: Fetch | None = None) -> Path:
+def place(
+    uri: str,
+    base: str,
+    mirrors: Sequence[str] = (),
+    *,
+    where: str = "uri",
+    fetch: Fetch | None = None,
+    pinned: Pinned | None = None,
+) -> Path:
     """The local file or folder that a uri names. Blocks while it is fetched.
 
     Args:
@@ -81,6 +91,7 @@ def place(uri: str, base: str, mirrors: Sequence[str] = (), *, where: str = "uri
         mirrors: `PREFIX=FOLDER`; the longest prefix that fits counts.
         where: What names the uri, for the message.
         fetch: As for `model_spec`.
+        pinned: What the uri stood for; None: what it stands for now.
 
     Raises:
         LoadFailed: it cannot be fetched.
@@ -96,7 +107,7 @@ def place(uri: str, base: str, mirrors: Sequence[str] = (), *, where: str = "uri
     if fetch is None:
         raise LoadFailed(f"{where}: {uri} cannot be fetched here: expected a path or file://")
     try:
-        return fetch(uri)
+        return fetch(uri, pinned)
     except HeadraceError as error:
         raise LoadFailed(f"{where}: {error}") from error
 

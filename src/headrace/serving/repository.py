@@ -493,6 +493,15 @@ class Repository:
                 return msgspec.structs.replace(problem, name=name, version=version)
         return problem
 
+    def at(self, place: Path) -> list[Served]:
+        """The rows of what lies at a path, or is to lie there."""
+        found = []
+        for key, entry in self._entries.items():
+            spec = entry.spec
+            if any(Path(each).is_relative_to(place) for each in (spec.path, spec.folder) if each):
+                found += [row for row in self._versions(key[0]) if row.version == key[1]]
+        return found or self._versions(place.stem)
+
     def _is_serving(self, spec: ModelSpec) -> bool:
         entry = self._entries.get((spec.name, spec.version))
         return entry is not None and entry.loaded is not None
