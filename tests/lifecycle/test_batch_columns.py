@@ -131,7 +131,7 @@ def test_text_that_does_not_fit_makes_its_own_row_bad(datatype, values, bad, goo
         pytest.param("BYTES", pa.array([7, 8]), set(), [b"7", b"8"], id="numbers as text"),
         pytest.param(
             "BYTES",
-            pa.array([dt.datetime(2026, 1, 2, 3, 4, 5)], pa.timestamp("s")),
+            pa.array([dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)], pa.timestamp("s")),
             set(),
             [b"2026-01-02T03:04:05"],
             id="timestamps",

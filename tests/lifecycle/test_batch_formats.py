@@ -59,7 +59,7 @@ def test_reading_goes_on_at_the_end_of_any_block(kind):
     whole = [(block.end, block.parse().count) for block in opened(data, f"x.{kind}").blocks(0, rows=1000)]
     assert len(whole) > 3
     done = 0
-    for end, count in whole[: len(whole) - 1 : 3] + whole[-1:]:
+    for end, _ in whole[: len(whole) - 1 : 3] + whole[-1:]:
         done = sum(each for other, each in whole if other <= end)
         found = rows_of(opened(data, f"x.{kind}").blocks(end, rows=777))
         assert [str(row["id"]) for row in found[:1]] == ([str(done)] if done < 30_000 else [])
@@ -166,7 +166,7 @@ def test_a_quote_that_is_never_closed_ends_the_job(monkeypatch):
     """A row that does not end within the bound is an error that says where it begins, not endless reading."""
     monkeypatch.setattr(formats, "MAX_ROW_BYTES", 1 << 18)
     data = b'a,b\n1,2\n3,"' + b"x" * (1 << 20)
-    with pytest.raises(InvalidRequest, match="byte 8 .*quote not closed"):
+    with pytest.raises(InvalidRequest, match=r"byte 8 .*quote not closed"):
         list(opened(data, "x.csv").blocks(0, rows=100))
 
 
@@ -225,7 +225,7 @@ def test_files_that_cannot_be_read_are_named(data, name, error, said):
 def test_a_torn_compressed_file_is_corrupt():
     """A compressed file that breaks off is an error, not a short file."""
     data = gzip.compress(b"a,b\n" + b"".join(b"%d,%d\n" % (at, at * 7919 % 1000) for at in range(50_000)))
-    with pytest.raises(ArtifactCorrupt, match="x.csv.gz cannot be decompressed"):
+    with pytest.raises(ArtifactCorrupt, match=r"x\.csv\.gz cannot be decompressed"):
         rows_of(opened(data[: len(data) // 2], "x.csv.gz").blocks(0, rows=1000))
 
 

@@ -52,7 +52,7 @@ def source(folder, kind):
     """A file of rows, of which every hundredth is bad."""
     path = folder / f"in.{kind}"
     values = ["?" if at % 100 == 50 else str(at) for at in range(ROWS)]
-    table = pa.table({"id": list(range(ROWS)), "v": values})
+    table = pa.table({"id": list(range(ROWS)), "v": values, "more": ["x" * 60] * ROWS})  # so that text has many blocks
     if kind == "parquet":
         pyarrow.parquet.write_table(table, path, row_group_size=700)
         return path
@@ -153,12 +153,12 @@ def test_what_has_changed_meanwhile_is_named(tmp_path):
     path, output = half(tmp_path)
     other = Double()
     other.digest = "sha256:3"
-    with pytest.raises(Conflict, match="its model was sha256:2, is sha256:3.*--overwrite"):
+    with pytest.raises(Conflict, match=r"its model was sha256:2, is sha256:3.*--overwrite"):
         go(path, output, other, tmp_path)
     with pytest.raises(Conflict, match="its job was"):
         go(path, output, Double(), tmp_path, keep=("v",))
     with path.open("a") as file:
-        file.write("3000,1\n")
+        file.write("3000,1,x\n")
     with pytest.raises(Conflict, match="its input was"):
         go(path, output, Double(), tmp_path)
 

@@ -135,7 +135,7 @@ def test_faulty_lines_and_refused_rows_keep_their_numbers(tmp_path):
 
 def test_a_busy_server_is_asked_again(tmp_path):
     """Errors that may heal reject nothing: the batch is asked again."""
-    model = Sum(away=5)
+    model = Sum(away=2)
     outcome = do(job(csv(tmp_path / "in.csv", 50), tmp_path / "out.csv", id_column="id"), model)
     assert (outcome.answered, outcome.rejected) == (50, 0)
 
@@ -281,7 +281,7 @@ def test_the_output_of_another_job_is_not_overwritten(tmp_path):
     do(job(path, tmp_path / "out.csv", id_column="id"))
     before = (tmp_path / "out.csv").read_bytes()
     csv(path, 21)
-    with pytest.raises(Conflict, match="from another job .*its input was .*--overwrite"):
+    with pytest.raises(Conflict, match=r"from another job .*its input was .*--overwrite"):
         do(job(path, tmp_path / "out.csv", id_column="id"))
     assert (tmp_path / "out.csv").read_bytes() == before
 
@@ -358,5 +358,5 @@ def test_a_failing_model_is_no_bad_row(tmp_path):
         def predict(self, inputs, parameters=EMPTY, outputs=()):
             raise RuntimeFailed("out of order")
 
-    with pytest.raises(RuntimeFailed, match="none of 16 rows .*out of order"):
+    with pytest.raises(RuntimeFailed, match=r"none of 16 rows .*out of order"):
         do(job(csv(tmp_path / "in.csv", 100), tmp_path / "out.csv", id_column="id", batch_rows=100), Broken())
