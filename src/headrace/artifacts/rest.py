@@ -31,6 +31,7 @@ from headrace.errors import (
 
 _CHUNK: Final = 1 << 20
 _MOST_ANSWER: Final = 64 << 20
+_MOST_DRAINED: Final = 64 << 10
 _MOST_REDIRECTS: Final = 8
 _IDLE_KEPT: Final = 32
 _ANSWER_TIMEOUTS: Final = 4
@@ -396,8 +397,10 @@ class Rest:
         return connection
 
     def _keep(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, url: str) -> None:
-        if response.length == 0:
-            response.read(1)  # tells http.client that this was all
+        if response.length is not None and response.length <= _MOST_DRAINED:
+            # tells http.client that this was all; a body that nobody wanted is cheaper read than a connection made
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                response.read()
         idle = self._idle.setdefault(origin_of(url), deque())
         if response.isclosed() and connection.sock is not None and len(idle) < _IDLE_KEPT:
             idle.append(connection)
