@@ -52,7 +52,7 @@ class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     """Bytes; -1: not known before it is read."""
     etag: str
-    """Changes when the bytes do; empty: the store has none."""
+    """Changes when the bytes do, without quotes; empty: the store has none."""
     modified: float
     """Seconds since the epoch; 0: not known."""
 
@@ -297,9 +297,9 @@ class StoreObjects:
             try:
                 if if_match is not None:
                     meta = obstore.head(self._store.client, key)  # Google's condition is a generation, not an etag
-                    if meta["e_tag"] != if_match:
+                    if _etag(meta) != if_match:
                         return None
-                    mode = {"e_tag": if_match}
+                    mode = {"e_tag": meta["e_tag"]}
                     if meta["version"] is not None:
                         mode["version"] = meta["version"]
                 done = obstore.put(self._store.client, key, data, mode=mode, use_multipart=False)
@@ -309,7 +309,7 @@ class StoreObjects:
                 if if_match is None:
                     raise
                 return None
-        return done["e_tag"] or ""
+        return _etag(done)
 
     def delete(self, path: str) -> None:
         """See `Objects`."""
@@ -375,7 +375,7 @@ class StoreObjects:
         return self._settings
 
     def _same(self, info: ObjectInfo, meta: Any) -> None:
-        if meta["size"] != info.size or (info.etag and meta["e_tag"] and meta["e_tag"] != info.etag):
+        if meta["size"] != info.size or (info.etag and _etag(meta) not in {"", info.etag}):
             raise ArtifactCorrupt(f"{info.uri}: changed while it was read; read it again when it is written")
 
     def _is_folder(self, meta: Any) -> bool:
@@ -384,7 +384,7 @@ class StoreObjects:
         """
         import obstore
 
-        if meta["size"] or (meta["e_tag"] or "").strip('"') not in _EMPTY:
+        if meta["size"] or _etag(meta) not in _EMPTY:
             return False
         try:
             obstore.head(self._store.client, meta["path"])
@@ -404,9 +404,14 @@ class StoreObjects:
             uri=uri.join(self.uri, path),
             path=path,
             size=meta["size"],
-            etag=meta["e_tag"] or "",
+            etag=_etag(meta),
             modified=meta["last_modified"].timestamp(),
         )
+
+
+def _etag(meta: Any) -> str:
+    """Without its quotes: Azure's listing has none, its other answers have them; and events of S3 have none."""
+    return (meta["e_tag"] or "").strip('"')
 
 
 class _Ranges(io.RawIOBase):
