@@ -8,22 +8,19 @@ import asyncio
 import dataclasses
 import time
 
-import msgspec
 import numpy as np
 import pytest
 
 from headrace.app import App
-from headrace.brokers import admin
-from headrace.brokers.base import Outgoing
+from headrace.brokers.base import Outgoing, Record
 from headrace.brokers.follower import Follower
 from headrace.brokers.producer import Producer
 from headrace.brokers.settings import KafkaSettings
-from headrace.control.backends.base import Action, ModelUnit, PipelineUnit, key_of
+from headrace.control.backends.base import ModelUnit, PipelineUnit, key_of
 from headrace.control.resources import Model
 from headrace.errors import (
     Conflict,
     DeadlineExceeded,
-    InvalidRequest,
     ModelError,
     ModelNotReady,
     NotFound,
@@ -235,8 +232,6 @@ class TestAnswers:
         outgoing, _ = durable._records.request(
             InferenceRequest(model_name="p", inputs=tensors, parameters={"n": 3, "s": "t"}), "r"
         )
-        from headrace.brokers.base import Record
-
         record = Record(outgoing.topic, 0, 0, outgoing.key, outgoing.value, outgoing.headers)
         asked = durable._records.asked(record, deadline=0.0)
         assert asked.request.parameters == {"n": 3, "s": "t"}
@@ -250,7 +245,7 @@ class TestAnswers:
         """A model's failure and a status of its own arrive with class, text and status, and stand in the errors."""
         await place.model("a")
         await place.pipeline(Step(name="a"))
-        with pytest.raises(RuntimeFailed, match="pipeline 'p' step 'a'.*a negative number"):
+        with pytest.raises(RuntimeFailed, match=r"pipeline 'p' step 'a'.*a negative number"):
             await place.ask([-1], identity="bad")
         with pytest.raises(ModelError, match="a teapot") as caught:
             await place.ask([418])
