@@ -68,7 +68,9 @@ from headrace.settings import Settings
 from headrace.trusted import Trusted
 
 if TYPE_CHECKING:
+    from headrace.brokers.settings import KafkaSettings
     from headrace.environments.prepare import Environments
+    from headrace.server.kafka import KafkaServer
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -196,6 +198,7 @@ class App:
         self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
         self._scrapes: HttpServer | None = None
+        self._kafka: KafkaServer | None = None
         self._opening: asyncio.Task[Any] | None = None
         self._tracing: Tracing | None = None
         self._plane = self._plane_of(settings, resources) if settings.control.enabled else None
@@ -233,6 +236,8 @@ class App:
         await self._repository.start(self._specs, self._problems)
         if self._plane is not None:
             await self._plane.start()
+        if settings.kafka.enabled:
+            await self._listen_to_kafka(settings.kafka)
         control = self._plane.control if self._plane is not None else None
         follower = Follower(self._copies, self._repository, control)
         self._following = asyncio.create_task(follower.run(), name="follow uris")
@@ -296,6 +301,13 @@ class App:
             with _taken(host, settings.metrics.port, "metrics.port"):
                 self.metrics_port = await self._scrapes.start(host, settings.metrics.port)
 
+    async def _listen_to_kafka(self, settings: KafkaSettings) -> None:
+        from headrace.server.kafka import KafkaServer  # its library is there only where Kafka is used
+
+        self._kafka = kafka = KafkaServer(self.models, settings, traces=self._tracing)
+        self.metrics.kafka.attach(settings.group, kafka.counts, lambda: kafka.reason)
+        await kafka.start()
+
     async def load(self, spec: ModelSpec) -> LoadedModel:
         """Load one model as `start` would, and serve nothing: who called this asks it, and closes it.
 
@@ -317,6 +329,8 @@ class App:
         if self._plane is not None:
             await self._plane.stop()
         grace = self._settings.models.drain_seconds
+        if self._kafka is not None:
+            await self._kafka.stop(grace)
         listeners = [listener for listener in (self._http, self._grpc) if listener is not None]
         await asyncio.gather(*(listener.stop(grace) for listener in listeners))
         await self._lookout.close()

@@ -359,6 +359,9 @@ def announce(running: App, loaded: settings.Settings) -> None:
         click.echo(f"gRPC     {host}:{running.grpc_port}")
     if loaded.metrics.enabled:
         click.echo(f"metrics  http://{host}:{running.metrics_port}/metrics")
+    if loaded.kafka.enabled:
+        kafka = loaded.kafka
+        click.echo(f"Kafka    {kafka.brokers}   {', '.join(kafka.input_topics)} -> {kafka.output_topic}")
     if running.control_port is not None:
         control = f"http://{loaded.control.host}:{running.control_port}"
         option = "" if control == DEFAULT_URL else f" --control-url {control}"

@@ -12,7 +12,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from headrace.monitoring import guard_metrics, memory_metrics, mlserver_metrics, traffic_metrics, trust_metrics
+from headrace.monitoring import (
+    guard_metrics,
+    kafka_metrics,
+    memory_metrics,
+    mlserver_metrics,
+    traffic_metrics,
+    trust_metrics,
+)
 from headrace.monitoring.custom_metrics import NAMES_KEPT, CustomMetrics
 from headrace.monitoring.families import DEFAULT, NANOSECONDS, SECONDS, Family, Histogram
 from headrace.payload import Infer, InferenceRequest, InferenceResponse
@@ -64,6 +71,7 @@ NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     **traffic_metrics.NAMES,
     **guard_metrics.NAMES,
     **trust_metrics.NAMES,
+    **kafka_metrics.NAMES,
 }
 """Name to kind, meaning and labels."""
 
@@ -311,6 +319,7 @@ class Metrics:
         self.grpc_times = mlserver_metrics.GrpcTimes() if mlserver_names else None
         """What `server.metrics.timed_calls` writes to; None: nobody asked for it."""
         self.traffic = traffic_metrics.TrafficMetrics()
+        self.kafka = kafka_metrics.KafkaMetrics()
         """What pipelines and splits count."""
         self.guards = guard_metrics.GuardMetrics()
         """What guards of models count."""
@@ -376,6 +385,7 @@ class Metrics:
         for (method, name), count in self.grpc.items():
             families["headrace_grpc_requests_total"].value({"method": method, "code": name}, count)
         self.traffic.fill(families)
+        self.kafka.fill(families)
         self.guards.fill(families)
         self.trust.fill(families)
         for family in (*families.values(), *self._aliases(), *_custom(self._models.values())):
