@@ -218,7 +218,7 @@ def test_google(tmp_path):
         options("gs://b", {"GOOGLE_APPLICATION_CREDENTIALS": "/none"}, tmp_path)
     assert options("gs://b", {}, tmp_path).config == {"skip_signature": True}
     emulated = options("gs://b", {"STORAGE_EMULATOR_HOST": "localhost:9023"}, tmp_path)
-    assert emulated.config == {"base_url": "http://localhost:9023", "skip_signature": True}
+    assert emulated.config == {"base_url": "http://localhost:9023", "bearer_token": "emulator"}
     assert emulated.client["allow_http"]
     (tmp_path / "doc.json").write_text(
         json.dumps({"type": "gs", "base64_service_account": base64.b64encode(b'{"k": "secret-of-tests"}').decode()})

@@ -215,7 +215,10 @@ def gs_options(_place: Place, variables: Variables, home: Path) -> Options:
     base = variables.first("GOOGLE_BASE_URL", "STORAGE_EMULATOR_HOST")
     if base:
         config["base_url"] = (base if "://" in base else f"http://{base}").rstrip("/")
-    if variables.truth("GOOGLE_SKIP_SIGNATURE") or (not origin and (base or not _google_machine(variables))):
+    anonymous = variables.truth("GOOGLE_SKIP_SIGNATURE")
+    if base and not origin and not anonymous:
+        config["bearer_token"] = "emulator"  # noqa: S105 - emulators take any; without one the client asks the machine's
+    elif anonymous or (not origin and not _google_machine(variables)):
         config = {key: value for key, value in config.items() if key == "base_url"} | {"skip_signature": True}
         origin = ""
     elif not origin:
