@@ -273,6 +273,44 @@ def test_params_are_checked_and_have_defaults(tmp_path):
         runtime.predict(inputs, (), {"k": "five"})
 
 
+def test_params_stand_in_the_metadata(tmp_path):
+    """Their names, types and defaults are told, so that a caller need not ask who made the model."""
+    params = schema.ParamSchema(
+        [schema.ParamSpec("k", "long", 3), schema.ParamSpec("words", "string", ["a"], shape=(-1,))]
+    )
+    made = columns_of(("a", "double", True), params=params)
+    _, signature = loaded(save_code(tmp_path / "m", lambda x, _: x["a"].to_numpy(), made))
+    assert signature.properties["params"] == 'k: long = 3, words: string[] = ["a"]'
+
+
+@pytest.mark.parametrize(
+    ("predict", "answer"),
+    [
+        (lambda x, _: x[["a"]], "table"),
+        (lambda x, _: [{"a": 1.0, "b": 2.0}], "table"),
+        (lambda x, _: x["a"].to_numpy(), "array"),
+        (lambda x, _: {"a": x["a"].to_numpy()}, "tensors"),
+    ],
+    ids=["a frame", "a list", "an array", "a dict"],
+)
+def test_what_the_model_answers_with_is_told(predict, answer, tmp_path):
+    """The input example shows whether answers are tables, arrays or tensors by name, whatever the outputs are called."""
+    example = pandas.DataFrame({"a": [1.0]})
+    _, signature = loaded(save_code(tmp_path / "m", predict, input_example=example))
+    assert signature.properties["answer"] == answer
+
+
+def test_a_library_answers_with_an_array(tmp_path):
+    """Without an example, a known library's answer is an array though the signature names it; of code nothing is told."""
+    named = ModelSignature(
+        inputs=infer_signature(WINE.data).inputs, outputs=schema.Schema([schema.ColSpec("long", "target")])
+    )
+    _, signature = loaded(save_wine(tmp_path / "m", signature=named))
+    assert (signature.outputs[0].name, signature.properties["answer"]) == ("target", "array")
+    _, signature = loaded(save_code(tmp_path / "code", lambda x, _: x))
+    assert "answer" not in signature.properties
+
+
 def test_the_input_example_is_a_sample_that_the_model_answers(tmp_path):
     """The input example comes as inputs by name, and the model answers it."""
     runtime, signature = loaded(save_wine(tmp_path / "m", input_example=WINE.data[:2]))
@@ -396,6 +434,22 @@ def test_a_flavor_that_runs_code_is_refused_under_an_allow_list(tmp_path):
         with pytest.raises(UnsafeArtifact, match="load_policy: trusted"):
             MlflowRuntime(Source(path=path, allowed_globals=("sklearn.*",))).load()
     assert MlflowRuntime(Source(path=data, allowed_globals=("sklearn.*",))).load().inputs
+
+
+def test_skops_types_that_the_policy_admits_are_loaded(tmp_path):
+    """A tree's file names a type beyond skops' own list: the allow-list decides, and one that it lacks is refused."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    model = DecisionTreeClassifier(max_depth=2).fit(WINE.data, WINE.target)
+    options = {"serialization_format": "skops", "skops_trusted_types": ["sklearn.tree._tree.Tree"]}
+    quietly(flavor.save_model, model, str(tmp_path / "tree"), pip_requirements=[], **options)
+    assert MlflowRuntime(Source(path=tmp_path / "tree", allowed_globals=("sklearn.*",))).load().inputs
+    with pytest.raises(UnsafeArtifact, match="load_policy: trusted"):
+        MlflowRuntime(Source(path=tmp_path / "tree", allowed_globals=("numpy.ndarray",))).load()
+    described = (tmp_path / "tree" / "MLmodel").read_text()
+    (tmp_path / "tree" / "MLmodel").write_text(described.replace("sklearn.tree._tree.Tree", "builtins.eval"))
+    with pytest.raises(UnsafeArtifact, match="load_policy: trusted"):
+        MlflowRuntime(Source(path=tmp_path / "tree", allowed_globals=("sklearn.*",))).load()
 
 
 def test_a_model_of_another_flavor_only_says_so(tmp_path):

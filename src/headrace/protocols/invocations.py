@@ -550,7 +550,7 @@ def _of_npy(body: bytes, inputs: _Inputs) -> tuple[Tensor, ...]:
 
 def _goes_by_name(width: int, only: TensorSpec, inputs: _Inputs) -> bool:
     """Whether the columns that a caller named go to a model of one matrix by their names, which it may know."""
-    return not inputs.strict and len(only.shape) == 2 and only.shape[1] == width > 1
+    return not inputs.strict and len(only.shape) == 2 and only.shape[1] > 1 and width > 1
 
 
 def _of_table(table: Table, named: bool, inputs: _Inputs) -> tuple[Tensor, ...]:
