@@ -130,7 +130,7 @@ def test_mlserver_folder(tmp_path):
     (tmp_path / "lost/model-settings.json").write_text('{"implementation": "models.Ecko"}')
     (tmp_path / "lost/models.py").write_text("class Echo: ...\n")
     (tmp_path / "cut/model-settings.json").write_text("{")
-    (tmp_path / "settings.json").write_text('{"kafka_enabled": true, "http_port": 0}')
+    (tmp_path / "settings.json").write_text('{"metrics_dir": "/metrics", "http_port": 0}')
     result = CliRunner().invoke(headrace, ["doctor", "--json", "--no-load", str(tmp_path)], env=QUIET)
     found = [(each["name"], each["state"], each["detail"]) for each in json.loads(result.output)["findings"]]
     told = {(name, state): detail for name, state, detail in found}
@@ -141,7 +141,7 @@ def test_mlserver_folder(tmp_path):
     assert told["echo", "warning"].startswith(f"{tmp_path / 'echo' / 'model-settings.json'}:2: key 'max_batchsize'")
     assert told["lost", "wrong"] == f"{tmp_path / 'lost' / 'models.py'} has no 'Ecko'; did you mean 'Echo'?"
     assert told["cut", "wrong"].startswith(f"{tmp_path / 'cut' / 'model-settings.json'}:1: not valid JSON")
-    assert "'kafka_enabled' is not honoured" in told[str(tmp_path), "warning"]
+    assert "'metrics_dir' is not honoured" in told[str(tmp_path), "warning"]
     assert "http.port" in told[str(tmp_path), "ok"]
 
 

@@ -251,7 +251,7 @@ def mlserver_folder(tmp_path):
         "        return InferenceResponse(model_name=self.name, outputs=outputs)\n"
     )
     (place / "broken" / "model-settings.json").write_text('{"name": "cut",\n')
-    settings = {"server_name": "theirs", "http_port": 1, "kafka_enabled": True, "debug": False, "parallel_workers": 0}
+    settings = {"server_name": "theirs", "http_port": 1, "metrics_dir": "/metrics", "debug": False, "parallel_workers": 0}
     (place / "settings.json").write_text(json.dumps(settings))
     return place
 
@@ -289,7 +289,7 @@ def test_mlserver_folder(mlserver_folder, tmp_path):
     (field,) = [each for each in warnings if each is not key]
     file = mlserver_folder / "echo" / "model-settings.json"
     assert key == f"{file}:3: key 'max_batchsize' is not known; did you mean 'max_batch_size'?"
-    assert field.startswith(f"{mlserver_folder / 'settings.json'}:1: 'kafka_enabled' is not honoured: ")
+    assert field.startswith(f"{mlserver_folder / 'settings.json'}:1: 'metrics_dir' is not honoured: ")
 
 
 def test_mlserver_settings_that_are_wrong(mlserver_folder):

@@ -77,7 +77,7 @@ class KafkaSettings:
     """How we say who we are; empty: `PLAIN` where a username is set."""
     username: str = ""
     """Of SASL."""
-    password: str = ""
+    password: str = field(default="", repr=False)
     """Of SASL; shown to nobody."""
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = field(default=(), repr=False)
     """`NAME=VALUE` of librdkafka, over all of the above: `group.protocol=consumer`. Values are shown to nobody."""

@@ -18,7 +18,7 @@ from headrace.brokers.base import Outgoing
 from headrace.brokers.settings import KafkaSettings
 from headrace.errors import HeadraceError
 
-_CALL_SECONDS: Final = 15.0
+_CALL_SECONDS: Final = 8.0
 _LIFE_MS: Final = 20_000
 """After this the broker ends the transaction of a member that died: readers of committed messages wait for that."""
 
@@ -44,7 +44,9 @@ class Transactions:
 
     def __init__(self, settings: KafkaSettings, group: str) -> None:
         self._settings = settings
-        self._name = f"{group}-{uuid.uuid4().hex}"  # members are told apart by the group itself (KIP-447)
+        # Members are told apart by the group itself (KIP-447), so any name does; one that lasts ends at once what its
+        # owner left open when it was killed.
+        self._name = f"{group}-{connection.option(settings, 'group.instance.id') or uuid.uuid4().hex}"
         self._client: Any = None
 
     def start(self) -> None:
