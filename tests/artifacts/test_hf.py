@@ -176,7 +176,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[_Hub]:
 
 
 def _open(uri: str) -> hf.Hub:
-    return hf.open_hub(uri, settings=ArtifactSettings(timeout_seconds=20), credentials=credentials.load())
+    return hf.open_hub(uri, settings=ArtifactSettings(timeout_seconds=60), credentials=credentials.load())
 
 
 def _pin(uri: str) -> Pinned:

@@ -41,7 +41,7 @@ def opened() -> Iterator[Any]:
     sources: list[Source] = []
 
     def open_source(uri: str, **settings: Any) -> Source:
-        options = ArtifactSettings(**{"timeout_seconds": 20.0, **settings})
+        options = ArtifactSettings(**{"timeout_seconds": 120.0, **settings})
         sources.append(_OPENERS[uri.partition(":")[0]](uri, settings=options, credentials=credentials.load()))
         return sources[-1]
 
@@ -215,6 +215,14 @@ def test_a_number_given_again_is_another_version(made: _Made, opened: Any, tmp_p
     assert opened(uri).pin().token != before.token
 
 
+def test_a_copied_version_is_read(made: _Made, opened: Any) -> None:
+    """A version that was promoted by copying it to another model has the files of the first, and a pin of its own."""
+    copy = made.client.copy_model_version(f"models:/{made.name}/1", f"{made.name} prod")
+    source = opened(f"models:/{made.name} prod/{copy.version}")
+    assert b"number: 1" in _bytes(source)["MLmodel"]
+    assert source.pin().token != opened(f"models:/{made.name}/1").pin().token
+
+
 def test_an_alias_of_a_deleted_version_is_not_found(made: _Made, opened: Any) -> None:
     """When the version behind an alias is deleted, its pin fails as not found, which is not tried again."""
     made.client.delete_model_version(made.name, "1")
@@ -255,7 +263,7 @@ def test_a_copy_follows_an_alias(made: _Made, tmp_path: Path) -> None:
     """A fetched alias is a folder with the model; after the alias moved only files that differ come, and the old copy
     stays what it was.
     """
-    settings = ArtifactSettings(cache_dir=str(tmp_path / "cache"), timeout_seconds=20.0)
+    settings = ArtifactSettings(cache_dir=str(tmp_path / "cache"), timeout_seconds=120.0)
     uri = f"models:/{made.name}@champion"
     first = fetch.fetch(uri, settings=settings)
     assert (first.files, first.downloaded_bytes, first.pinned.version) == (2, first.bytes, "1")
@@ -293,7 +301,7 @@ def test_files_on_the_disk_of_a_server_are_named(mlflow_at: Any, opened: Any) ->
 
 def _written(server: Any, sql: str, *values: str) -> None:
     """Change what the server has in writing."""
-    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite", timeout=30)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite", timeout=120)) as connection, connection:
         connection.execute(sql, values)
 
 
@@ -321,7 +329,7 @@ class _Front:
                 sent = {"Content-Type": "application/json"} if length else {}
                 asked = urllib.request.Request(url + self.path, self.rfile.read(length) or None, sent)
                 try:
-                    with urllib.request.urlopen(asked, timeout=30) as answer:
+                    with urllib.request.urlopen(asked, timeout=120) as answer:
                         return self.reply(200, answer.read(), {})
                 except urllib.error.HTTPError as exc:
                     with exc:
@@ -495,9 +503,23 @@ def local(mlflow_at: Any, kept: _Made, tmp_path: Path) -> Path:
 
 def test_sqlite_says_what_the_server_says(kept: _Made, mlflow_at: Any, local: Path) -> None:
     """The SQLite file answers every question as the server over it does."""
-    server, database = Server(server_at(mlflow_at.url, environ={}, timeout_seconds=20)), Database(str(local))
+    server, database = Server(server_at(mlflow_at.url, environ={}, timeout_seconds=120)), Database(str(local))
     _same_answers(server, database, kept)
     server.close()
+
+
+def test_sqlite_leads_to_files(
+    kept: _Made, mlflow_at: Any, local: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the SQLite file as the store, files on this disk are read; those behind a server are said to be there."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{local}")
+    assert opened(f"models:/{kept.name}@champion").pin().version == "1"
+    with pytest.raises(SettingsError, match="its files are behind an MLflow server: set MLFLOW_TRACKING_URI"):
+        opened(f"models:/{kept.name}@champion").entries()
+    place = mlflow_at.folder / "artifacts" / "0" / "models" / kept.models[0] / "artifacts"
+    with contextlib.closing(sqlite3.connect(local)) as connection, connection:
+        connection.execute("UPDATE model_versions SET storage_location = ? WHERE name = ?", (str(place), kept.name))
+    assert _bytes(opened(f"models:/{kept.name}@champion"))["MLmodel"] == b"flavors: {}\nnumber: 1\n"
 
 
 def test_a_folder_says_what_mlflow_wrote(
@@ -523,6 +545,8 @@ def test_a_folder_says_what_mlflow_wrote(
     assert found.model_id in other.models
     assert store.artifacts_of(other.run_id) == client.get_run(other.run_id).info.artifact_uri
     assert store.location(store.version(other.name, "2")) == client.get_model_version_download_uri(other.name, "2")
+    assert _bytes(opened(f"models:/{other.name}@champion"))["MLmodel"] == b"flavors: {}\nnumber: 1\n"
+    assert _bytes(opened(f"runs:/{other.run_id}/model/data"))
     client.delete_model_version(other.name, "2")
     assert store.newest(other.name, None).number == "1"
     with pytest.raises(ArtifactNotFound):
