@@ -292,5 +292,5 @@ class States(RuleBasedStateMachine):
 def test_states():
     """Whatever is written, told, lost and repeated: what a poll leaves done is what is there, one at a time."""
     run_state_machine_as_test(
-        States, settings=hypothesis_settings(max_examples=25, stateful_step_count=25, deadline=None)
+        States, settings=hypothesis_settings(max_examples=15, stateful_step_count=20, deadline=None)
     )

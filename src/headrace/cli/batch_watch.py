@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime as dt
 import hmac
 import logging
@@ -50,10 +51,11 @@ _STOP_SECONDS = 5.0
 @click.option("--sqs", "queues", multiple=True, metavar="URL", help="A queue that the bucket tells.")
 @click.option("--webhook", default="", metavar="[HOST:]PORT", help="Listen for events here.")
 @click.option(
-    "--webhook-token",
-    default="",
-    envvar="HEADRACE_WATCH_TOKEN",
-    metavar="TOKEN",
+    "--webhook-token-file",
+    "token_file",
+    type=click.File(),
+    default=None,
+    metavar="FILE",
     help="What senders must send as a bearer token.",
 )
 @click.option("--kafka", "topics", multiple=True, metavar="TOPIC", help="A topic of events; brokers are settings.")
@@ -138,10 +140,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             raise click.UsageError(f"missing {shown}")
     if given["once"] and given["webhook"]:
         raise click.UsageError("--once ends when all is done, and a --webhook waits for more: give one of them")
-    with ledger:
-        if given["retry_dead"]:
-            ledger.revive()
-        tally, interrupted = _watch(given, ledger)
+    tally, interrupted = _watch(given, ledger)
     if given["as_json"]:
         _line({"tally": tally})
     else:
@@ -155,12 +154,17 @@ def _watch(given: Mapping[str, Any], ledger: Ledger) -> tuple[Tally, bool]:
     import os
 
     from headrace import settings as settings_
+    from headrace.artifacts import objects
     from headrace.cli.remote import header_pairs
-    from headrace.lifecycle.watch import answers
+    from headrace.lifecycle.watch import answers, places
     from headrace.lifecycle.watch.watch import Options, Watch
 
     settings = settings_.load(settings_.Settings(), "", os.environ, {})
     job = job_of(given, model=given["model"], output=given["target"], url=given["url"], version=given["model_version"])
+    for each in given["inputs"]:
+        objects.open_objects(places.watched(each, given["target"]).uri, settings=settings.artifacts).close()
+    objects.open_objects(given["target"], settings=settings.artifacts).close()  # now, not when the model is loaded
+    places.checked_name(given["name"])
     headers = header_pairs(given["headers"], option="--header")
     sources = _sources(given, settings)
     poll_seconds = given["poll_seconds"]
@@ -180,7 +184,9 @@ def _watch(given: Mapping[str, Any], ledger: Ledger) -> tuple[Tally, bool]:
         drain_seconds=given["drain_seconds"],
     )
     state = ledger.path.with_name(f"{ledger.path.name}.work")
-    with opened(job, headers=headers, timeout_seconds=given["timeout"]) as predictor:
+    with ledger, opened(job, headers=headers, timeout_seconds=given["timeout"]) as predictor:
+        if given["retry_dead"]:
+            ledger.revive()
         watch = Watch(
             options,
             ledger=ledger,
@@ -226,12 +232,15 @@ def _sources(given: Mapping[str, Any], settings: Settings) -> list[Source]:
         host, _, port = given["webhook"].rpartition(":")
         if not port.isdigit():
             raise click.UsageError(f"--webhook is [HOST:]PORT, and not {given['webhook']!r}")
-        if host.strip("[]") not in {"", "127.0.0.1", "localhost", "::1"} and not given["webhook_token"]:
+        if host.strip("[]") not in {"", "127.0.0.1", "localhost", "::1"} and not given["token_file"]:
             raise click.UsageError(
-                f"--webhook {given['webhook']} can be reached from other machines: give a --webhook-token "
-                "(HEADRACE_WATCH_TOKEN), or listen on 127.0.0.1"
+                f"--webhook {given['webhook']} can be reached from other machines: give a "
+                "--webhook-token-file, or listen on 127.0.0.1"
             )
-        found.append(WebhookSource(host.strip("[]") or "127.0.0.1", int(port), token=given["webhook_token"]))
+        token = given["token_file"].read().strip() if given["token_file"] else ""
+        if given["token_file"] and not token:
+            raise click.UsageError("--webhook-token-file is empty")
+        found.append(WebhookSource(host.strip("[]") or "127.0.0.1", int(port), token=token))
     return found
 
 
@@ -291,11 +300,10 @@ class WebhookSource:
 
         if request.method in {b"GET", b"HEAD"}:
             return HttpReply(b'{"ready":true}')
-        if self._token:
-            given = request.headers.get("authorization", "").encode()
-            if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-                challenge = ((b"www-authenticate", b"Bearer"),)
-                return HttpReply(error_body("expected `Authorization: Bearer TOKEN`"), 401, headers=challenge)
+        if self._token and not hmac.compare_digest(_token_of(request.headers), self._token.encode()):
+            challenge = ((b"www-authenticate", b'Bearer, Basic realm="headrace"'),)
+            text = "expected `Authorization: Bearer TOKEN`, or Basic with the token as the password"
+            return HttpReply(error_body(text), 401, headers=challenge)
         if request.method != b"POST":
             return HttpReply(error_body("expected POST with an event"), 405, headers=((b"allow", b"POST"),))
 
@@ -312,6 +320,17 @@ class WebhookSource:
             return HttpReply(error_body("; ".join(heard.malformed)), 400)
         counts = {"fresh": heard.fresh, "known": heard.known, "ignored": heard.ignored}
         return HttpReply(msgspec.json.encode(counts | {"malformed": len(heard.malformed)}))
+
+
+def _token_of(headers: Mapping[str, str]) -> bytes:
+    """What a sender has: MinIO and SeaweedFS send bearer tokens, SNS can only send the password of its url."""
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return value.strip().encode() if kind.lower() == "bearer" else b""
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 # -- what is shown --

@@ -5,6 +5,7 @@ the command line adds the webhook, which needs a listener.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,10 +26,12 @@ from headrace.lifecycle.watch.sqs import Queue
 if TYPE_CHECKING:
     from headrace.lifecycle.watch.watch import Offer
 
+log = logging.getLogger(__name__)
+
 _LOOK_SECONDS: Final = 0.2
 _DRAIN_SECONDS: Final = 30.0
 _QUIET_LOOKS: Final = 3
-_ONCE_SECONDS: Final = 60.0
+_ONCE_SECONDS: Final = 120.0
 
 
 class SqsSource:
@@ -158,3 +161,5 @@ class KafkaSource:
             await asyncio.sleep(_LOOK_SECONDS)
             empty = bool(counts.lag) and not sum(counts.lag.values()) and not counts.in_flight
             quiet = quiet + 1 if empty else 0
+        if quiet < _QUIET_LOOKS and not stop.is_set():
+            log.warning("no partition of the topics came to this watcher, or they did not end: events may be left")

@@ -23,7 +23,9 @@ from headrace.lifecycle.watch.sigv4 import Keys
 
 _MOST_MESSAGES: Final = 10
 _GRACE_SECONDS: Final = 15.0
-_REGION_OF_HOST: Final = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z]{2}(?:-[a-z]+)+-\d)\.|^([a-z]{2}(?:-[a-z]+)+-\d)\.queue\.")
+_REGION_OF_HOST: Final = re.compile(
+    r"(?:^|\.)sqs(?:-fips)?\.([a-z]{2}(?:-[a-z]+)+-\d)\.|^([a-z]{2}(?:-[a-z]+)+-\d)\.queue\."
+)
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
 _DENIED: Final = frozenset(
     {

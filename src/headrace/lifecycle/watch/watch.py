@@ -27,6 +27,7 @@ from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import (
     ArtifactFailed,
     ArtifactNotFound,
+    Conflict,
     HeadraceError,
     InvalidRequest,
     SettingsError,
@@ -487,7 +488,7 @@ class Watch:
         attempts = row.attempts + 1
         text = str(error) if isinstance(error, HeadraceError) else f"a defect: {type(error).__name__}: {error}"
         last = attempts > self.options.retries
-        if isinstance(error, InvalidRequest | SettingsError) or (last and not isinstance(error, Temporary)):
+        if isinstance(error, InvalidRequest | SettingsError | Conflict) or (last and not isinstance(error, Temporary)):
             self._settle(row, "dead", error=text, attempts=attempts)
             return
         if last and self._once:
