@@ -116,6 +116,12 @@ SWITCHES: Final[tuple[Switch, ...]] = (
         "The caller learns what is wrong.",
     ),
     Switch(
+        "REST: `/ping`, `/health`, `/version` and `/invocations`",
+        "there while an MLflow model is loaded; `/ping` is always 200",
+        "always there, for models of every runtime; `/ping` is 503 until the server is ready",
+        "Containers are asked so, whatever they serve.",
+    ),
+    Switch(
         "REST: pages of other origins",
         "GET only, unless methods are set",
         "GET and POST",
