@@ -4,13 +4,13 @@ process killed in the middle of a download, counting bytes that the server sent.
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import random
 import signal
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ DATA = random.Random(7).randbytes(3_000_001)
 LARGE = random.Random(8).randbytes((50 << 20) + 5)
 
 
-@dataclass
+@dataclasses.dataclass
 class Page:
     """What stands at a path, and how it is sent."""
 
@@ -39,10 +39,10 @@ class Page:
     etag: str = '"1"'
     ranges: bool = True
     status: int = 200
-    headers: dict = field(default_factory=dict)
-    break_after: list = field(default_factory=list)
+    headers: dict = dataclasses.field(default_factory=dict)
+    break_after: list = dataclasses.field(default_factory=list)
     """Bytes after which each of the next answers breaks off; 0: before its head."""
-    failures: list = field(default_factory=list)
+    failures: list = dataclasses.field(default_factory=list)
     """Statuses of the next answers."""
     announce: int = -1
     """A wrong length."""
@@ -257,10 +257,11 @@ def test_a_replaced_file_is_said_and_another_one_is_fetched(web, settings):
     """A file that is replaced between two parts is an error; afterwards the new one is fetched, whole."""
     web.pages["/m"] = Page(LARGE, hold_after=4 << 20)
     failed = []
+    in_turn = dataclasses.replace(settings, parallel=1)  # so that a part is asked for after the file was replaced
 
     def one():
         try:
-            fetch.fetch(f"{web.url}/m", settings=settings)
+            fetch.fetch(f"{web.url}/m", settings=in_turn)
         except ArtifactFailed as exc:
             failed.append(exc)
 
@@ -277,8 +278,6 @@ def test_a_replaced_file_is_said_and_another_one_is_fetched(web, settings):
 
 def test_a_size_limit_holds_where_no_size_is_announced(settings):
     """A source that does not say how much it has is stopped at the limit."""
-    import dataclasses
-
     from headrace.artifacts.base import Entry, Pinned
 
     class Endless:

@@ -96,7 +96,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
                 "-admin.ui=false",
                 "-s3.port.iceberg=0",
                 "-s3.port.lance=0",
-                "-volume.max=32",
+                "-volume.max=4000",  # each bucket takes one at least
             ],
             stdout=log,
             stderr=log,
