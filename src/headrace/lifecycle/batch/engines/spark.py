@@ -78,12 +78,15 @@ class Spark:
         found: dict[int, bytes] = {}
         raised: list[Exception] = []
         over = threading.Event()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pandas, which is not used here
+            numbers = self._session.range(0, len(tasks), 1, len(tasks))
+            marks = numbers.mapInArrow(functools.partial(mapped, list(tasks)), _SCHEMA)
 
         def collect() -> None:
             try:
                 self._session.sparkContext.setJobGroup(_GROUP, "headrace batch", interruptOnCancel=True)
-                numbers = self._session.range(0, len(tasks), 1, len(tasks))
-                for row in numbers.mapInArrow(functools.partial(mapped, list(tasks)), _SCHEMA).collect():
+                for row in marks.collect():
                     found[row.number] = bytes(row.mark)
             except Exception as exc:  # noqa: BLE001 - it is raised where it is waited for
                 raised.append(exc)
