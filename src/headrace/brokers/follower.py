@@ -29,7 +29,11 @@ _LOOK_SECONDS: Final = 30.0
 """How often partitions are looked for that were added to a topic."""
 _BATCH: Final = 500
 _EOF: Final = KafkaError._PARTITION_EOF  # noqa: SLF001 - the library's name for it
-_COMMITTED_ONLY: Final = {"isolation.level": "read_committed", "enable.auto.commit": "false"}
+_ALWAYS: Final = {
+    "isolation.level": "read_committed",
+    "enable.auto.commit": "false",
+    "auto.offset.reset": "earliest",  # of a partition that lost its end, too much is read rather than too little
+}
 
 
 class Follower:
@@ -260,7 +264,7 @@ def record_of(message: Any) -> Record:
 
 
 def _consumer(settings: KafkaSettings, group: str, more: dict[str, Any]) -> Any:
-    config = connection.librdkafka(settings, "consumer", {**_COMMITTED_ONLY, "group.id": group, **more})
+    config = connection.librdkafka(settings, "consumer", {**_ALWAYS, "group.id": group, **more})
     for name in ("group.protocol", "partition.assignment.strategy", "group.instance.id"):
         config.pop(name, None)  # which are about members of groups
     try:

@@ -27,6 +27,16 @@ Sent = Callable[[HeadraceError | None], None]
 """Told when a message is safe with all its replicas (None), or never will be."""
 
 _POLL_SECONDS: Final = 0.1
+_ENDED: Final = frozenset(
+    {
+        KafkaError._FATAL,  # noqa: SLF001 - the library's names
+        KafkaError._PURGE_QUEUE,  # noqa: SLF001
+        KafkaError._PURGE_INFLIGHT,  # noqa: SLF001
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+    }
+)
+"""What is reported of messages whose client ended."""
 DEFAULTS: Final = {"enable.idempotence": "true", "linger.ms": "1"}
 """In order and once, as far as one producer's life goes."""
 
@@ -57,15 +67,7 @@ class Producer:
         Raises:
             SettingsError: no client can be made of these settings.
         """
-        config = connection.librdkafka(
-            self._settings,
-            "producer",
-            {**DEFAULTS, "message.timeout.ms": self._delivery_ms, "error_cb": self._error},
-        )
-        try:
-            self._client = Client(config)
-        except (KafkaException, ValueError, TypeError) as exc:
-            raise connection.failure(self._settings, exc, "connect") from exc
+        self._client = self._made()
         self._thread = threading.Thread(target=self._serve, name="kafka-producer", daemon=True)
         self._thread.start()
 
@@ -152,10 +154,24 @@ class Producer:
             self.send(each, sent)
         return done
 
+    def _made(self) -> Any:
+        config = connection.librdkafka(
+            self._settings,
+            "producer",
+            {**DEFAULTS, "message.timeout.ms": self._delivery_ms, "error_cb": self._error},
+        )
+        try:
+            return Client(config)
+        except (KafkaException, ValueError, TypeError) as exc:
+            raise connection.failure(self._settings, exc, "connect") from exc
+
     def _produce(self, outgoing: Outgoing, sent: Sent) -> None:
         topic = outgoing.topic
 
         def report(error: KafkaError | None, _: Any) -> None:
+            if error is not None and not self._closing.is_set() and (error.fatal() or error.code() in _ENDED):
+                self._hold(outgoing, sent)  # the client ended, not the message
+                return
             sent(None if error is None else connection.error_of(self._settings, error, f"write to topic {topic!r}"))
 
         try:
@@ -167,6 +183,8 @@ class Producer:
                 on_delivery=report,
             )
         except KafkaException as exc:
+            if exc.args[0].code() == KafkaError._FATAL and not self._closing.is_set():  # noqa: SLF001
+                raise BufferError("the client ended; the next one takes the message") from exc
             sent(connection.failure(self._settings, exc, f"write to topic {topic!r}"))
 
     def _hold(self, outgoing: Outgoing, sent: Sent) -> None:
@@ -176,7 +194,11 @@ class Producer:
 
     def _serve(self) -> None:
         while not self._closing.is_set():
-            served = self._client.poll(0.01 if self._held else _POLL_SECONDS)
+            try:
+                served = self._client.poll(0.01 if self._held else _POLL_SECONDS)
+            except KafkaException as exc:  # which it raises only where the client is of no use any more
+                self._renew(exc)
+                continue
             if served and self.reason:
                 self.reason = ""
             while self._held:
@@ -186,6 +208,16 @@ class Producer:
                     break
                 with self._lock:
                     self._held.popleft()
+
+    def _renew(self, exc: KafkaException) -> None:
+        """Go on with another client: brokers that lost what they knew of the old one's messages refuse it for ever."""
+        log.warning("%s; a new client goes on", connection.failure(self._settings, exc, "go on"))
+        old, self._client = self._client, self._made()
+        old.purge()
+        try:
+            old.flush(1.0)  # its reports, by which what it had not sent is held for the new one
+        except KafkaException as again:
+            log.debug("the old client ends: %s", connection.failure(self._settings, again, "end"))
 
     def _error(self, error: KafkaError) -> None:
         self.reason = str(connection.error_of(self._settings, error, "send"))

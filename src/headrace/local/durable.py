@@ -291,13 +291,11 @@ class Durable:
             return None
         if answer is None:
             unread, complete = await self._unread()
-            if request_id in unread:
-                return None
-            # It may have been answered meanwhile: what is done with stands in the outputs.
+            # Whatever nobody has to do any more is answered, and so is some that is not told of as done yet.
             follower = self._durables.follower()
             there = await asyncio.to_thread(follower.catch_up, self._outputs, timeout_seconds=_CATCH_UP_SECONDS)
             answer = self._results.get(request_id)
-            if answer is None and not (complete and there):
+            if answer is None and (request_id in unread or not (complete and there)):
                 return None
         if answer is None:
             raise NotFound(
