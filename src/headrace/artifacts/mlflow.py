@@ -190,7 +190,14 @@ class Resolved:
     def _asked(self) -> _Stands:
         with self._lock:
             if self._stands is None:
-                self._stands = self._resolve()
+                try:
+                    self._stands = self._resolve()
+                except ArtifactFailed as exc:
+                    if str(exc).startswith(f"{self._uri}: "):
+                        raise
+                    heals = isinstance(exc, ArtifactUnreachable)
+                    hint = "; is the server up, and its address in MLFLOW_TRACKING_URI right?" if heals else ""
+                    raise type(exc)(f"{self._uri}: {exc}{hint}") from exc
             return self._stands
 
     def _files(self) -> Source:
@@ -373,13 +380,10 @@ def _ready(logged: Logged, uri: str) -> Logged:
 def _run(uri: str, run_id: str, path: str, store: Store) -> _Stands:
     """What a `runs:` uri stands for: a model that the run logged (MLflow 3), or else artifacts of the run."""
     name, _, below = path.partition("/")
-    try:
-        logged = store.logged_by(run_id, name) if name else None
-        if logged is not None:
-            return _logged_model(_ready(logged, uri), below)
-        location = store.artifacts_of(run_id)
-    except ArtifactNotFound as exc:
-        raise ArtifactNotFound(f"{uri}: {exc}") from exc
+    logged = store.logged_by(run_id, name) if name else None
+    if logged is not None:
+        return _logged_model(_ready(logged, uri), below)
+    location = store.artifacts_of(run_id)
     return _Stands(pinned=None, location=lambda: _joined(location, path))
 
 
