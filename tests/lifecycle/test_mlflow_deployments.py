@@ -7,6 +7,7 @@ same by MLflow's own command line, which finds the plug-in by its entry point.
 from __future__ import annotations
 
 import contextlib
+import http.server
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import warnings
 from pathlib import Path
@@ -200,6 +202,46 @@ def test_what_goes_wrong_is_mlflows_error(client, call, code, text):
     with pytest.raises(MlflowException, match=text) as caught:
         call(client)
     assert caught.value.error_code == code
+
+
+def test_keys_are_shown_to_the_server_and_nobody_else(monkeypatch):
+    """The key of the models and the token of the control API travel as bearer tokens, and stand in no error."""
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(self.headers["Authorization"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self):
+            seen.append(self.headers["Authorization"])
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Nothing."""
+
+    monkeypatch.setenv("HEADRACE_API_KEY", "key-4711")
+    monkeypatch.setenv("HEADRACE_CONTROL_TOKEN", "token-4711")
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            asking = plugin.HeadraceDeploymentClient(f"headrace:{url}?url={url}")
+            with pytest.raises(MlflowException) as first:
+                asking.predict("m", [[1]])
+            with pytest.raises(MlflowException) as second:
+                asking.list_deployments()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert seen == ["Bearer key-4711", "Bearer token-4711"]
+    assert "4711" not in f"{first.value}{second.value}{asking!r}{asking.target}"
 
 
 def test_a_server_that_is_away_is_named():

@@ -65,8 +65,8 @@ mlflow.sklearn.save_model(fitted, folder + "/named", signature=infer_signature(X
 """
 
 REFERENCE = """
-import socket, sys, warnings
-warnings.simplefilter("ignore")
+print(0, flush=True)
+import socket
 import uvicorn
 from fastapi import FastAPI
 from mlflow.pyfunc import load_model, scoring_server
@@ -187,14 +187,15 @@ def servers(tmp_path_factory):
         "PYTHONPATH": str(Path(headrace.__file__).parents[1]),
     }
     quiet = {"stderr": subprocess.DEVNULL, "text": True, "env": environment, "cwd": folder}
-    subprocess.run([sys.executable, "-c", MAKE, str(folder)], check=True, stdout=subprocess.DEVNULL, **quiet)
     ports = [flag for kind in ("", "grpc-", "metrics-") for flag in (f"--{kind}port", "0")]
     models = [str(folder / name) for name in ("mixed", "tensor", "named")]
     running = []
     try:
-        for command in (["-c", REFERENCE, str(folder)], ["-m", "headrace", "serve", *ports, *models]):
+        for command in (["-c", MAKE + REFERENCE, str(folder)], ["-m", "headrace", "serve", *ports, *models]):
             process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, **quiet)
             running.append(process)
+            if len(running) == 1:
+                first_port(process, r"(0)$")  # the models are saved
         theirs = first_port(running[0], r"(\d+)$")
         ours = first_port(running[1], r"REST\s.*?:(\d+)")
         yield f"http://127.0.0.1:{theirs}", f"http://127.0.0.1:{ours}/v2/models"

@@ -72,7 +72,8 @@ Deploys to a running Headrace server (`headrace serve`); a deployment is a model
 
 Target: `headrace` is the server on this machine. `headrace:http://HOST:8083` is the one whose control API is there; its
 models answer on port 8080 of the same host, or where `?url=http://HOST:PORT` says.
-HEADRACE_CONTROL_URL, HEADRACE_URL and HEADRACE_CONTROL_TOKEN say the same for `headrace` alone.
+HEADRACE_CONTROL_URL and HEADRACE_URL say the same for `headrace` alone. HEADRACE_CONTROL_TOKEN is shown to the control
+API, and HEADRACE_API_KEY to a server whose models are asked with keys.
 
 Model uri: a folder (of the server's machine), or what the server fetches itself: models:/NAME/VERSION,
 models:/NAME@ALIAS, runs:/RUN/PATH, s3://..., with the server's credentials and its MLFLOW_TRACKING_URI.
@@ -346,7 +347,7 @@ class HeadraceDeploymentClient(BaseDeploymentClient):
         """
         _check_endpoint(endpoint)
         name = _named(deployment_name)
-        with _as_mlflows(), Client(self.target.url) as client:
+        with _as_mlflows(), self._serving() as client:
             return PredictionsResponse(json.loads(client.invoke(body_of(inputs), model=name)))
 
     def explain(self, deployment_name: str | None = None, df: Any = None, endpoint: str | None = None) -> Any:
@@ -357,7 +358,7 @@ class HeadraceDeploymentClient(BaseDeploymentClient):
         """
         _check_endpoint(endpoint)
         name = _named(deployment_name)
-        with _as_mlflows(), Client(self.target.url) as client:
+        with _as_mlflows(), self._serving() as client:
             values = {str(column): df[column].to_numpy() for column in df.columns} if hasattr(df, "columns") else df
             return [json.loads(msgspec.json.encode(each)) for each in client.explain(values, model=name)]
 
@@ -365,6 +366,10 @@ class HeadraceDeploymentClient(BaseDeploymentClient):
 
     def _control(self) -> ControlClient:
         return ControlClient(self.target.control_url, token=os.environ.get("HEADRACE_CONTROL_TOKEN", ""), user="mlflow")
+
+    def _serving(self) -> Client:
+        key = os.environ.get("HEADRACE_API_KEY", "")
+        return Client(self.target.url, headers={"Authorization": f"Bearer {key}"} if key else {})
 
     def _apply(
         self, control: ControlClient, name: str, model_uri: str, config: dict[str, Any], before: Mapping[str, Any]
