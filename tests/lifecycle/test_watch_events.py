@@ -365,7 +365,8 @@ JSON = st.recursive(
             )
             | st.sampled_from(
                 ["Microsoft.Storage.BlobCreated", "google.cloud.storage.object.v1.finalized", "https://[x"]
-            ),
+            )
+            | st.sampled_from(["com.amazonaws.s3.ObjectCreated:Put", "SubscriptionConfirmation", "1.0"]),
             max_size=4,
         )
     ),
@@ -380,3 +381,27 @@ def test_nothing_raises(document):
     found = events.parse(body)
     assert isinstance(found, events.Parsed)
     assert all(each.key and each.bucket for each in found.created)
+
+
+def places_in(document, path=()):
+    """Paths of all that is in a document, itself included."""
+    yield path
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in items:
+        yield from places_in(value, (*path, key))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_anything_anywhere(form):
+    """Whatever stands where something else should, in any place of any form, raises nothing."""
+    document = FORMS[form][0]
+    for path in list(places_in(document)):
+        for wrong in (None, 1, -1, "", "x", "\0", [], {}, [1], {"a": 1}, True, 1e300):
+            changed = [json.loads(json.dumps(document))]
+            inner, last = changed, 0
+            for key in path:
+                inner, last = inner[last], key
+            inner[last] = wrong
+            assert isinstance(events.parse(json.dumps(changed[0])), events.Parsed)

@@ -166,9 +166,9 @@ def _event(document: Any) -> ObjectCreated | None:
         raise _Unknown(f"expected an object, got {type(document).__name__}")
     if document.get("Event") == "s3:TestEvent":
         return None
-    if document.get("Type") in {"SubscriptionConfirmation", "UnsubscribeConfirmation"}:
-        if document["Type"] == "SubscriptionConfirmation" and isinstance(document.get("SubscribeURL"), str):
-            raise _Confirm(document["SubscribeURL"])
+    if document.get("Type") == "SubscriptionConfirmation":
+        raise _Confirm(_text(document, "SubscribeURL"))
+    if document.get("Type") == "UnsubscribeConfirmation":
         return None
     if isinstance(document.get("s3"), dict):
         return _amazon(document)
@@ -254,7 +254,8 @@ def _cloud_event(event: Mapping[str, Any]) -> ObjectCreated | None:
         if not kind.removeprefix(_AMAZON).lower().startswith("objectcreated"):
             return None
         name = "ObjectCreated:" + kind.rpartition(":")[2]
-        record = data["Records"][0] if isinstance(data, dict) and data.get("Records") else data
+        records = _at(data, "Records")
+        record = records[0] if isinstance(records, list) and records else data
         found = _amazon({"eventName": name, **(record if isinstance(record, dict) else {})})
         return found and msgspec.structs.replace(found, event_id=_optional(event.get("id")))
     if kind.startswith(_GOOGLE):
