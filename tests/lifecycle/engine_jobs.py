@@ -174,7 +174,7 @@ def outcomes(process, seconds):
         process.kill()
         process.communicate()
     assert process.returncode == 0, err
-    return [json.loads(line) for line in out.splitlines()]
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]  # Ray talks between jobs
 
 
 def main(engine, text):

@@ -6,7 +6,9 @@ pass through Ray: see `work`.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -65,7 +67,11 @@ class Ray:
     def run(
         self, tasks: Sequence[bytes], *, tick: Callable[[], None], cancel: threading.Event
     ) -> Sequence[bytes] | None:
-        """As of Engine."""
+        """As of Engine. What Ray prints of its workers meanwhile goes to stderr: stdout is for the outcome."""
+        with contextlib.redirect_stdout(sys.stderr):
+            return self._run(tasks, tick, cancel)
+
+    def _run(self, tasks: Sequence[bytes], tick: Callable[[], None], cancel: threading.Event) -> Sequence[bytes] | None:
         ray = self._ray
         remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(work.work)
         window = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
