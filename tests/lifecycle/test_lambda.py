@@ -340,7 +340,8 @@ class GuardServer(http.server.ThreadingHTTPServer):
 
     def allowed(self, action, resource, query):
         for statement in self.document["Statement"]:
-            if action not in statement["Action"] or not fnmatchcase(resource, statement["Resource"]):
+            resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+            if action not in statement["Action"] or not any(fnmatchcase(resource, each) for each in resources):
                 continue
             wanted = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
             if wanted is not None and not any(fnmatchcase(query.get("prefix", "\0"), each) for each in wanted):
@@ -460,7 +461,7 @@ def test_policy_document():
     assert by_name["ReadInput"] == {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": "arn:aws:s3:::in/2026/*"}
     assert by_name["ListInput"]["Condition"] == {"StringLike": {"s3:prefix": ["2026/*"]}}
     assert by_name["WriteOutput"]["Resource"] == "arn:aws:s3:::out/answers/*"
-    assert by_name["ReadModel"]["Resource"] == "arn:aws:s3:::models/churn.onnx*"
+    assert by_name["ReadModel"]["Resource"] == ["arn:aws:s3:::models/churn.onnx", "arn:aws:s3:::models/churn.onnx/*"]
     assert by_name["ReadQueue"]["Action"] == ["sqs:ReceiveMessage", "sqs:DeleteMessage"]
     assert by_name["Decrypt"]["Resource"] == [key, f"{key}2"]
     assert by_name["Encrypt"] == {"Effect": "Allow", "Action": ["kms:GenerateDataKey"], "Resource": [f"{key}2"]}

@@ -113,7 +113,7 @@ This replaces the notifications that the bucket has; add to them if there are an
 
 An event that comes twice is answered once: an output that stands is left alone. A message that fails five times is in
 the queue `Dead`. Objects that are too large for fifteen minutes belong to `headrace batch watch`.
-Objects of the queue's time before it was told of: `headrace batch watch --once` with the same options.
+Objects that were there before are answered by `headrace batch watch --once` with the same options.
 """
 
 

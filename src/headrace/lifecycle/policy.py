@@ -23,15 +23,15 @@ _PARTS: Final = ("in", "out", "model")
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A bucket and what its keys begin with."""
+    """A folder of a bucket."""
 
     bucket: str
     prefix: str
-    """Empty: all of the bucket."""
+    """With `/` at its end; empty: all of the bucket."""
 
 
 def place(uri: str) -> Place:
-    """`s3://bucket/2026/*.csv` is all below `2026/`; `s3://bucket/model.onnx` is that object and what is below it.
+    """What is below a uri: `s3://bucket/2026`, `s3://bucket/2026/` and `s3://bucket/2026/*.csv` are all below `2026/`.
 
     Raises:
         SettingsError: it is no uri of S3.
@@ -43,7 +43,7 @@ def place(uri: str) -> Place:
     glob = _STAR.search(path)
     if glob is not None:
         path = path[: path.rfind("/", 0, glob.start()) + 1]
-    return Place(parts.netloc, path)
+    return Place(parts.netloc, f"{path.strip('/')}/" if path.strip("/") else "")
 
 
 def policy(
@@ -83,8 +83,11 @@ def policy(
     actions = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
     statements.append(_allow("WriteOutput", actions, _objects(written, partition)))
     if model.startswith(("s3://", "s3a://", "s3n://")):
-        of_model = place(model)
-        statements.append(_allow("ReadModel", ["s3:GetObject"], _objects(of_model, partition)))
+        of_model, lone = place(model), not model.endswith("/")
+        below = _objects(of_model, partition)
+        # A model is a folder, or one object: which of them, its uri does not say.
+        resource = [below.removesuffix("/*"), below] if lone and of_model.prefix else below
+        statements.append(_allow("ReadModel", ["s3:GetObject"], resource))
         statements.append(_list("ListModel", of_model, partition))
     if queue:
         if _QUEUE_ARN.fullmatch(queue) is None:
