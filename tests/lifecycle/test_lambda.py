@@ -2,6 +2,7 @@
 only what the printed policy allows.
 """
 
+import contextlib
 import http.client
 import http.server
 import io
@@ -25,6 +26,9 @@ from headrace.lifecycle import policy as policy_
 from headrace.lifecycle.aws_lambda import Function, Handler
 from headrace.lifecycle.batch.base import Job
 from headrace.lifecycle.policy import policy
+from headrace.lifecycle.watch import answers
+from headrace.lifecycle.watch.ledger import Ledger
+from headrace.lifecycle.watch.watch import Options, Watch
 
 CSV = b"a,b\n1,2\n3,4\n"
 
@@ -444,6 +448,35 @@ def test_absent_looks_denied(buckets, guard):
     guard.allow(policy(**buckets.uris))
     with pytest.raises(ArtifactDenied):
         buckets.handler()(buckets.event("in/absent.csv"))
+
+
+def test_least_of_a_watcher(buckets, guard, tmp_path):
+    """What the policy allows a watcher is enough for it, and without the listing of its inputs it says so at once."""
+    buckets.put("in/a.csv")
+    job = Job(model=buckets.uris["model"], inputs=(), output=buckets.uris["output"])
+    document = policy(**buckets.uris, kind="watch")
+    guard.allow(document)
+    predictor = buckets.open(job)
+    options = Options(inputs=buckets.uris["inputs"], output=buckets.uris["output"])
+    with Ledger(tmp_path / "l.db") as ledger, contextlib.closing(predictor):
+
+        def watcher():
+            return Watch(
+                options,
+                ledger=ledger,
+                answer=lambda info, output, cancel: answers.answer(
+                    job, info, output, predictor, settings=buckets.settings, state=tmp_path / "work", cancel=cancel
+                ),
+                job=answers.digest(job, predictor),
+                settings=buckets.settings,
+            )
+
+        assert watcher().run(once=True).done == 1
+        assert guard.denied == []
+        assert guard.used["ListInput", "s3:ListBucket"]
+        guard.allow(without(document, "ListInput", "s3:ListBucket"))
+        with pytest.raises(ArtifactDenied):
+            watcher().run(once=True)
 
 
 def test_policy_document():
