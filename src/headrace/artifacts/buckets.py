@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -65,10 +64,6 @@ class Bucket:
     def read_range(self, entry: Entry, *, start: int, end: int) -> Iterator[bytes]:
         """See `base.Ranged`."""
         return self._objects.chunks(self._info(entry), start, end)
-
-    def read_whole(self, entry: Entry) -> Any:
-        """The bytes of a small one, in one buffer. Raises as `read`."""
-        return self._objects.part(self._info(entry), 0, entry.size) if entry.size else b""
 
     def close(self) -> None:
         """See `base.Source`."""

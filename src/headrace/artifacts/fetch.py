@@ -19,7 +19,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -37,7 +36,9 @@ from headrace.errors import ArtifactCorrupt, ArtifactFailed, ArtifactNotFound, A
 Report = Callable[[Progress], None]
 _T = TypeVar("_T")
 
-_PART: Final = 16 << 20
+_PART: Final = 8 << 20  # of a large file
+_SMALL: Final = 1 << 20  # comes by way of memory
+_PARTS_AHEAD: Final = 64  # threads that one file may keep busy
 _REPORT_SECONDS: Final = 0.1
 _SAFE: Final = re.compile(r"[^A-Za-z0-9._@+-]+")
 
@@ -206,20 +207,43 @@ class _Fetch:
             blobs.append(blob)
             if blob is not None:
                 self._count(entry.path, blob.stat().st_size, downloaded=False, files=1)
-        with ThreadPoolExecutor(self._settings.parallel, thread_name_prefix="headrace-fetch") as pool:
-            waiting: set[Future[None]] = set()
-            try:
-                for work in self._work(entries, blobs):
-                    waiting.add(pool.submit(work))
-                    if len(waiting) >= 4 * self._settings.parallel:
-                        waiting = self._wait(waiting)
-                while waiting:
-                    waiting = self._wait(waiting)
-            except BaseException:
-                self._stop.set()  # the others end at their next chunk
-                raise
+        self._run_all(self._work(entries, blobs), min(self._settings.parallel, blobs.count(None) * _PARTS_AHEAD))
         self._tell()
         return [blob for blob in blobs if blob is not None]
+
+    def _run_all(self, work: Iterator[Callable[[], None]], threads: int) -> None:
+        """Do all of it in so many threads; what fails first is raised when all have ended."""
+        taking = threading.Lock()
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                while not self._stop.is_set():
+                    with taking:
+                        call = next(work, None)
+                    if call is None:
+                        return
+                    call()
+            except BaseException as exc:  # noqa: BLE001 - it is raised below
+                failed.append(exc)
+                self._stop.set()
+
+        running = [threading.Thread(target=run, name=f"headrace-fetch-{at}", daemon=True) for at in range(threads)]
+        for thread in running:
+            thread.start()
+        try:
+            for thread in running:
+                while thread.is_alive():
+                    thread.join(_REPORT_SECONDS)
+                    self._tell()
+        finally:  # an interrupt, too, ends only when nobody writes any more
+            if any(thread.is_alive() for thread in running):
+                self._stop.set()
+            for thread in running:
+                thread.join()
+        if failed:
+            raise failed[0]
+        self._alive()
 
     def _work(self, entries: Sequence[Entry], blobs: list[Path | None]) -> Iterator[Callable[[], None]]:
         """What is to be done, in an order that does not matter."""
@@ -231,7 +255,27 @@ class _Fetch:
             if isinstance(source, Ranged) and entry.size > _PART and source.ranges:
                 yield from self._in_parts(source, entry, done)
             else:
-                yield _Call(self._straight, entry, done)
+                yield _Call(self._at_once if 0 <= entry.size <= _SMALL else self._straight, entry, done)
+
+    def _at_once(self, entry: Entry, done: _Done) -> None:
+        """A small file, by way of memory."""
+        tried, data = 0, b""
+        while True:
+            try:
+                self._alive()
+                data = b"".join(self._source.read(entry)) if entry.size else b""
+                if len(data) < entry.size:
+                    raise _short(self._of(entry), len(data), entry.size)
+                break
+            except ArtifactUnreachable:
+                self._heal_or_raise(tried)
+                tried += 1
+        if len(data) > entry.size:
+            raise ArtifactCorrupt(f"{self._of(entry)}: announced {entry.size} bytes, and {len(data)} came")
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._check_digest(entry, sha256)
+        done.put(self._cache.put(data, sha256))
+        self._count(entry.path, len(data), files=1)
 
     def _straight(self, entry: Entry, done: _Done) -> None:
         """A file from its start, or from where it broke off, to its end."""
@@ -272,7 +316,7 @@ class _Fetch:
                 digest.update(chunk)
             self._count(entry.path, len(chunk))
         if 0 <= out.tell() < entry.size:
-            raise ArtifactUnreachable(f"{self._of(entry)}: broke off after {out.tell()} of {entry.size} bytes")
+            raise _short(self._of(entry), out.tell(), entry.size)
         if 0 <= entry.size < out.tell():
             raise ArtifactCorrupt(f"{self._of(entry)}: announced {entry.size} bytes, and {out.tell()} came")
 
@@ -323,27 +367,25 @@ class _Fetch:
 
     def _finish(self, entry: Entry, file: Path, sha256: str, done: _Done) -> None:
         sha256 = sha256 or cache_.sha256_of(file)
-        if entry.sha256 and sha256 != entry.sha256:
+        journal = file.with_name(f"{file.name}.parts")
+        try:
+            self._check_digest(entry, sha256)
+        except ArtifactCorrupt:
             file.unlink(missing_ok=True)
-            file.with_name(f"{file.name}.parts").unlink(missing_ok=True)
+            journal.unlink(missing_ok=True)
+            raise
+        done.put(self._cache.add(file, sha256))
+        journal.unlink(missing_ok=True)
+        self._count(entry.path, 0, files=1)
+
+    def _check_digest(self, entry: Entry, sha256: str) -> None:
+        if entry.sha256 and sha256 != entry.sha256:
             raise ArtifactCorrupt(
                 f"{self._of(entry)}: its digest is announced as sha256 {entry.sha256}, and is {sha256}: fetch it "
                 f"again, and look at the store if that does not help"
             )
-        done.put(self._cache.add(file, sha256))
-        file.with_name(f"{file.name}.parts").unlink(missing_ok=True)
-        self._count(entry.path, 0, files=1)
 
     # how it ends, and how far it is
-
-    def _wait(self, waiting: set[Future[None]]) -> set[Future[None]]:
-        """Wait for some of it; what failed is raised."""
-        ready, rest = wait(waiting, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
-        self._tell()
-        self._alive()
-        for each in ready:
-            each.result()
-        return rest
 
     def _alive(self) -> None:
         if self._cancel.is_set() or self._stop.is_set():
@@ -534,6 +576,10 @@ def _write_at(handle: int, chunk: memoryview, at: int) -> int:
         count = os.pwrite(handle, view, begin)
         view, begin = view[count:], begin + count
     return len(chunk)
+
+
+def _short(name: str, came: int, size: int) -> ArtifactUnreachable:
+    return ArtifactUnreachable(f"{name}: broke off after {came} of {size} bytes")
 
 
 def _whole(name: str, at: int, end: int) -> None:

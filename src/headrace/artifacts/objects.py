@@ -34,10 +34,13 @@ from headrace.errors import (
 )
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
+
     from headrace.artifacts.stores import OpenStore
 
 _BUFFER: Final = 256 << 10  # of a reader; a request per buffer until reading proves to be straight on
 _STREAM: Final = 1 << 20  # of a chunk while reading straight on
+_WHOLE: Final = 8 << 20  # a range that comes in one buffer
 _PART: Final = 16 << 20  # of an upload; ten thousand of them are the largest object: 160 GiB
 _UPLOADS: Final = 3  # parts under way
 _EMPTY: Final = frozenset({"", "d41d8cd98f00b204e9800998ecf8427e"})  # etags of nothing
@@ -321,7 +324,7 @@ class StoreObjects:
     def close(self) -> None:
         """See `Objects`."""
 
-    def chunks(self, info: ObjectInfo, start: int, end: int) -> Iterator[bytes]:
+    def chunks(self, info: ObjectInfo, start: int, end: int) -> Iterator[Any]:
         """The bytes of a range of one, in one request.
 
         Raises:
@@ -331,9 +334,12 @@ class StoreObjects:
         import obstore
 
         at = start
+        if start >= end:
+            return
+        if end - start <= _WHOLE:
+            yield self.part(info, start, end)
+            return
         with self._told(info.path):
-            if start >= end:
-                return
             got = obstore.get(self._store.client, self._key(info.path), options={"range": (start, end)})
             self._same(info, got.meta)
             for chunk in got.stream(min_chunk_size=_STREAM):
@@ -347,7 +353,8 @@ class StoreObjects:
         import obstore
 
         with self._told(info.path):
-            got = obstore.get(self._store.client, self._key(info.path), options={"range": (start, end)})
+            options: GetOptions | None = None if (start, end) == (0, info.size) else {"range": (start, end)}
+            got = obstore.get(self._store.client, self._key(info.path), options=options)
             self._same(info, got.meta)
             data = got.bytes()
         if len(data) != end - start:
@@ -426,7 +433,7 @@ class _Ranges(io.RawIOBase):
         self._objects, self._info = objects, info
         self._at = 0
         self._ended = 0 if info.size > _PART else -1  # where the last read ended; a large one begins as a stream
-        self._stream: Iterator[bytes] | None = None
+        self._stream: Iterator[Any] | None = None
         self._stream_at = 0
         self._chunk: memoryview = memoryview(b"")
 
