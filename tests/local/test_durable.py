@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from headrace.app import App
+from headrace.brokers import admin
 from headrace.brokers.base import Outgoing, Record
 from headrace.brokers.follower import Follower
 from headrace.brokers.producer import Producer
@@ -26,13 +27,15 @@ from headrace.errors import (
     NotFound,
     RuntimeFailed,
 )
-from headrace.graph.spec import Output, Pipeline, Step
+from headrace.graph.spec import Dataflow, Output, Pipeline, Step
 from headrace.local.backend import LocalBackend
 from headrace.local.durable import Durables
-from headrace.payload import InferenceRequest, Tensor
+from headrace.payload import InferenceRequest, Signature, Tensor, TensorSpec
 from headrace.protocols import v2_grpc, v2_rest
+from headrace.server.kafka import KafkaServer
 from headrace.settings import Settings
 from headrace.testing.backends import put, take
+from headrace.trust import fit
 
 CODE = """
 import asyncio
@@ -438,6 +441,62 @@ class TestTopics:
         ]
         assert step.header("pipeline") == "p"
 
+    async def test_a_detector_elsewhere_reads_what_a_step_is_asked(self, places, tmp_path):
+        """A server that has no pipeline, but a detector and the topic of a step, says of each of its rows how far out
+        it is, under the request's id.
+        """
+        rows = np.random.default_rng(3).normal(size=(400, 3))
+        signature = Signature(
+            platform="x",
+            inputs=(TensorSpec(name="x", datatype="FP64", shape=(-1, 3)),),
+            outputs=(TensorSpec(name="x", datatype="FP64", shape=(-1, 3)),),
+        )
+        fitted = await asyncio.to_thread(
+            fit.fit,
+            tmp_path / "trust",
+            rows,
+            (rows[:, 0] > 0).astype(int),
+            model=fit.Model(ask=lambda inputs, outputs: list(inputs), signature=signature),
+            options=fit.Options(detectors=("mahalanobis",), explainers=("none",)),
+        )
+        place = await places()
+        await place.model("a")
+        await place.pipeline(Step(name="a"), topics=("a.inputs",))
+        watching = await places()
+        spec = Model(runtime="detector", uri=str(fitted.path), parameters={"detector": "mahalanobis"})
+        await put(watching.backend, ModelUnit(name="far", digest="1", base="", revision=1, spec=spec))
+        topic = f"{place.settings.prefix}-verdicts"
+        listener = KafkaServer(
+            watching.app.models,
+            dataclasses.replace(
+                place.settings,
+                input_topics=(place.durables.names.step("p", "a", "inputs"),),
+                output_topic=topic,
+                dead_letter_topic="",
+                group=topic,
+                model="far",
+                create_topics=True,
+            ),
+        )
+        await listener.start()
+        try:
+            for number, far in enumerate((0.0, 50.0)):
+                await place.served.infer(
+                    InferenceRequest(
+                        model_name="p",
+                        inputs=(Tensor("x", "FP64", np.full((1, 3), far)),),
+                        headers={"x-request-id": f"r{number}"},
+                    )
+                )
+            verdicts = await written(place.settings, topic, count=2)
+        finally:
+            await listener.stop(5.0)
+        outlying = {}
+        for each in verdicts:
+            response = v2_rest.parse_response(each.value)
+            outlying[response.id] = {tensor.name: tensor.data.ravel().tolist() for tensor in response.outputs}
+        assert (outlying["r0"]["is_outlier"], outlying["r1"]["is_outlier"]) == ([0], [1])
+
     async def test_exactly_once_answers_each_request_once(self, places):
         """With transactions every request has one committed answer, with its step's message beside it."""
         place = await places(delivery="exactly-once")
@@ -483,3 +542,22 @@ class TestBrokers:
             assert values(await durable.find("before")) == [2.0]
         finally:
             await place.stop()
+
+
+async def test_topics_go_with_a_pipeline_that_says_so(places, settings):
+    """A pipeline that is removed takes its topics along with `cleanTopicsOnDelete`, and leaves them without; a server
+    that stops leaves them in any case.
+    """
+    names, lists = None, {}
+    for cleans in (False, True):
+        place = await places(namespace=f"n{cleans}")
+        names = place.durables.names
+        await place.model("a")
+        await place.pipeline(Step(name="a"), topics="all", dataflow=Dataflow(clean_topics_on_delete=cleans))
+        await place.ask([1])
+        await take(place.backend, ("pipeline", "p", 0))
+        while place.backend._closing:
+            await asyncio.sleep(0.01)
+        wanted = [names.inputs("p"), names.outputs("p"), names.errors("p"), names.step("p", "a", "inputs")]
+        lists[cleans] = len(admin.admin(settings).list_topics(timeout=10).topics.keys() & set(wanted))
+    assert lists == {False: 4, True: 0}

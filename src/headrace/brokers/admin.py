@@ -138,3 +138,21 @@ def reachable(settings: KafkaSettings, *, timeout_seconds: float = 5.0) -> Headr
     except HeadraceError as error:
         return error
     return None
+
+
+def delete_topics(settings: KafkaSettings, names: Sequence[str], *, timeout_seconds: float = 5.0) -> None:
+    """Delete topics; one that is not there is no mistake. Blocks.
+
+    Raises:
+        SettingsError: the broker refuses us.
+        Temporary: it does not answer.
+    """
+    client = admin(settings)
+    for name, gone in client.delete_topics(list(names), request_timeout=timeout_seconds).items():
+        try:
+            gone.result(timeout=timeout_seconds + 1)
+        except KafkaException as exc:
+            if exc.args[0].code() not in connection.UNKNOWN:
+                raise connection.failure(settings, exc, f"delete topic {name!r}") from exc
+        except TimeoutError as exc:
+            raise Temporary(f"Kafka at {settings.brokers} did not delete topic {name!r} in time") from exc

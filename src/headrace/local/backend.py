@@ -574,6 +574,8 @@ class LocalBackend:
                 if not spec.url:
                     self._residency.set_budget(self._memory_bytes)
             case _:
+                if deployed.durable is not None:
+                    deployed.durable.removed()
                 self._forget(key)
 
     def _forget(self, key: UnitKey) -> None:

@@ -19,7 +19,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -60,16 +60,27 @@ _ASIDES: Final = 1000
 """Requests that were answered and may still have messages of steps; the oldest give way."""
 
 
+class Shown(Protocol):
+    """Where what pumps count is shown (`monitoring.kafka_metrics`)."""
+
+    def attach(self, group: str, counts: PumpCounts, reason: Callable[[], str]) -> None:
+        """Show what a member of a group counts."""
+
+    def detach(self, group: str) -> None:
+        """No longer."""
+
+
 class Durables:
     """The durable pipelines of this process, and what they share: who writes requests, and who reads answers.
 
     Args:
         settings: The section `kafka`.
         drain_seconds: How long what is being answered may take when a pipeline or the server stops.
+        metrics: Where it is shown what is taken from topics.
     """
 
-    def __init__(self, settings: KafkaSettings, *, drain_seconds: float = 10.0) -> None:
-        self.settings, self.drain_seconds = settings, drain_seconds
+    def __init__(self, settings: KafkaSettings, *, drain_seconds: float = 10.0, metrics: Shown | None = None) -> None:
+        self.settings, self.drain_seconds, self.metrics = settings, drain_seconds, metrics
         self.names = Names(naming=settings.naming, prefix=settings.prefix, namespace=settings.namespace)
         self._producer: Producer | None = None
         self._follower: Follower | None = None
@@ -183,6 +194,7 @@ class Durable:
         self._followed = False
         self._ready = False
         self._closing = False
+        self._cleans = False
         self._turned = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._pump: Pump | None = None
@@ -221,6 +233,11 @@ class Durable:
             self._ready = is_ready
             self._turned.set()
 
+    def removed(self) -> None:
+        """The pipeline is to be no more, nowhere: its topics go with it where it says so, once it is closed."""
+        spec = self._target.pipeline.spec if self._target is not None else graph_spec.Pipeline()
+        self._cleans = spec.dataflow is not None and spec.dataflow.clean_topics_on_delete
+
     async def close(self) -> None:
         """Take no more requests, let those end that were begun, and tell callers that wait that they wait in vain."""
         self._closing = True
@@ -232,6 +249,12 @@ class Durable:
                 gone = f"pipeline '{self.name}' was taken away here; the request may still be answered elsewhere"
                 waiting.answer.set_exception(ModelNotReady(gone))
         await asyncio.to_thread(self._durables.leave, self._outputs)
+        if self._cleans:
+            own = [each for each in sorted(self._made) if f".pipeline.{self.name}." in each]  # others are shared
+            try:
+                await asyncio.to_thread(_library("admin").delete_topics, self._settings, own)
+            except HeadraceError as error:
+                _log.warning("pipeline '%s' is removed, its topics are not: %s", self.name, error)
 
     # -- what callers ask --
 
@@ -320,10 +343,10 @@ class Durable:
             self._store(outgoing, waiting, loop)
         elif waiting.digest != digest:
             raise self._taken(request_id)
-        until = time.monotonic() + self._settings.request_timeout_seconds if deadline is None else deadline
+        left = self._settings.request_timeout_seconds if deadline is None else deadline - time.monotonic()
         waiting.callers += 1
-        try:
-            await asyncio.wait({waiting.answer}, timeout=max(0.0, until - time.monotonic()))
+        try:  # a little less than there is, so that the caller is told more than that the time is up
+            await asyncio.wait({waiting.answer}, timeout=max(0.0, left - min(0.1, left / 20)))
             if waiting.answer.done():
                 return waiting.answer.result()
         finally:
@@ -558,10 +581,14 @@ class Durable:
             await pump.stop(0.0)
             raise
         self._pump = pump
+        if self._durables.metrics is not None:
+            self._durables.metrics.attach(names.group(self.name), self.counts, lambda: pump.reason)
 
     async def _stop(self) -> None:
         pump, self._pump = self._pump, None
         if pump is not None:
+            if self._durables.metrics is not None:
+                self._durables.metrics.detach(self._durables.names.group(self.name))
             await pump.stop(self._durables.drain_seconds)
 
     def _say(self, reason: str) -> None:

@@ -10,7 +10,7 @@ from headrace.control import manifests
 from headrace.control.resources import Candidate, Experiment, Mirror, Model, Server
 from headrace.errors import InvalidResources
 from headrace.graph.check import faults
-from headrace.graph.spec import Batch, Input, Output, Pipeline, Step
+from headrace.graph.spec import Batch, Dataflow, Input, Output, Pipeline, Step
 from headrace.payload import Signature, TensorSpec
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -154,6 +154,7 @@ def test_pipeline():
             join_window_ms=100,
             tensor_map={"tfsimple3.outputs.OUTPUT0": "RESULT"},
         ),
+        dataflow=Dataflow(),
     )
 
 
@@ -178,6 +179,30 @@ def test_pipeline_faults():
         convert("Pipeline", {"steps": [{"name": "a", "inputsJoinType": "all"}]})
     with pytest.raises(InvalidResources, match=r"spec.steps\[0\].name: expected a name, came none"):
         convert("Pipeline", {"steps": [{"inputs": ["a"]}]})
+
+
+def test_durable_pipelines_are_annotated():
+    """Their pipelines stay in memory unless an annotation says otherwise; then their topics can be cleaned, and not
+    else, which is noted; another word in it is refused.
+    """
+
+    def made(**annotations):
+        document = {
+            "apiVersion": "mlops.seldon.io/v1alpha1",
+            "kind": "Pipeline",
+            "metadata": {"name": "p", "annotations": annotations},
+            "spec": {"steps": [{"name": "a"}], "dataflow": {"cleanTopicsOnDelete": True}},
+        }
+        (found,) = manifests.convert(document, where="p.yaml:1", base="")
+        return found
+
+    plain, durable = made(), made(**{"headrace.io/durability": "kafka"})
+    assert (plain.spec.durability, durable.spec.durability) == ("memory", "kafka")
+    assert durable.spec.dataflow.clean_topics_on_delete
+    assert any("spec.dataflow.cleanTopicsOnDelete" in note for note in plain.notes)
+    assert not any("dataflow" in note for note in durable.notes)
+    with pytest.raises(InvalidResources, match="expected memory or kafka, came 'disk'"):
+        made(**{"headrace.io/durability": "disk"})
 
 
 def test_experiment():

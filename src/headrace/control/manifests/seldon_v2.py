@@ -1,6 +1,7 @@
 """Manifests of Seldon Core v2 (`mlops.seldon.io/v1alpha1`) as our resources. Called by `manifests.convert`; pure.
 
-Its pipelines and experiments are ours nearly letter by letter; what is about pods and Kafka has no effect.
+Its pipelines and experiments are ours nearly letter by letter; what is about pods has no effect. Their pipelines pass
+through Kafka always, ours do where the annotation `headrace.io/durability: kafka` says so.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ IDLE_SECONDS: Final = 600.0
 """After which their scheduler lets go of a model whose `minReplicas` is 0, in seconds."""
 
 _PODS: Final = "models live in this process, there are no pods"
-_KAFKA: Final = "nothing passes through Kafka"
-_DATAFLOW: Final = idle(_KAFKA, fields=base.plain("cleanTopicsOnDelete", form="flag"))
+_KAFKA: Final = "set `kafka` of the server"
+_DATAFLOW: Final = idle("a model has no topics of its own", fields=base.plain("cleanTopicsOnDelete", form="flag"))
+_DURABILITY: Final = "headrace.io/durability"
+"""The annotation of a pipeline that says what `durability` says of ours."""
 _JOINS: Final = ("inner", "outer", "any")
 
 MODEL: Final[Mapping[str, Field]] = {
@@ -112,7 +115,7 @@ PIPELINE: Final[Mapping[str, Field]] = {
             "tensorMap": _TENSOR_MAP,
         }
     ),
-    "dataflow": _DATAFLOW,
+    "dataflow": group({"cleanTopicsOnDelete": flag("as it is, with `durability: kafka`")}),
     "allowCycles": flag("as it is"),
     "maxStepRevisits": whole("as it is"),
 }
@@ -238,8 +241,18 @@ def _pipeline(content: Document, where: str, folder: str) -> list[Resource]:
     for index, step in enumerate(found["spec"].get("steps", ())):
         if not step.get("name"):
             reader.fault(f"spec.steps[{index}].name", "expected a name, came none")
+    durability = str(found["metadata"].get("annotations", {}).get(_DURABILITY, "memory"))
+    if durability not in {"memory", "kafka"}:
+        reader.fault(f"metadata.annotations.{_DURABILITY}", f"expected memory or kafka, came {durability!r}")
+    cleans = found["spec"].get("dataflow", {}).get("cleanTopicsOnDelete")
+    if cleans and durability == "memory":
+        reader.note(
+            "spec.dataflow.cleanTopicsOnDelete",
+            f"without effect: nothing of it is written to topics; the annotation {_DURABILITY}: kafka changes that",
+            cleans,
+        )
     reader.finish()
-    spec = msgspec.convert(found["spec"], Pipeline)
+    spec = msgspec.structs.replace(msgspec.convert(found["spec"], Pipeline), durability=durability)
     if spec.output is not None and len(spec.output.steps) > 1 and spec.output.steps_join != "any":
         spec = msgspec.structs.replace(spec, output=msgspec.structs.replace(spec.output, repeats=True))
     return [reader.resource("Pipeline", reader.name, spec, metadata=found["metadata"], main=True)]
