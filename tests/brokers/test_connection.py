@@ -150,6 +150,8 @@ class Proxy:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+            for _ in range(3):  # what was aborted is closed in a later turn
+                await asyncio.sleep(0)
 
         self.run(stop())
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -160,16 +162,19 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
 
     async def serve(self, reader, writer):
-        behind = None
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
+        opened = [writer]
+        try:
             behind_reader, behind = await asyncio.open_connection(self.host, self.behind)
+            opened.append(behind)
             back = asyncio.create_task(self.back(behind_reader, writer))
             try:
                 await self.forth(reader, writer, behind)
             finally:
                 back.cancel()
-        for each in (writer, behind):
-            if each is not None:
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            return
+        finally:
+            for each in opened:
                 each.transport.abort()
 
     async def forth(self, reader, writer, behind):

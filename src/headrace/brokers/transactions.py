@@ -5,9 +5,10 @@ The pump's thread calls this, between two reads, so that no rebalance comes in b
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -19,6 +20,7 @@ from headrace.brokers.settings import KafkaSettings
 from headrace.errors import HeadraceError
 
 _CALL_SECONDS: Final = 8.0
+_GRACE_SECONDS: Final = 1.0
 _LIFE_MS: Final = 20_000
 """After this the broker ends the transaction of a member that died: readers of committed messages wait for that."""
 
@@ -138,16 +140,40 @@ class Transactions:
         return bool(error.retriable()) and not error.txn_requires_abort()
 
 
-def _patiently(call: Any) -> None:
+def _patiently(call: Callable[[float], None]) -> None:
     """Call again what the library says may be called again, for a while."""
     deadline = time.monotonic() + _CALL_SECONDS
     while True:
         left = max(0.1, deadline - time.monotonic())
         try:
-            call(left)
+            _watched(call, left)
         except KafkaException as exc:
             error = exc.args[0]
             if not error.retriable() or error.txn_requires_abort() or time.monotonic() > deadline:
                 raise
         else:
             return
+
+
+def _watched(call: Callable[[float], None], seconds: float) -> None:
+    """Call in a thread of its own: when its broker was restarted, librdkafka waits beyond the time that it is given.
+
+    Raises:
+        KafkaException: what the call raised.
+        Lost: it did not come back. Its thread ends with the client, which nobody uses again.
+    """
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call(seconds)
+        except BaseException as exc:  # noqa: BLE001 - raised below, in the thread that asked
+            raised.append(exc)
+
+    thread = threading.Thread(target=run, name="kafka-transaction", daemon=True)
+    thread.start()
+    thread.join(seconds + _GRACE_SECONDS)
+    if thread.is_alive():
+        raise Lost(f"the broker did not end a step of a transaction within {seconds:g} s")
+    if raised:
+        raise raised[0]

@@ -55,8 +55,15 @@ class Broker:
             )
         wait_for_port(self.port, _START_SECONDS)
 
+    def stop(self) -> None:
+        """End it as whoever runs it would. What it took is there at the next start, which a crash does not promise."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(_START_SECONDS)
+            self._process = None
+
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End it as a crash would. The stand-in then forgets what it took in the last second or two."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
