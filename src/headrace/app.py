@@ -267,6 +267,7 @@ class App:
                 compress=settings.http.compress,
                 compress_min_bytes=settings.http.compress_min_bytes,
                 access_log=settings.log.access,
+                invocations_model=settings.http.invocations_model,
             ),
             statistics=self._statistics,
             counts=self.metrics.http,
@@ -371,7 +372,9 @@ class App:
             gauges=self.metrics.traffic,
             settling=self._lookout.is_looking,
             load_policy=settings.models.load_policy,
-            durables=Durables(settings.kafka, drain_seconds=settings.models.drain_seconds),
+            durables=Durables(
+                settings.kafka, drain_seconds=settings.models.drain_seconds, metrics=self.metrics.kafka
+            ),
         )
         return Plane(
             settings.control,

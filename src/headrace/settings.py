@@ -62,6 +62,8 @@ class HttpSettings:
     """The deadline of a request that brings none of its own, REST or gRPC. After it the answer is 504."""
     root_path: str = ""
     """What a proxy in front puts before every path and passes on: `/models`. Stripped where it is there."""
+    invocations_model: str = ""
+    """Whom `/invocations` asks where a request names no model. Empty: the only model, or the only one of MLflow's."""
     compress: bool = True
     """Whether answers are compressed for callers that accept it. Streams of events never are."""
     compress_min_bytes: int = field(default=4096, metadata=_NOT_NEGATIVE)

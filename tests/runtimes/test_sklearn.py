@@ -749,3 +749,36 @@ print("fine")
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ran.stdout == "fine\n", ran.stderr
+
+
+def test_a_model_predicts_while_another_thread_imports_pandas():
+    """While pandas is half imported, scikit-learn finds no DataFrame in an array, instead of failing; afterwards it
+    knows DataFrames.
+    """
+    program = """
+import sys
+from headrace.runtimes.sklearn import SklearnRuntime
+
+SklearnRuntime.prepare()
+import numpy as np
+from sklearn.linear_model import LinearRegression
+
+model = LinearRegression().fit(np.eye(2), [0.0, 1.0])
+seen = []
+
+
+class Midway:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.startswith("pandas."):
+            seen.append(float(model.predict(np.eye(2))[1]))  # as another thread would, just then
+
+
+sys.meta_path.insert(0, Midway)
+import pandas as pd
+
+assert seen and all(abs(each - 1.0) < 1e-9 for each in seen), seen[:3]
+assert list(LinearRegression().fit(pd.DataFrame({"a": [0.0, 1.0]}), [0.0, 1.0]).feature_names_in_) == ["a"]
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert result.returncode == 0, result.stderr

@@ -20,12 +20,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.metadata
 import json
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -54,6 +57,33 @@ _Output = tuple[TensorSpec, str, Callable[[Any], Array]]
 """What an output is, the method that gives it, and what turns the method's answer into its array."""
 
 
+class _LatePandas(importlib.abc.MetaPathFinder):
+    """Finds pandas once scikit-learn is there, and gives it what scikit-learn asks of it from the first moment on.
+
+    scikit-learn takes pandas for loaded as soon as it is in `sys.modules`, and asks it for `DataFrame`: a model that
+    predicts while another thread imports pandas would fail. Until the real classes are there, nothing is one of them.
+    """
+
+    @classmethod
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Of pandas, as the path has it; None: of anything else."""
+        if name != "pandas":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                for each in ("DataFrame", "Series"):
+                    setattr(module, each, type(each, (), {}))
+                execute(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
 class SklearnRuntime(Runtime):
     """A fitted estimator. `predict` costs what the estimator's own method costs, and some microseconds."""
 
@@ -73,7 +103,11 @@ class SklearnRuntime(Runtime):
         """Import scikit-learn without pandas, which it imports wherever it finds it and needs only for DataFrames: a
         third of the import's time and a fifth of its memory. Whoever asks for pandas afterwards gets it.
         """
-        if "sklearn" in sys.modules or "pandas" in sys.modules:
+        if "pandas" in sys.modules:
+            return
+        if _LatePandas not in sys.meta_path:
+            sys.meta_path.insert(0, _LatePandas)
+        if "sklearn" in sys.modules:
             return
         sys.modules["pandas"] = None  # type: ignore[assignment]  # what the import system takes for "not installed"
         try:
