@@ -23,6 +23,8 @@ from headrace.lifecycle.watch.ledger import Ledger
 
 WAIT_SECONDS = 100
 
+pytestmark = pytest.mark.timeout(180)  # processes that start and stop, on machines that do other things
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -105,7 +107,7 @@ def test_killed(s3, model, tmp_path):
     )
     for at in range(files):
         client.put_object(Bucket=bucket, Key=f"in/{at}.csv", Body=rows(at * count, count).encode())
-    for _ in range(3):
+    for _ in range(2):
         with watcher(*arguments, "--concurrency", 2, folder=tmp_path) as process:
             line(process.stdout, "^done")
     with watcher(*arguments, "--once", folder=tmp_path) as process:
