@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.lifecycle import engine_jobs
 from tests.lifecycle.engine_jobs import OPENER, Here, a_job, driver, locally, outcomes, same
 
-from headrace.errors import Conflict, InvalidRequest, NotSupported, RuntimeFailed, SettingsError
+from headrace.errors import Conflict, InvalidRequest, NotSupported, RuntimeFailed, SettingsError, Temporary
 from headrace.lifecycle.batch.engines import base, work
+from headrace.testing.brokers import free_port
 
 BAD = (0, 5, 700, 701, 1999)
 
@@ -60,7 +61,7 @@ def test_the_outputs_are_those_of_one_machine(tmp_path, kind, tasks, id_column):
 
 
 @given(rows=st.integers(1, 60), task_bytes=st.integers(1, 600), batch=st.integers(1, 20))
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_wherever_it_is_cut(tmp_path_factory, rows, task_bytes, batch):
     """However small the ranges of a file with quoted line breaks are, no row is lost, doubled or torn."""
     folder = tmp_path_factory.mktemp("cut")
@@ -236,3 +237,15 @@ def test_engines_that_are_none(name):
     """What is no engine is refused by name, and the text says which there are."""
     with pytest.raises(SettingsError, match=r"local, spark://.*ray://"):
         base.engine_of(name)
+
+
+@pytest.mark.parametrize("scheme", ["spark", "ray"])
+def test_a_cluster_that_is_not_there(tmp_path, scheme):
+    """Where nobody answers, that is said at once, with the address; a port that is none is refused."""
+    name = written(tmp_path, "parquet")
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(Temporary, match=f"nobody answers at {address}: Connection refused"):
+        on_engine(a_job(tmp_path, name, "there.parquet"), f"{scheme}://{address}")
+    with pytest.raises(SettingsError, match="expected HOST:PORT, got: somewhere"):
+        on_engine(a_job(tmp_path, name, "there.parquet"), f"{scheme}://somewhere")
+    assert not (tmp_path / "there.parquet").exists()

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.monitoring.receivers import receiver
 
@@ -38,6 +38,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps=STEPS, file_bytes=st.sampled_from([50, 1000, 100_000]))
 def test_what_waits(tmp_path_factory, steps, file_bytes):
     """Whatever is put, ended, closed or killed: what waits after a restart is what did not end, in order."""

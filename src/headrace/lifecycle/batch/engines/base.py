@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
 from headrace.artifacts.objects import Objects
 from headrace.artifacts.settings import ArtifactSettings
-from headrace.errors import ArtifactNotFound, Conflict, NotSupported, SettingsError
+from headrace.errors import ArtifactNotFound, Conflict, NotSupported, SettingsError, Temporary
 from headrace.lifecycle.batch import formats, manifest, run
 from headrace.lifecycle.batch.base import Job, Outcome, Predictor, Reject
 from headrace.lifecycle.batch.columns import Plan
@@ -54,6 +55,7 @@ TICK_SECONDS: Final = 1.0
 """How often engines say that they are still at it."""
 _DEFAULTS: Final = ArtifactSettings()
 _JOB: Final = "job.json"
+_CONNECT_SECONDS: Final = 10.0
 
 
 class Engine(Protocol):
@@ -106,6 +108,31 @@ def engine_of(name: str) -> Engine:
     return engine
 
 
+def answering(name: str, addresses: str) -> None:
+    """Return when one of some `HOST:PORT` takes connections: engines take minutes to say that nobody does.
+
+    Args:
+        name: Of the engine, for messages.
+        addresses: By commas.
+
+    Raises:
+        SettingsError: an address is none.
+        Temporary: nobody is there.
+    """
+    why = ""
+    for address in addresses.split(","):
+        host, colon, port = address.rpartition(":")
+        if not colon or not port.isdecimal():
+            raise SettingsError(f"{name}: expected HOST:PORT, got: {address}")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+        else:
+            return
+    raise Temporary(f"{name}: nobody answers at {addresses}: {why}")
+
+
 def run_on(
     engine: str | Engine,
     job: Job,
@@ -139,6 +166,7 @@ def run_on(
     if job.limit:
         raise NotSupported("a limit is for the engine local: workers do not know how many rows others have done")
     started = time.monotonic()
+    workers = engine_of(engine) if isinstance(engine, str) else engine
     stop = cancel if cancel is not None else threading.Event()
     found = run.targets(job, settings=settings)
     total = sum(max(0, target.info.size) for target in found)
@@ -161,7 +189,7 @@ def run_on(
         # do
         tasks = [task for file in files for task in file.todo]
         if tasks and not stop.is_set():
-            _do(engine, tasks, tick, stop)
+            _do(workers, tasks, tick, stop, is_own=isinstance(engine, str))
         if stop.is_set():
             for file in files:
                 file.look()
@@ -194,14 +222,15 @@ def run_on(
         return done
 
 
-def _do(engine: str | Engine, tasks: Sequence[Task], tick: Callable[[], None], cancel: threading.Event) -> None:
+def _do(
+    engine: Engine, tasks: Sequence[Task], tick: Callable[[], None], cancel: threading.Event, *, is_own: bool
+) -> None:
     """Raises the error of the first task that has one."""
     with contextlib.ExitStack() as stack:
-        opened = engine_of(engine) if isinstance(engine, str) else engine
-        if isinstance(engine, str):
-            stack.callback(opened.close)
-            opened.open()
-        told = opened.run([msgspec.json.encode(task) for task in tasks], tick=tick, cancel=cancel)
+        if is_own:
+            stack.callback(engine.close)
+            engine.open()
+        told = engine.run([msgspec.json.encode(task) for task in tasks], tick=tick, cancel=cancel)
     if told is None:
         return
     for data in told:

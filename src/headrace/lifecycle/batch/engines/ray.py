@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from headrace.errors import MissingExtra, RuntimeFailed, SettingsError, Temporary
 from headrace.lifecycle.batch.engines import work
-from headrace.lifecycle.batch.engines.base import TICK_SECONDS
+from headrace.lifecycle.batch.engines.base import TICK_SECONDS, answering
 
 _LOCAL: Final = re.compile(r"local(?:\[(\d+|\*)\])?")
 _RETRIES: Final = 3
@@ -40,6 +40,9 @@ class Ray:
 
     def open(self) -> None:
         """As of Engine. A connection that this process has already is used, and left."""
+        local = _LOCAL.fullmatch(self._address)
+        if local is None and self._address != "auto":
+            answering("Ray", self._address)
         try:
             import ray
         except ImportError as exc:
@@ -47,7 +50,6 @@ class Ray:
         if ray.is_initialized():
             self._ray = ray
             return
-        local = _LOCAL.fullmatch(self._address)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if local is not None:
             # Ray listens on all interfaces unless it is told where

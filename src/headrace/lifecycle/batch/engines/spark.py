@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from headrace.errors import HeadraceError, MissingExtra, RuntimeFailed, SettingsError, Temporary
 from headrace.lifecycle.batch.engines import work
-from headrace.lifecycle.batch.engines.base import TICK_SECONDS
+from headrace.lifecycle.batch.engines.base import TICK_SECONDS, answering
 
 _GROUP: Final = "headrace-batch"
 _SCHEMA: Final = "number long, mark binary"
@@ -43,6 +43,8 @@ class Spark:
 
     def open(self) -> None:
         """As of Engine. A session that this process has already is used, and left."""
+        if self._master.startswith("spark://"):
+            answering("Spark", self._master.removeprefix("spark://"))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pandas, which is not used here
@@ -59,8 +61,12 @@ class Spark:
             .appName("headrace batch")
             .config("spark.executorEnv.PYTHONPATH", path)
             .config("spark.ui.showConsoleProgress", "false")
+            .config("spark.executorEnv.PYTHONWARNINGS", "ignore::FutureWarning")
             .config("spark.python.worker.reuse", "true")
         )
+        if self._master.startswith("local"):  # nobody else is to reach it
+            builder = builder.config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1")
+            builder = builder.config("spark.driver.bindAddress", "127.0.0.1")
         try:
             self._session = builder.getOrCreate()
             self._session.range(0, 1).count()  # a master that is not there is only told by work
