@@ -253,6 +253,7 @@ print("done", outcome.resumed_rows, flush=True)
 """
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_job_killed_with_9_again_and_again_has_each_row_once(tmp_path, kind):
     """A process that is killed at any moment, again and again, leaves an output in which each row stands once."""

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 from headrace.client.remote import Remote
-from headrace.errors import InvalidRequest
+from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady
 from headrace.lifecycle.batch.base import Job
 from headrace.payload import EMPTY, InferenceRequest, RequestedOutput, Signature, Tensor
 
@@ -106,7 +106,9 @@ class RemotePredictor:
         parameters: Mapping[str, str | float | bool] = EMPTY,
         outputs: Sequence[str] = (),
     ) -> Sequence[Tensor]:
-        """Answers of a batch. Raises as `client.remote.Remote`."""
+        """Answers of a batch. Raises as `client.remote.Remote`, but ModelNotReady where the model that was there is not
+        there: a server that was started again does not know it before it has looked.
+        """
         request = InferenceRequest(
             model_name=self._remote.model,
             model_version=self._remote.version,
@@ -114,7 +116,10 @@ class RemotePredictor:
             outputs=tuple(RequestedOutput(name) for name in outputs),
             parameters=parameters,
         )
-        return self._run(self._remote.infer(request)).outputs
+        try:
+            return self._run(self._remote.infer(request)).outputs
+        except ModelNotFound as exc:
+            raise ModelNotReady(f"{exc}, any more") from exc
 
 
 def open_remote(job: Job, *, timeout_seconds: float = 60.0, headers: Mapping[str, str] = EMPTY) -> RemotePredictor:

@@ -1,0 +1,109 @@
+"""`headrace batch run`: what a person sees, and the exit codes; on a real model, in processes."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.linear_model import LogisticRegression
+
+from headrace.cli.group import headrace
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of three columns."""
+    rows = np.random.default_rng(0).standard_normal((500, 3))
+    path = tmp_path_factory.mktemp("model") / "sums.joblib"
+    joblib.dump(LogisticRegression().fit(rows, rows.sum(1) > 0), path)
+    return path
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A file of twenty rows, one of them bad."""
+    lines = ["id,a,b,c", *(f"r{at},{at},{'?' if at == 4 else 1},-2" for at in range(20))]
+    (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "in.csv"
+
+
+def run(tmp_path, *arguments):
+    command = ["batch", "run", *map(str, arguments), "--state", str(tmp_path / "state")]
+    return CliRunner().invoke(headrace, command, prog_name="headrace")
+
+
+def test_a_run_says_what_it_did(model, source, tmp_path):
+    """The summary counts rows and rejects, names their file, and the second time says that there is nothing to do."""
+    out = tmp_path / "out.csv"
+    first = run(tmp_path, model, source, out, "--id-column", "id", "--keep", "a")
+    assert first.exit_code == 0, first.output
+    assert "answered 19 of 20 rows in" in first.output
+    assert f"1 rejected, see {out}.rejects.jsonl" in first.output
+    assert out.read_text().splitlines()[0] == '"id","a","predict"'
+    again = run(tmp_path, model, source, out, "--id-column", "id", "--keep", "a", "--json")
+    assert json.loads(again.stdout)["finished_before"] == 1
+    said = run(tmp_path, model, source, out, "--id-column", "id", "--keep", "a")
+    assert said.output == "nothing to do: it is done, 20 rows; --overwrite does it anew\n"
+
+
+def test_outputs_can_be_chosen(model, source, tmp_path):
+    """Outputs that the model does not give of itself are written where they are named."""
+    done = run(tmp_path, model, source, tmp_path / "o.csv", "--id-column", "id", "--outputs", "predict_proba")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "o.csv").read_text().splitlines()[0] == '"id","predict_proba_0","predict_proba_1"'
+
+
+def test_a_dry_run_writes_nothing(model, source, tmp_path):
+    """A dry run shows mapping, columns and the first answers, and nothing is written."""
+    done = run(tmp_path, model, source, tmp_path / "out.parquet", "--id-column", "id", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "<- a, b, c" in done.output
+    assert "columns of the output: id string, predict bool" in done.output
+    assert "rejected: row 4: column 'b': expected FP64, came '?'" in done.output
+    assert [each.name for each in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        pytest.param([], 1, "takes 3 numbers a row; the file has 4 columns", id="extra column"),
+        pytest.param(["--id-column", "ide"], 1, "did you mean 'id'", id="missing column"),
+        pytest.param(["--columns", "x"], 2, "--columns takes INPUT=COLUMN", id="mapping"),
+        pytest.param(["--id-column", "id", "--on-error", "fail"], 1, "row 4 (line 6): column 'b'", id="fail"),
+        pytest.param(["--url", "http://127.0.0.1:1"], 3, "127.0.0.1:1", id="no server"),
+    ],
+)
+def test_what_is_wrong_is_one_line(model, source, tmp_path, more, code, said):
+    """What is wrong is said in one line, with its exit code, and nothing is written."""
+    done = run(tmp_path, model, source, tmp_path / "out.csv", *more)
+    assert done.exit_code == code, done.output
+    assert said in done.output
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.timeout(240)
+def test_an_interrupt_stops_at_a_block_and_says_how_to_go_on(model, tmp_path):
+    """SIGINT ends with 130 and leaves no output; the same command goes on, and each row is there once."""
+    count = 150_000
+    with (tmp_path / "in.csv").open("w") as file:
+        file.write("a,b,c\n")
+        file.writelines(f"{at},1,2\n" for at in range(count))
+    paths = [str(path) for path in (model, tmp_path / "in.csv", tmp_path / "out.csv")]
+    command = [sys.executable, "-m", "headrace", "batch", "run", *paths, "--batch-rows", "500"]
+    command += ["--state", str(tmp_path / "state")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob("state/*/000000.json")):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors.splitlines()[-1]) == (130, "interrupted; the same command goes on where it was")
+    assert not (tmp_path / "out.csv").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert "of them before" in done.stdout
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in rows[1:]] == [str(at) for at in range(count)]

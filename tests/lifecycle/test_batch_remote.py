@@ -1,0 +1,127 @@
+"""Batch jobs on a running server, over REST and gRPC, against the same job in this process; and servers that go away."""
+
+import re
+import subprocess
+import sys
+import threading
+
+import joblib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from headrace.errors import ModelNotFound, Temporary
+from headrace.lifecycle.batch import run
+from headrace.lifecycle.batch.base import Job
+from headrace.lifecycle.batch.remote import open_remote
+from headrace.offline import open_model
+
+ROWS = 3000
+
+
+class Server:
+    """`headrace serve` in a process of its own."""
+
+    def __init__(self, folder, port=0, grpc_port=0):
+        command = ["serve", str(folder), "--port", str(port), "--grpc-port", str(grpc_port), "--metrics-port", "0"]
+        command += ["--cache-dir", str(folder.parent / "cache")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "headrace", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.ports = {}
+        while len(self.ports) < 3:
+            line = self.process.stdout.readline()
+            assert line, f"the server ended with {self.process.wait()} before it listened"
+            if found := re.match(r"(REST|gRPC|metrics)\s+\S*?:(\d+)(/\S*)?(\s|$)", line.replace("http://", "")):
+                self.ports[found[1]] = int(found[2])
+        self.reader = threading.Thread(target=self.process.stdout.read, daemon=True)
+        self.reader.start()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.reader.join()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder of one model, and a file of rows."""
+    folder = tmp_path_factory.mktemp("served")
+    rows = np.random.default_rng(0).standard_normal((ROWS, 3))
+    model = LogisticRegression().fit(rows, rows.sum(1) > 0)
+    (folder / "models" / "sums").mkdir(parents=True)
+    joblib.dump(model, folder / "models" / "sums" / "model.joblib")
+    pyarrow.parquet.write_table(
+        pa.table({"id": range(ROWS), **{name: rows[:, at] for at, name in enumerate("abc")}}), folder / "rows.parquet"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(files):
+    """One server for the tests that leave it as it is."""
+    running = Server(files / "models")
+    yield running
+    running.kill()
+
+
+def job(files, output, **more):
+    return Job(
+        inputs=(str(files / "rows.parquet"),), output=str(output), id_column="id", batch_rows=200, threads=2, **more
+    )
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", "REST"), ("grpc", "gRPC")])
+def test_a_server_answers_as_the_model_does_here(files, server, tmp_path, scheme, port):
+    """The answers of a server are those of the same model in this process, on either wire."""
+    url = f"{scheme}://127.0.0.1:{server.ports[port]}"
+    run.run(job(files, tmp_path / "there.parquet", model="sums", url=url), open_predictor=open_remote)
+    here = job(files, tmp_path / "here.parquet", model=str(files / "models" / "sums"))
+    run.run(here, open_predictor=lambda given: open_model(given.model))
+    there, here = (pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("there", "here"))
+    assert there.to_pydict() == here.to_pydict()
+    assert there.num_rows == ROWS
+
+
+def test_what_the_server_does_not_have_is_said_at_once(files, server, tmp_path):
+    """A model that the server does not know, and a server that is not there, are errors before a row is asked."""
+    url = f"http://127.0.0.1:{server.ports['REST']}"
+    with pytest.raises(ModelNotFound, match="nosuch"):
+        run.run(job(files, tmp_path / "x.csv", model="nosuch", url=url), open_predictor=open_remote)
+    with pytest.raises(Temporary, match=r"127\.0\.0\.1:1"):
+        run.run(job(files, tmp_path / "x.csv", model="sums", url="http://127.0.0.1:1"), open_predictor=open_remote)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(240)
+def test_a_server_killed_in_the_middle_loses_nothing(files, tmp_path):
+    """A server that is killed and started again while a job asks it costs time, and no row."""
+    servers = [Server(files / "models")]
+    ports = servers[0].ports
+    starting = []
+
+    def report(outcome, _):
+        if outcome.rows >= 600 and not starting:
+            servers[0].kill()
+            starting.append(threading.Thread(target=again, daemon=True))
+            starting[0].start()
+
+    def again():
+        servers.append(Server(files / "models", ports["REST"], ports["gRPC"]))
+
+    try:
+        given_job = job(files, tmp_path / "out.parquet", model="sums", url=f"http://127.0.0.1:{ports['REST']}")
+        outcome = run.run(given_job, open_predictor=open_remote, report=report)
+        assert starting
+        assert (outcome.answered, outcome.rejected) == (ROWS, 0)
+        assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["id"].to_pylist() == list(range(ROWS))
+    finally:
+        for each in starting:
+            each.join()
+        servers[-1].kill()
