@@ -7,6 +7,7 @@ import gzip
 import threading
 import time
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -249,3 +250,23 @@ def test_a_cluster_that_is_not_there(tmp_path, scheme):
     with pytest.raises(SettingsError, match="expected HOST:PORT, got: somewhere"):
         on_engine(a_job(tmp_path, name, "there.parquet"), f"{scheme}://somewhere")
     assert not (tmp_path / "there.parquet").exists()
+
+
+def test_on_a_store(tmp_path, s3):
+    """Files, parts and outputs may be on a store; an engine that dies is gone on from there, and no part is left."""
+    name = written(tmp_path, "csv")
+    bucket, client = s3.bucket(), s3.client()
+    client.upload_file(str(tmp_path / name), bucket, f"in/{name}")
+    asked = msgspec.structs.replace(
+        a_job(tmp_path, name, "x.csv"), inputs=(f"s3://{bucket}/in/{name}",), output=f"s3://{bucket}/out/there.csv"
+    )
+    with pytest.raises(RuntimeFailed, match="gone"):
+        on_engine(asked, Here(dies_after=3))
+    outcome = on_engine(asked)
+    assert (outcome.rows, outcome.rejected) == (2000, len(BAD))
+    assert outcome.resumed_rows > 0
+    keys = {each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]}
+    there = "out/there.csv"
+    assert keys == {f"in/{name}", there, f"{there}.rejects.jsonl", f"{there}.manifest.json"}
+    locally(a_job(tmp_path, name, "x.csv"), tmp_path / "here.csv")
+    assert client.get_object(Bucket=bucket, Key=there)["Body"].read() == (tmp_path / "here.csv").read_bytes()
