@@ -52,6 +52,13 @@ def test_a_foreign_key_is_no_id(naming):
     assert names.id_of("p", b"customer-7", "r", place="p0o2") == "r"
 
 
+def test_what_a_caller_is_known_by_is_kept_in_no_topic():
+    """Keys, tokens and cookies do not go along, however they are called, and their values stand nowhere."""
+    names = ["x-api-key", "x-auth-token", "x-amz-security-token", "x-session-cookie", "authorization", "headrace-key"]
+    made = topics.headers({topics.PIPELINE: "p"}, [(name, "tell-nobody") for name in names])
+    assert made == (("pipeline", b"p"),)
+
+
 def test_headers_of_a_caller_do_not_pass_for_ours():
     """What a caller calls like a header of ours does not go along, nor what concerns its own connection only."""
     given = {"x-user": "u", "traceparent": "t", "headrace-error": "Nope", "authorization": "secret", "host": "h"}

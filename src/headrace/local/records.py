@@ -100,8 +100,10 @@ class Records:
 
     def answer_of(self, record: Record) -> Answer:
         """What a record of the outputs is about."""
-        failed = bool(record.header(topics.ERROR) or record.header(topics.FAILED_STEP))
-        return Answer(id=self._id(record), digest=record.header(topics.DIGEST), failed=failed, record=record)
+        headers = topics.texts(record.headers)
+        failed = topics.ERROR in headers or topics.FAILED_STEP in headers
+        given = headers.get(topics.REQUEST_ID, "")
+        return Answer(id=given or self._id(record), digest=headers.get(topics.DIGEST, ""), failed=failed, record=record)
 
     def response(self, answer: Answer) -> InferenceResponse:
         """What was answered.

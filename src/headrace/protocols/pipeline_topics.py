@@ -19,6 +19,7 @@ Seldon's and stand in both. Source: Seldon Core v2.10, "Pipelines" and "Kafka" o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zlib
 from collections.abc import Iterable, Mapping
@@ -52,6 +53,8 @@ _OWN: Final = frozenset(
     (PIPELINE, VERSION, REQUEST_ID, INFER_TYPE, FAILED_STEP, ERROR, STATUS, DIGEST, CONTENT_TYPE, HEADER_LENGTH)
 )
 _PASSED: Final = ("x-", "traceparent", "tracestate", "baggage", "headrace-", "seldon-")
+_SECRET: Final = ("key", "token", "secret", "password", "auth", "cookie", "credential", "signature")
+"""In the name of a header that says who a caller is: it is nothing to keep in a topic."""
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,10 +139,15 @@ def headers(named: Mapping[str, str], passed: Iterable[tuple[str, str]] = ()) ->
 
     Args:
         named: Those of this module; empty ones are left out.
-        passed: The request's own, of which those go along that concern more than one server.
+        passed: The request's own, of which those go along that concern more than one server and hold no secret.
     """
     own = [(name, value.encode()) for name, value in named.items() if value]
-    return (*own, *[(name, value.encode()) for name, value in passed if name not in _OWN and name.startswith(_PASSED)])
+    return (*own, *[(name, value.encode()) for name, value in passed if _goes_along(name)])
+
+
+@functools.lru_cache(1024)
+def _goes_along(name: str) -> bool:
+    return name not in _OWN and name.startswith(_PASSED) and not any(each in name for each in _SECRET)
 
 
 def texts(given: Headers) -> dict[str, str]:
