@@ -13,7 +13,6 @@ so knows the results of requests whose front is gone, and of those that are sent
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import secrets
 import time
@@ -202,7 +201,6 @@ class Durable:
         self._seen: dict[str, list[tuple[str, tuple[Tensor, ...]]]] = {}
         self._asides: OrderedDict[str, tuple[Record, Asked, _Target]] = OrderedDict()
         self._tries: OrderedDict[tuple[int, int], int] = OrderedDict()
-        self._prefix, self._ids = secrets.token_hex(8), itertools.count(1)
         self._scan: asyncio.Task[tuple[frozenset[str], bool]] | None = None
         self._next_scan: asyncio.Task[tuple[frozenset[str], bool]] | None = None
 
@@ -270,7 +268,7 @@ class Durable:
             DeadlineExceeded: no answer came in time; it can be had by the id.
         """
         given = request.headers.get(REQUEST_ID, "")
-        request_id = given or self._new_id()
+        request_id = given or _new_id()
         outgoing, digest = self._records.request(request, request_id, version=self._version)
         answer = self._known(request_id, digest) if given else None
         if answer is None:
@@ -289,7 +287,7 @@ class Durable:
             Conflict: the id belongs to another request.
             ModelNotReady: no broker takes it.
         """
-        request_id = request.headers.get(REQUEST_ID, "") or self._new_id()
+        request_id = request.headers.get(REQUEST_ID, "") or _new_id()
         outgoing, digest = self._records.request(request, request_id, version=self._version)
         waiting = self._waiting.get(request_id)
         if waiting is not None and waiting.digest != digest:
@@ -407,9 +405,6 @@ class Durable:
             f"pipeline '{self.name}': request '{request_id}' was not answered in time; its result will be at "
             f"/v2/pipelines/{self.name}/results/{request_id}"
         )
-
-    def _new_id(self) -> str:
-        return f"{self._prefix}-{next(self._ids):x}"
 
     async def _unread(self) -> tuple[frozenset[str], bool]:
         """Ids of requests that nobody is done with, as of after this call; and whether they are all. Those who ask
@@ -608,6 +603,11 @@ class Durable:
     @property
     def _version(self) -> str:
         return self._target.pipeline.version if self._target is not None else ""
+
+
+def _new_id() -> str:
+    """Whoever knows an id can have its result, so that nobody may find those of others by counting."""
+    return secrets.token_hex(16)
 
 
 async def _turn(event: asyncio.Event, seconds: float | None) -> None:
