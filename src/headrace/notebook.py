@@ -26,7 +26,7 @@ from headrace.app import App
 from headrace.artifacts.uri import is_local
 from headrace.client import Client
 from headrace.errors import HeadraceError, SettingsError
-from headrace.local.copies import Copies, name_of
+from headrace.local.copies import Copies
 from headrace.offline import OpenModel
 from headrace.payload import EMPTY, Signature
 from headrace.serving import build, discovery
@@ -397,15 +397,10 @@ def _specs(model: Any, name: str | None, overrides: Mapping[str, Any]) -> list[M
     own = {} if name is None else {"name": check_name(name, where="headrace.serve")}
     if not isinstance(model, str | Path):
         return [ModelSpec(**{"name": _name_of(model), "model": model, **changes, **own})]
-    remote = not is_local(str(model))
-    path = (
-        str(Copies(settings_.load(settings_.Settings(), "", os.environ, {}).artifacts).path_of(str(model)))
-        if remote
-        else str(model)
-    )
+    path = str(model)
+    if not is_local(path):
+        path = str(Copies(settings_.load(settings_.Settings(), "", os.environ, {}).artifacts).path_of(path))
     specs = discovery.discover([path], overrides=changes)
-    if remote and not own and len({spec.name for spec in specs}) == 1:
-        own = {"name": name_of(str(model))}
     if own and len({spec.name for spec in specs}) > 1:
         raise SettingsError(f"name={name!r} is for one model, and {model} holds {len(specs)}")
     return [msgspec.structs.replace(spec, **own) for spec in specs]

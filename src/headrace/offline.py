@@ -20,7 +20,7 @@ from headrace import settings as settings_
 from headrace.app import App
 from headrace.artifacts.uri import is_local
 from headrace.errors import LoadFailed, SettingsError
-from headrace.local.copies import Copies, name_of
+from headrace.local.copies import Copies
 from headrace.payload import (
     EMPTY,
     Infer,
@@ -185,10 +185,7 @@ def open_model(
     """
     told = settings_.load(settings_.Settings(), "", os.environ, settings)
     path = model if is_local(model) else str(Copies(told.artifacts).path_of(model))
-    spec = one_model(discovery.discover([path], overrides=overrides), model)
-    if path != model:
-        spec = msgspec.structs.replace(spec, name=name_of(model))
-    return OpenModel(spec, settings=settings).open()
+    return OpenModel(one_model(discovery.discover([path], overrides=overrides), model), settings=settings).open()
 
 
 def one_model(specs: Sequence[ModelSpec], where: object) -> ModelSpec:

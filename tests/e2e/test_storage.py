@@ -152,3 +152,14 @@ def test_what_cannot_be_fetched_ends_the_start_with_the_cause(bucket, serve, mon
         assert "Traceback" not in told
         assert "wrong-secret-of-mine" not in told
         assert bucket.environ["AWS_SECRET_ACCESS_KEY"] not in told
+
+
+def test_a_store_that_is_away_at_the_start_is_served_from_the_copy(bucket, serve):
+    """A server that starts while its store is away serves the copy that it has, and says so; without one it ends."""
+    serve(bucket.uri, environment=bucket.environ).process.kill()
+    away = {**bucket.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "HEADRACE_ARTIFACTS_RETRIES": "0"}
+    server = serve(bucket.uri, environment=away)
+    assert answer(server) == pytest.approx([2.0, 4.0])
+    assert "the copy of it that was used last is taken" in "".join(server.errors)
+    with pytest.raises(pytest.fail.Exception, match="cannot be reached"):
+        serve(bucket.uri + "/model.joblib", environment=away)

@@ -149,6 +149,14 @@ class Cache:
             os.utime(self.root / "trees" / key / "manifest")
         return path, manifest
 
+    def last(self, source: str) -> tuple[Path, Manifest] | None:
+        """The copy of a uri that was used last and is whole; None: there is none."""
+        for folder in sorted(self._trees(), key=_used, reverse=True):
+            manifest = self._manifest(folder.name)
+            if manifest is not None and manifest.source == source and (there := self.tree(folder.name)) is not None:
+                return there
+        return None
+
     def known(self, source: str) -> Mapping[tuple[str, int, str], str]:
         """Digests of files that earlier copies of a uri had, by path, size and etag."""
         found: dict[tuple[str, int, str], str] = {}

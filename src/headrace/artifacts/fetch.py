@@ -100,6 +100,12 @@ def fetch(
         source.close()
 
 
+def last(name: str, *, settings: ArtifactSettings) -> Fetched | None:
+    """The copy of a uri that was used last, whatever the uri stands for now; None: there is none. Asks no store."""
+    there = Cache(settings).last(uri_.shown(name).rstrip("/"))
+    return None if there is None else _fetched(*there, downloaded=0)
+
+
 def _open(name: str, pinned: Pinned | None, settings: ArtifactSettings, credentials: Credentials | None) -> Source:
     known = credentials if credentials is not None else credentials_.load(settings.credentials)
     # a pin has no signature; where it names the same, the uri itself is asked
@@ -518,6 +524,8 @@ def name_of(name: str) -> str:
     """What a copy is called: `iris` of `s3://bucket/models/iris/`, `models:/iris/3` and `models:/iris@champion`."""
     rest = uri_.shown(name).partition(":")[2].strip("/")
     parts = [part for part in rest.split("/") if part]
+    if len(parts) > 1 and parts[-1] == "latest":
+        parts.pop()
     if uri_.scheme_of(name) == "models":
         return _safe(parts[0].partition("@")[0]) if parts else "model"
     if uri_.scheme_of(name) == "hf" and len(parts) >= 2:

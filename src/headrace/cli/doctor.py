@@ -43,8 +43,8 @@ EXTRAS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
         "shap": ("shap>=0.51",),
         "river": ("river>=0.24",),
         "pyod": ("pyod>=3.0",),
-        "storage": ("obstore>=0.9",),
-        "batch": ("pyarrow>=17", "obstore>=0.9"),
+        "storage": ("obstore>=0.12",),
+        "batch": ("pyarrow>=17", "obstore>=0.12"),
         "kafka": ("confluent-kafka>=2.6",),
         "tracing": ("opentelemetry-sdk>=1.25", "opentelemetry-exporter-otlp-proto-http>=1.25"),
     }

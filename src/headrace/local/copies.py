@@ -14,8 +14,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,12 +24,14 @@ from headrace.artifacts.uri import is_local
 from headrace.control.events import Event
 from headrace.control.resources import Model, Resolved
 from headrace.control.service import Control
-from headrace.errors import HeadraceError
+from headrace.errors import ArtifactUnreachable, HeadraceError
 from headrace.serving.models import State
 from headrace.serving.repository import Repository
 
+if TYPE_CHECKING:
+    from headrace.artifacts.cache import Hold
+
 _log = logging.getLogger(__name__)
-_ALIAS: Final = "@"
 
 
 class Copies:
@@ -45,6 +46,7 @@ class Copies:
         self.settings = settings
         self._cancel = cancel
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._holds: list[Hold] = []
         self.links: list[Link] = []
 
     def path_of(self, uri: str, pinned: Pinned | None = None) -> Path:
@@ -72,8 +74,10 @@ class Copies:
         return [path if is_local(path) else self._linked(path, report) for path in paths]
 
     def close(self) -> None:
-        """Remove the links; the copies stay in the cache."""
+        """Remove the links; the copies stay in the cache until somebody needs their room."""
         self.links.clear()
+        while self._holds:
+            self._holds.pop().close()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -84,7 +88,7 @@ class Copies:
             self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
         place = Path(self._folder.name, str(len(self.links)))
         place.mkdir()
-        link = Link(uri, place / name_of(uri))
+        link = Link(uri, place / Path(fetched.path).name)
         link.point(fetched)
         self.links.append(link)
         return str(link.path)
@@ -92,9 +96,20 @@ class Copies:
     def _fetched(
         self, uri: str, report: Callable[[Progress], None] | None = None, pinned: Pinned | None = None
     ) -> Fetched:
-        from headrace.artifacts import fetch
+        from headrace.artifacts import cache, fetch
 
-        return fetch.fetch(uri, settings=self.settings, report=report, cancel=self._cancel, pinned=pinned)
+        try:
+            fetched = fetch.fetch(uri, settings=self.settings, report=report, cancel=self._cancel, pinned=pinned)
+        except ArtifactUnreachable as error:
+            before = fetch.last(uri, settings=self.settings)
+            if before is None:
+                raise
+            _log.warning("%s; the copy of it that was used last is taken: %s", error, before.pinned.uri)
+            fetched = before
+        hold = cache.Cache(self.settings).hold(fetched.path)
+        if hold is not None:
+            self._holds.append(hold)
+        return fetched
 
 
 class Link:
@@ -116,17 +131,6 @@ class Link:
         _replace(self.path / fetched.pinned.version, fetched.path)
         if before is not None and before.pinned.version not in {"", fetched.pinned.version}:
             (self.path / before.pinned.version).unlink()
-
-
-def name_of(uri: str) -> str:
-    """What a model at a uri is called, as it would be by its path: `iris` of `models:/iris@champion`."""
-    path = urlsplit(uri).path if "://" in uri else uri.partition(":")[2]
-    parts = [part for part in path.split("/") if part]
-    if uri.startswith("models:"):
-        return parts[0].partition(_ALIAS)[0]
-    if parts and parts[-1] == "latest" and len(parts) > 1:
-        parts.pop()
-    return parts[-1].partition(_ALIAS)[0] if parts else urlsplit(uri).netloc or "model"
 
 
 class Follower:
