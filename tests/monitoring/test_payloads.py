@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.monitoring.receivers import receiver
 
@@ -96,6 +96,8 @@ def test_the_folder_is_a_data_set(tmp_path):
     assert len([file for file in payload_files.find(tmp_path) if file.is_labels]) == 1
 
 
+@example("", "\0")
+@example("\0", "\x000")
 @given(st.text(max_size=10), st.text(max_size=10))
 def test_folder_names_are_one_folder_each(one, other):
     """No name of a model leaves its folder, hides it, or is another's."""

@@ -48,7 +48,7 @@ _PRUNE_SECONDS: Final = 60.0
 
 def folder_name(name: str) -> str:
     """A model or version as the name of a folder: no separator, no `.` or `_` in front."""
-    text = quote(name, safe=" ") or "%00"
+    text = quote(name, safe=" ").replace("%00", "%000") or "%00"  # an empty name is not that of a zero byte
     return f"%{ord(text[0]):02X}{text[1:]}" if text[0] in "._" else text
 
 
