@@ -83,7 +83,7 @@ def test_a_server_answers_as_the_model_does_here(files, server, tmp_path, scheme
     url = f"{scheme}://127.0.0.1:{server.ports[port]}"
     run.run(job(files, tmp_path / "there.parquet", model="sums", url=url), open_predictor=open_remote)
     here = job(files, tmp_path / "here.parquet", model=str(files / "models" / "sums"))
-    run.run(here, open_predictor=lambda given: open_model(given.model))
+    run.run(here, open_predictor=lambda given: open_model(given.model, settings={"models.optimize": "off"}))
     there, here = (pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("there", "here"))
     assert there.to_pydict() == here.to_pydict()
     assert there.num_rows == ROWS
