@@ -26,10 +26,10 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     commands=COMMANDS,
     modules="headrace.cli.batch_",
     name="batch",
-    short_help="Ask a model for whole files: now, as they come, or on a cluster.",
+    short_help="Ask a model for whole files, in folders or buckets.",
 )
 def command() -> None:
-    """Ask a model for whole files: CSV, JSON lines, Parquet or Arrow, in folders or buckets.
+    """Ask a model for whole files, in folders or buckets.
 
     The model runs in this process, on a running server, or on Spark or Ray. Bad rows go to a file of their own, and a
     job that was killed goes on where it was.

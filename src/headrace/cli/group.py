@@ -29,7 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "predict": "Ask a served model for answers.",
         "explain": "Ask a served model why it answers what it answers.",
         "infer": "Ask a served model for a whole file of requests.",
-        "batch": "Ask a model for whole files: now, as they come, or on a cluster.",
+        "batch": "Ask a model for whole files, in folders or buckets.",
         "compare": "Replay requests against two versions, and say what differs.",
         "models": "List the models of a running server.",
         "load": "Load or reload a model of a running server.",
