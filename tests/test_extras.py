@@ -40,9 +40,9 @@ def test_an_extra_imports(extra):
 
 
 def test_all_is_every_extra():
-    """`headrace[all]` leaves none out."""
+    """`headrace[all]` leaves none out, but the engines of clusters, which are half a gigabyte each."""
     (everything,) = PROJECT["optional-dependencies"]["all"]
-    assert everything == f"headrace[{','.join(EXTRAS)}]"
+    assert everything == f"headrace[{','.join(name for name in EXTRAS if name not in {'spark', 'ray'})}]"
 
 
 def test_headrace_alone_is_light():

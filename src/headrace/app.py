@@ -33,6 +33,7 @@ from headrace.local.durable import Durables
 from headrace.local.plane import Plane
 from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
+from headrace.monitoring.model_events import ModelEvents
 from headrace.monitoring.tracing import Tracing
 from headrace.payload import EMPTY, Infer, InferStream, Parameters, Route, Signature, Tensor, Visit
 from headrace.protocols import v2_control, v2_rest
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
     from headrace.server.kafka import KafkaServer
 
 log = logging.getLogger(__name__)
+_EVENTS_SECONDS = 5.0
+"""What events that are still to be sent may take at a stop; the rest stays in the spool."""
 _T = TypeVar("_T")
 
 
@@ -199,6 +202,10 @@ class App:
         self._grpc: GrpcServer | None = None
         self._scrapes: HttpServer | None = None
         self._kafka: KafkaServer | None = None
+        self._events = ModelEvents(
+            settings.events, rows=self.models.versions, server=settings.server.name, kafka=settings.kafka
+        )
+        self.metrics.events = self._events.counts
         self._opening: asyncio.Task[Any] | None = None
         self._tracing: Tracing | None = None
         self._plane = self._plane_of(settings, resources) if settings.control.enabled else None
@@ -227,6 +234,8 @@ class App:
                 service_name=settings.server.name,
                 protocol=settings.tracing.protocol,
             )
+        self._events.open()
+        self.models.listen(self._events.changed)
         self.models.complete = False
         await self._listen(settings)
         if self._plane is not None:
@@ -239,7 +248,7 @@ class App:
         if settings.kafka.enabled:
             await self._listen_to_kafka(settings.kafka)
         control = self._plane.control if self._plane is not None else None
-        follower = Follower(self._copies, self._repository, control)
+        follower = Follower(self._copies, self._repository, control, rolled_back=self._rolled_back)
         self._following = asyncio.create_task(follower.run(), name="follow uris")
         if settings.metrics.enabled:
             self._opening = asyncio.create_task(asyncio.to_thread(self.metrics.open))  # before the first scrape asks
@@ -338,6 +347,7 @@ class App:
         if self._plane is not None:
             await self._plane.close()
         await self._repository.close()
+        await asyncio.to_thread(self._events.close, _EVENTS_SECONDS)
         await self._residency.close()
         await self._trusted.close()
         if self._opening is not None:
@@ -372,9 +382,7 @@ class App:
             gauges=self.metrics.traffic,
             settling=self._lookout.is_looking,
             load_policy=settings.models.load_policy,
-            durables=Durables(
-                settings.kafka, drain_seconds=settings.models.drain_seconds, metrics=self.metrics.kafka
-            ),
+            durables=Durables(settings.kafka, drain_seconds=settings.models.drain_seconds, metrics=self.metrics.kafka),
         )
         return Plane(
             settings.control,
@@ -383,7 +391,11 @@ class App:
             taken=lambda: sorted({spec.name for spec in self._specs} | self._trusted.names(self._specs)),
             files=resources,
             max_parallel_loads=settings.models.max_parallel_loads,
+            rolled_back=self._rolled_back,
         )
+
+    def _rolled_back(self, model: str, version: str, stable: str, reason: str) -> None:
+        self._events.rolled_back(model, version, to=stable, reason=reason)
 
     @functools.cached_property
     def _environments(self) -> Environments:
@@ -437,7 +449,7 @@ class App:
             observer=counted,
             on_state=changed,
         )
-        if engine.signature.properties.get("engine.check") == UNCHECKED:
+        if self._http is not None and engine.signature.properties.get("engine.check") == UNCHECKED:
             self._lookout.add(msgspec.structs.replace(ready.spec, optimize="auto"))
         infer, stream = self._wrapped(spec, engine, counted)
         try:

@@ -29,7 +29,7 @@ import yaml
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.brokers.settings import KafkaSettings
 from headrace.errors import SettingsError, unknown_key
-from headrace.monitoring.settings import PayloadSettings, TrustSettings
+from headrace.monitoring.settings import EventSettings, PayloadSettings, TrustSettings
 from headrace.security.load_policy import Setting as LoadPolicy
 from headrace.security.settings import SecuritySettings
 
@@ -251,6 +251,7 @@ class Settings:
     compat: CompatSettings = CompatSettings()
     trust: TrustSettings = field(default_factory=TrustSettings)
     payloads: PayloadSettings = field(default_factory=PayloadSettings)
+    events: EventSettings = field(default_factory=EventSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
     kafka: KafkaSettings = field(default_factory=KafkaSettings)
@@ -280,6 +281,7 @@ SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
         "compat": CompatSettings,
         "trust": TrustSettings,
         "payloads": PayloadSettings,
+        "events": EventSettings,
         "security": SecuritySettings,
         "artifacts": ArtifactSettings,
         "kafka": KafkaSettings,

@@ -110,6 +110,7 @@ class Trusted:
             ask=lambda model, version: self._bare[model, version],
             metrics=trust_metrics,
             server=settings.server.name,
+            kafka=settings.kafka,
         )
         _check(settings)
         self._audit: Audit | None = None
@@ -344,11 +345,11 @@ def _check(settings: Settings) -> None:
     if trust.events or trust.webhook or trust.command:
         from headrace.monitoring.actions import Actions
 
-        Actions(trust)
+        Actions(trust, kafka=settings.kafka)
     if payloads.mode != "off":
         from headrace.monitoring.payloads import PayloadLog
 
-        PayloadLog(payloads)
+        PayloadLog(payloads, kafka=settings.kafka)
 
 
 def _protects(wanted: Trust) -> bool:

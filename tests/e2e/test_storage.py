@@ -65,11 +65,12 @@ def test_a_bucket_is_served(bucket, serve):
 
 
 @pytest.mark.timeout(180)
-def test_a_moving_uri_is_followed_and_what_cannot_be_served_is_not(bucket, serve):
+def test_a_moving_uri_is_followed_and_what_cannot_be_served_is_not(bucket, serve, tmp_path):
     """While callers ask all the time, a new object is loaded and takes over without a failed request; one that is
-    damaged does not, is told with the reason, and the next good one does.
+    damaged does not, is told with the reason, and the next good one does. Each is an event.
     """
-    server = serve(bucket.uri, "--follow", "0.2", environment=bucket.environ)
+    told = tmp_path / "events.jsonl"
+    server = serve(bucket.uri, "--follow", "0.2", environment={**bucket.environ, "HEADRACE_EVENTS_SINK": str(told)})
     wrong, stop = [], threading.Event()
 
     def ask():
@@ -97,6 +98,8 @@ def test_a_moving_uri_is_followed_and_what_cannot_be_served_is_not(bucket, serve
         stop.set()
         thread.join()
     assert not wrong
+    kinds = ["loaded", "swapped", "rolledback"]
+    until(lambda: all(f"io.seldon.serving.model.{kind}" in told.read_text() for kind in kinds))
 
 
 @pytest.mark.timeout(120)

@@ -46,6 +46,8 @@ EXTRAS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
         "storage": ("obstore>=0.12",),
         "batch": ("pyarrow>=17", "obstore>=0.12"),
         "kafka": ("confluent-kafka>=2.6",),
+        "spark": ("pyspark>=4.0", "pyarrow>=17", "obstore>=0.12"),
+        "ray": ("ray>=2.40", "pyarrow>=17", "obstore>=0.12"),
         "tracing": ("opentelemetry-sdk>=1.25", "opentelemetry-exporter-otlp-proto-http>=1.25"),
     }
 )
@@ -71,6 +73,8 @@ SERVES: Final[Mapping[str, str]] = MappingProxyType(
         "storage": "models in buckets and behind URLs: s3, gs, az, https, hf, MLflow",
         "batch": "batch jobs over CSV, JSON lines, Parquet and Arrow files",
         "kafka": "Kafka: topics of requests and answers, durable pipelines, events",
+        "spark": "batch jobs on Spark",
+        "ray": "batch jobs on Ray",
         "tracing": "OpenTelemetry spans",
     }
 )

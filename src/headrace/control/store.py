@@ -122,6 +122,8 @@ class Store:
         self._mutex = threading.RLock()
         self._resources: dict[Key, Resource] = {}
         self._revisions: dict[str, dict[int, Revision]] = {}
+        self.heard: Callable[[Event], None] = lambda _: None
+        """Told of each event that is kept, in the thread that keeps it."""
         self._generations: dict[Key, tuple[int, int]] = {}  # of what was deleted: a new one counts on
         self._version = 0
         self._gone: list[tuple[int, Key]] = []
@@ -604,6 +606,7 @@ class Store:
                         event = msgspec.structs.replace(event, id=written.lastrowid or 0)
                         self._trim_events(database, event)
                     self._last_event[new.key] = event
+                    self.heard(new)
 
     def _trim_events(self, database: sqlite3.Connection, event: Event) -> None:
         if event.id % 64:

@@ -141,11 +141,20 @@ class Follower:
         copies: The uris that the server was started with.
         repository: Loads what they lead to.
         control: What declares resources; None: there are none.
+        rolled_back: Told of what came and cannot be served: name, version, who serves on, and why.
     """
 
-    def __init__(self, copies: Copies, repository: Repository, control: Control | None) -> None:
+    def __init__(
+        self,
+        copies: Copies,
+        repository: Repository,
+        control: Control | None,
+        *,
+        rolled_back: Callable[[str, str, str, str], None] = lambda *_: None,
+    ) -> None:
         self._copies, self._repository, self._control = copies, repository, control
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._rolled_back = rolled_back
         self._refused: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -186,6 +195,7 @@ class Follower:
         _log.error("%s", what)
         for served in self._repository.at(link.path):
             served.reason = what
+            self._rolled_back(served.name, fetched.pinned.version, before.pinned.version, what)
         return False
 
     async def _reloaded(self, link: Link) -> str:

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from headrace.control.events import Event
 from headrace.control.parse import File
+from headrace.control.resources import Rollout
 from headrace.control.service import Control
 from headrace.control.store import Store
 from headrace.errors import Temporary
@@ -24,6 +27,8 @@ from headrace.serving.models import Models
 from headrace.settings import ControlSettings
 
 _log = logging.getLogger(__name__)
+
+RolledBack = Callable[[str, str, str, str], None]
 
 MOVED_SECONDS: Final = 1.0
 """How old may be what resources say of memory: models that come and go all the time are looked at together."""
@@ -41,6 +46,8 @@ class Plane:
         taken: Names of models that the server was started with.
         files: Manifests to apply at the start.
         max_parallel_loads: As the setting.
+        rolled_back: Told of a candidate that a rollout gave up: its name, its version where one is named, who serves
+            on, and why.
     """
 
     def __init__(
@@ -52,9 +59,12 @@ class Plane:
         taken: Callable[[], Sequence[str]] = tuple,
         files: Sequence[File] = (),
         max_parallel_loads: int = 2,
+        rolled_back: RolledBack | None = None,
     ) -> None:
         self._settings, self._backend, self._models, self._files = settings, backend, models, files
         self._store = Store(Path(settings.state))
+        if rolled_back is not None:
+            self._store.heard = functools.partial(self._heard, rolled_back)
         self.control = Control(
             self._store,
             backend,
@@ -151,6 +161,13 @@ class Plane:
             _log.warning("what routers have learnt cannot be kept: %s", error)
         else:
             self._kept = learnt
+
+    def _heard(self, rolled_back: RolledBack, event: Event) -> None:
+        """A rollout's warning is that it gave its candidate up."""
+        found = self._store.resources.get(event.key) if event.kind == "Rollout" and event.type == "Warning" else None
+        if found is not None and isinstance(found.spec, Rollout):
+            candidate, _, version = found.spec.candidate.partition("@")
+            rolled_back(candidate, version, found.spec.stable, f"{event.reason}: {event.message}")
 
     def _signatures(self) -> Mapping[str, Signature]:
         return {

@@ -17,6 +17,7 @@ from headrace.monitoring import (
     kafka_metrics,
     memory_metrics,
     mlserver_metrics,
+    model_events,
     traffic_metrics,
     trust_metrics,
 )
@@ -72,6 +73,7 @@ NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     **guard_metrics.NAMES,
     **trust_metrics.NAMES,
     **kafka_metrics.NAMES,
+    **model_events.NAMES,
 }
 """Name to kind, meaning and labels."""
 
@@ -320,6 +322,8 @@ class Metrics:
         """What `server.metrics.timed_calls` writes to; None: nobody asked for it."""
         self.traffic = traffic_metrics.TrafficMetrics()
         self.kafka = kafka_metrics.KafkaMetrics()
+        self.events: Callable[[], Mapping[str, int]] = dict
+        """What became of events of models, by outcome."""
         """What pipelines and splits count."""
         self.guards = guard_metrics.GuardMetrics()
         """What guards of models count."""
@@ -386,6 +390,8 @@ class Metrics:
             families["headrace_grpc_requests_total"].value({"method": method, "code": name}, count)
         self.traffic.fill(families)
         self.kafka.fill(families)
+        for outcome, count in self.events().items():
+            families[model_events.NAME].value({"outcome": outcome}, count)
         self.guards.fill(families)
         self.trust.fill(families)
         for family in (*families.values(), *self._aliases(), *_custom(self._models.values())):

@@ -13,8 +13,9 @@ What happened is decided from two looks at a version (`what_happened`), so nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -26,6 +27,12 @@ from headrace.monitoring.settings import EventSettings
 from headrace.monitoring.sinks.base import Options, Sink
 from headrace.monitoring.sinks.registry import open_sink
 from headrace.protocols import cloudevents
+
+NAME: Final = "headrace_model_events_total"
+NAMES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = MappingProxyType(
+    {NAME: ("counter", "Events of models that were sent, given up, dropped, or tried again", ("outcome",))}
+)
+"""Name to kind, meaning and labels."""
 
 Happened = Literal["loaded", "swapped", "failed", "unloaded"]
 
@@ -206,7 +213,7 @@ class ModelEvents:
             self._sink.close()
 
     def counts(self) -> dict[str, int]:
-        """sent, failed, dropped, retried, waiting; empty: it is off."""
+        """sent, failed, dropped, retried; empty: it is off."""
         if self._box is None:
             return {}
         counts = self._box.counts
@@ -215,5 +222,4 @@ class ModelEvents:
             "failed": counts.failed,
             "dropped": counts.dropped,
             "retried": counts.retried,
-            "waiting": self._box.waiting,
         }

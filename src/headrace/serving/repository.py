@@ -576,6 +576,7 @@ class Repository:
             entry.stamp = None  # whatever comes next is a change
         if entry is not None and entry.loaded is not None:
             served.reason = reason
+            self._models.put(served)
         else:
             self._models.changed(served, State.UNAVAILABLE, reason)
 
@@ -634,6 +635,7 @@ class Repository:
             _log.error("%s cannot be loaded", served.describe(), exc_info=exc)
         if entry.loaded is not None:
             served.reason = f"reload failed: {error}"
+            self._models.put(served)  # so that whoever listens hears of it
         else:
             self._models.changed(served, State.UNAVAILABLE, str(error))
         return error
