@@ -142,6 +142,24 @@ def test_words_stand_as_they_are_written():
     assert (spec.optimize, spec.artifact_version, spec.environment) == ("off", "1.10", "off")
 
 
+@pytest.mark.parametrize(
+    ("written", "topics"), [("outputs", "outputs"), ("[a.inputs]", ("a.inputs",)), ("off", None), ("{a: b}", None)]
+)
+def test_a_field_that_is_a_word_or_a_list(written, topics):
+    """Which step topics a pipeline writes is one of three words, or a list; anything else is refused with the words."""
+    text = f"""
+apiVersion: headrace.io/v1
+kind: Pipeline
+metadata: {{name: p}}
+spec: {{durability: kafka, topics: {written}, steps: [{{name: a}}]}}
+"""
+    if topics is None:
+        assert "expected" in faults(text)[0]
+        assert "outputs" in faults(text)[0]
+    else:
+        assert read(text)[0].spec.topics == topics
+
+
 def test_anchors_and_merges():
     """Aliases and `<<` are followed; what a mapping says itself holds over what it merges."""
     text = model("uri: a\nparameters:\n  x: &x {k: 1, l: 2}\n  y: {<<: *x, k: 3}\n  z: *x")

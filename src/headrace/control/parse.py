@@ -428,11 +428,13 @@ class _Reader:
                 return self._items(node, kind, place, depth, field)
             case kinds.DictType():
                 return self._mapping(node, kind, place, depth)
-            case kinds.UnionType():  # only ever with None
+            case kinds.UnionType():  # with None, or of a word and a list
                 if isinstance(node, yaml.ScalarNode) and node.tag == _NULL:
                     return None
-                (inner,) = (each for each in kind.types if not isinstance(each, kinds.NoneType))
-                return self.value(node, inner, place, depth, field)
+                inner = [each for each in kind.types if not isinstance(each, kinds.NoneType)]
+                is_list = isinstance(node, yaml.SequenceNode)
+                chosen = [each for each in inner if isinstance(each, kinds.VarTupleType) == is_list] or inner
+                return self.value(node, chosen[0], place, depth, field)
             case kinds.LiteralType():
                 # The word as written: YAML reads a bare `off` as false.
                 if isinstance(node, yaml.ScalarNode) and node.value in kind.values:
