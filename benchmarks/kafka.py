@@ -32,7 +32,7 @@ from headrace.server.kafka import KafkaServer
 from headrace.serving.models import Models, Served, State
 from headrace.testing.brokers import Broker
 
-MESSAGES = 20_000
+MESSAGES = 60_000
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 3))
 SIGNATURE = Signature(platform="bench", inputs=(TensorSpec(name="x", datatype="FP64", shape=(-1, 4)),))
 VALUE = json.dumps(

@@ -55,10 +55,15 @@ class Topics:
             producer.close()
 
     @contextlib.contextmanager
-    def reading(self, topic):
+    def reading(self, topic, isolation="read_committed"):
         """A function that gives all messages so far, from all partitions, once there are at least so many values."""
         client = Consumer(
-            {"bootstrap.servers": self.settings.brokers, "group.id": f"{self.name}-reader", "enable.auto.commit": False}
+            {
+                "bootstrap.servers": self.settings.brokers,
+                "group.id": f"{self.name}-reader",
+                "enable.auto.commit": False,
+                "isolation.level": isolation,
+            }
         )
         found = []
 
@@ -76,8 +81,8 @@ class Topics:
         finally:
             client.close()
 
-    def read(self, topic, values):
-        with self.reading(topic) as read:
+    def read(self, topic, values, isolation="read_committed"):
+        with self.reading(topic, isolation) as read:
             return read(values)
 
     def committed(self):

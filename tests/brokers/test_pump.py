@@ -11,6 +11,7 @@ import pytest
 from headrace.brokers.base import Outgoing
 from headrace.brokers.pump import pause
 from headrace.brokers.settings import KafkaSettings
+from headrace.brokers.transactions import Transactions
 from headrace.errors import InvalidRequest, ModelNotReady, SettingsError
 from headrace.testing.brokers import free_port
 
@@ -254,7 +255,11 @@ async def test_rebalances(mock_topics, eventually, protocol):
     """
     options = {
         "consumer": ("group.protocol=consumer",),
-        "cooperative": ("partition.assignment.strategy=cooperative-sticky", "session.timeout.ms=6000"),
+        "cooperative": (
+            "partition.assignment.strategy=cooperative-sticky",
+            "session.timeout.ms=6000",
+            "heartbeat.interval.ms=300",
+        ),
     }[protocol]
     mine = mock_topics(options=options)
     mine.send(numbers(200))
@@ -342,7 +347,12 @@ def end(member):
 
 @ONCE
 async def test_broker_restarts(broker, own_topics, eventually, delivery):
-    """A broker that ends in the middle and is started again costs no message; meanwhile the pump says why it waits."""
+    """A broker that ends in the middle and is started again costs no message; meanwhile the pump says why it waits.
+
+    With transactions only this is shown: every answer is written, and the pump goes on. That readers of committed
+    messages see each once after a restart is not shown, because the packaged broker throws away a transaction that was
+    open when it ended and acknowledges its commit afterwards, to any client. A cluster is restarted by nobody here.
+    """
     mine = own_topics(delivery=delivery).make()
     mine.send(numbers(2000))
     gone = asyncio.Event()
@@ -359,13 +369,9 @@ async def test_broker_restarts(broker, own_topics, eventually, delivery):
         await eventually(lambda: f"Kafka at {broker.bootstrap}" in pump.reason)
         broker.start()
         await asyncio.to_thread(mine.send, [(b"%d" % (2000 + each), None) for each in range(500)])
-        # Transactions: what the stand-in shows of them after its restart is its own affair, so they are counted here.
-        found = await asyncio.to_thread(mine.read, mine.output, 2500 if delivery == "at-least-once" else 0)
+        found = await asyncio.to_thread(mine.read, mine.output, 2500, "read_uncommitted")
         await eventually(lambda: pump.counts.answered >= 2500 and not pump.reason)
-    if delivery == "at-least-once":
-        assert set(values(found)) == set(range(2500))
-    else:
-        assert pump.counts.answered == pump.counts.sent == 2500
+    assert set(values(found)) == set(range(2500))
 
 
 async def test_broker_away_at_start(tmp_path, topic, eventually):
@@ -408,3 +414,22 @@ async def test_stop_without_a_broker(topic):
     async with mine.pumping() as pump:
         assert pump.reason
     assert pump.assignment == []
+
+
+async def test_a_zombie_is_fenced(topics, eventually):
+    """A member whose name in transactions another producer took commits nothing more under it and begins anew; readers of
+    committed messages see each answer once.
+    """
+    mine = topics(delivery="exactly-once", options=("group.instance.id=one",)).make(partitions=1)
+    mine.send(numbers(300))
+    async with mine.pumping() as zombie:
+        await eventually(lambda: zombie.counts.answered == 300)
+        successor = Transactions(mine.settings, mine.name)
+        await asyncio.to_thread(successor.start)
+        try:
+            await asyncio.to_thread(mine.send, [(b"%d" % (300 + each), None) for each in range(200)])
+            await eventually(lambda: zombie.counts.aborted)
+            await eventually(lambda: zombie.counts.answered == 500)
+        finally:
+            successor.close()
+    assert values(await asyncio.to_thread(mine.read, mine.output, 500)) == [*range(500)]

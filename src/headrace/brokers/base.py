@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A message as it came."""
 
     topic: str
@@ -25,10 +27,24 @@ class Record(msgspec.Struct, frozen=True):
         return next((value.decode("utf-8", "replace") for key, value in self.headers if key.lower() == wanted), "")
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message to send."""
 
     topic: str
     value: bytes | None
     key: bytes | None = None
     headers: Headers = ()
+
+
+def record_of(message: Any) -> Record:
+    """A message of the library as ours."""
+    headers = message.headers()
+    return Record(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.key(),
+        message.value(),
+        tuple([(name, value or b"") for name, value in headers]) if headers else (),
+        message.timestamp()[1] / 1000,
+    )

@@ -18,7 +18,7 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.brokers import connection
-from headrace.brokers.base import Record
+from headrace.brokers.base import Record, record_of
 from headrace.brokers.settings import KafkaSettings
 from headrace.errors import HeadraceError, Temporary
 
@@ -248,19 +248,6 @@ def unread(
     finally:
         client.close()
     return found, not left
-
-
-def record_of(message: Any) -> Record:
-    """A message of the library as ours."""
-    return Record(
-        message.topic(),
-        message.partition(),
-        message.offset(),
-        message.key(),
-        message.value(),
-        tuple([(name, value or b"") for name, value in message.headers() or ()]),
-        message.timestamp()[1] / 1000,
-    )
 
 
 def _consumer(settings: KafkaSettings, group: str, more: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -44,14 +45,17 @@ DEFAULTS: Final = {"enable.idempotence": "true", "linger.ms": "1"}
 class Producer:
     """Sends messages: `start`, then `send` from any thread, then `close`."""
 
-    def __init__(self, settings: KafkaSettings, *, delivery_seconds: float = 0.0) -> None:
+    def __init__(
+        self, settings: KafkaSettings, *, delivery_seconds: float = 0.0, reported: Callable[[], None] | None = None
+    ) -> None:
         """Store how.
 
         Args:
             settings: Of the connection.
             delivery_seconds: How long a message may wait for its broker before it fails; 0: for ever.
+            reported: Called from the producer's thread after each round of calls of `sent`.
         """
-        self._settings = settings
+        self._settings, self._reported = settings, reported
         self._delivery_ms = str(int(delivery_seconds * 1000))
         self._client: Any = None
         self._thread: threading.Thread | None = None
@@ -129,6 +133,8 @@ class Producer:
             self._thread.join()
         self._client.purge()
         self._client.flush(1.0)  # the reports of what was purged
+        if self._reported is not None:
+            self._reported()  # of what `flush` was told
         with self._lock:
             held, self._held = list(self._held), deque()
         for _, sent in held:
@@ -166,26 +172,28 @@ class Producer:
             raise connection.failure(self._settings, exc, "connect") from exc
 
     def _produce(self, outgoing: Outgoing, sent: Sent) -> None:
-        topic = outgoing.topic
-
-        def report(error: KafkaError | None, _: Any) -> None:
-            if error is not None and not self._closing.is_set() and (error.fatal() or error.code() in _ENDED):
-                self._hold(outgoing, sent)  # the client ended, not the message
-                return
-            sent(None if error is None else connection.error_of(self._settings, error, f"write to topic {topic!r}"))
-
+        headers = outgoing.headers
         try:
             self._client.produce(
-                topic,
-                value=outgoing.value,
-                key=outgoing.key,
-                headers=list(outgoing.headers) if outgoing.headers else None,
-                on_delivery=report,
+                outgoing.topic,
+                outgoing.value,
+                outgoing.key,
+                on_delivery=partial(self._report, outgoing, sent),
+                headers=list(headers) if headers else None,
             )
         except KafkaException as exc:
             if exc.args[0].code() == KafkaError._FATAL and not self._closing.is_set():  # noqa: SLF001
                 raise BufferError("the client ended; the next one takes the message") from exc
-            sent(connection.failure(self._settings, exc, f"write to topic {topic!r}"))
+            sent(connection.failure(self._settings, exc, f"write to topic {outgoing.topic!r}"))
+
+    def _report(self, outgoing: Outgoing, sent: Sent, error: KafkaError | None, _: Any) -> None:
+        """What the library says of a message."""
+        if error is None:
+            sent(None)
+        elif not self._closing.is_set() and (error.fatal() or error.code() in _ENDED):
+            self._hold(outgoing, sent)  # the client ended, not the message
+        else:
+            sent(connection.error_of(self._settings, error, f"write to topic {outgoing.topic!r}"))
 
     def _hold(self, outgoing: Outgoing, sent: Sent) -> None:
         """Keep a message until the library's queue has room again."""
@@ -199,8 +207,10 @@ class Producer:
             except KafkaException as exc:  # which it raises only where the client is of no use any more
                 self._renew(exc)
                 continue
-            if served and self.reason:
+            if served:
                 self.reason = ""
+                if self._reported is not None:
+                    self._reported()
             while self._held:
                 try:
                     self._produce(*self._held[0])

@@ -47,6 +47,11 @@ class Progress(Generic[T]):
             found.append((offset, self._ready[offset]))
         return found
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `prefix` has anything."""
+        return bool(self._ready) and next(iter(self._open)) in self._ready
+
     def waiting(self) -> list[T]:
         """All that is answered and was not sent."""
         return list(self._ready.values())

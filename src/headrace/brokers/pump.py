@@ -1,6 +1,7 @@
 """Reads topics, has each message answered on the event loop, sends the answers, and commits what is done.
 
-    thread: consume a batch -> loop: handle each, in order by key -> producer: send -> thread: commit what is safe
+    thread: consume a batch -> loop: handle each, in order by key; send -> producer's thread: note what is safe
+    -> thread: commit
 
 Nothing is lost: a position is committed only when every message before it is done (`brokers.progress`), which means
 that the broker has its answers, or its dead letter. Whoever dies is followed by another member of the group, which
@@ -16,28 +17,33 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.brokers import admin, connection, dead_letters
-from headrace.brokers.base import Outgoing, Record
+from headrace.brokers.base import Outgoing, Record, record_of
 from headrace.brokers.counts import PumpCounts
 from headrace.brokers.producer import Producer
 from headrace.brokers.progress import Progress
 from headrace.brokers.settings import KafkaSettings
-from headrace.brokers.transactions import Aborted, Lost, Transactions, TransactionsFailed
+from headrace.brokers.transactions import Aborted, Lost, Transactions
 from headrace.errors import HeadraceError, SettingsError, Temporary, TooLarge
 
 log = logging.getLogger(__name__)
-Handle = Callable[[Record], Awaitable[Sequence[Outgoing]]]
+Handle = Callable[[Record], Coroutine[Any, Any, Sequence[Outgoing]]]
+Started = Sequence[Outgoing] | asyncio.Task[Sequence[Outgoing]]
+Start = Callable[[Coroutine[Any, Any, Sequence[Outgoing]], asyncio.AbstractEventLoop], Started]
 
 _READ_SECONDS: Final = 0.1
 _BUSY_READ_SECONDS: Final = 0.005
 """With transactions: how long answers may wait for the thread, which sends them."""
 _ROOM_SECONDS: Final = 0.2
 """How long reading waits for room before it pauses partitions, which throws away what was read ahead."""
+_UNSENT: Final = 10
+"""For each message that may be being answered, so many whose answers are on their way to the broker."""
 _COMMIT_SECONDS: Final = 0.5
 _LAG_SECONDS: Final = 1.0
 _LAG_SHARE: Final = 20.0
@@ -53,16 +59,18 @@ _QUIET_SECONDS: Final = 1.0
 class _Taken:
     """A message on its way through the pump."""
 
-    __slots__ = ("answers", "buried", "left", "progress", "record", "size")
+    __slots__ = ("answers", "attempts", "buried", "is_answered", "left", "progress", "record", "size")
 
     def __init__(self, record: Record, progress: Progress[_Taken]) -> None:
         self.record, self.progress = record, progress
-        self.answers: tuple[Outgoing, ...] = ()
+        self.answers: Sequence[Outgoing] = ()
         """With transactions: what waits to be sent in order."""
         self.size = len(record.value or b"") + len(record.key or b"")
         self.left = 0
         """Answers that are not safe yet."""
-        self.buried = False
+        self.attempts = 0
+        """Tries that failed."""
+        self.is_answered = self.buried = False
 
 
 class Pump:
@@ -79,6 +87,7 @@ class Pump:
         dead_letter_topic: str = "",
         needs: Sequence[str] = (),
         first_pause_seconds: float = 0.25,
+        start: Start | None = None,
     ) -> None:
         """Store what to do.
 
@@ -86,29 +95,42 @@ class Pump:
             settings: Of the connection, and of how much at once.
             topics: What to read.
             group: The consumer group; its members share the partitions.
-            handle: Answers a message with any number of messages. It is called on the event loop, in a task of its
-                own. Messages of one key (and partition) are handled one after the other, others at the same time. What
-                it raises: `Temporary` is tried again, `settings.retries` times; anything else makes a dead letter.
+            handle: Answers a message with any number of messages. It is called on the event loop. Messages of one key
+                (and partition) are handled one after the other, others at the same time. What it raises: `Temporary` is
+                tried again, `settings.retries` times; anything else makes a dead letter.
             counts: Where to count.
             dead_letter_topic: Empty: they are logged and counted only.
             needs: Further topics that must be there.
             first_pause_seconds: Before the first further try; each next is three times longer, up to 30 s.
+            start: Begins the coroutine of `handle`: its result where it never waited, else the task that carries it on
+                (`server.eager`, which spares a task for each message). None: each has a task.
         """
         self._settings, self._topics, self._group = settings, tuple(topics), group
         self._handle, self.counts, self._dead_letters = handle, counts, dead_letter_topic
         self._needs = tuple(dict.fromkeys([*topics, *needs, *([dead_letter_topic] if dead_letter_topic else [])]))
         self._first_pause = first_pause_seconds
-        self.producer = Producer(settings)
+        self._start = start if start is not None else _in_a_task
+        self.producer = Producer(settings, reported=self._settle)
         """What the answers go through; anybody may send more. With `exactly-once`, answers do not."""
         self._transactions = Transactions(settings, group) if settings.delivery == "exactly-once" else None
         self._consumer: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._changed = threading.Condition()
-        """Guards what thread and loop share: progresses, and what is in flight."""
+        self._lock = threading.Lock()
+        """Guards what the threads and the loop share: progresses, and what is in flight."""
+        self._changed = threading.Condition(self._lock)
         self._progress: dict[tuple[str, int], Progress[_Taken]] = {}
-        self._lanes: dict[tuple[int, bytes], deque[_Taken]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._lanes: dict[tuple[int, bytes | None], deque[_Taken]] = {}
+        """Messages that wait for one of their key, by partition and key, while that one is being answered."""
+        self._tasks: set[asyncio.Task[Sequence[Outgoing]]] = set()
+        self._later: set[asyncio.TimerHandle] = set()
+        self._outbox: list[tuple[_Taken, Sequence[Outgoing]]] = []
+        """What was answered in this turn of the loop, in the order in which it is sent."""
+        self._is_flushing = False
+        self._unsafe = 0
+        """Messages that are answered, and whose answers the broker does not have yet."""
+        self._safe: deque[_Taken] = deque()
+        """One entry for each answer that the broker has, until `_settle` counts it."""
         self._stopping = threading.Event()
         self._drain_seconds = 0.0
         self._waiting = False
@@ -129,7 +151,7 @@ class Pump:
     @property
     def assignment(self) -> list[tuple[str, int]]:
         """Topics and partitions that this member has now."""
-        with self._changed:
+        with self._lock:
             return sorted(self._progress)
 
     async def start(self) -> None:
@@ -149,23 +171,29 @@ class Pump:
         """Read no more, let what is in flight end, commit, leave the group. What does not end is read by others."""
         self._drain_seconds = drain_seconds
         self._stopping.set()
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        for timer in self._later:
+            timer.cancel()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._flush()
         await asyncio.to_thread(self.producer.close, 1.0 if self._refused else 5.0)
-        self.counts.in_flight = self.counts.bytes_in_flight = 0
+        self.counts.in_flight = self.counts.bytes_in_flight = self._unsafe = 0
 
     # -- the thread --
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._session()
+                try:
+                    self._session()
+                finally:
+                    self._leave()
             except (HeadraceError, KafkaException) as exc:
                 error = exc if isinstance(exc, HeadraceError) else connection.failure(self._settings, exc, "read")
                 if self._opened_with(error):
@@ -175,8 +203,6 @@ class Pump:
                 log.exception("group %s: the reader ended and is begun again", self._group)
                 self._opened_with(None)
                 self._away(f"{type(exc).__name__}: {exc}")
-            finally:
-                self._leave()
             self._stopping.wait(_AGAIN_SECONDS)
         self._opened_with(None)
 
@@ -256,6 +282,11 @@ class Pump:
         return error is not None
 
     def _turn(self) -> None:
+        self._wait_for_room()
+        if self._transactions is not None:
+            self._transact(self._transactions)
+            if self._broken:
+                raise Temporary(self._broken)  # the consumer joins anew, and reads from what is committed
         room = self._room()
         busy = self._transactions is not None and self.counts.in_flight
         messages = self._consumer.consume(1, _BUSY_READ_SECONDS if busy else _READ_SECONDS)
@@ -263,10 +294,6 @@ class Pump:
             messages += self._consumer.consume(min(room, self._settings.batch_messages) - 1, 0)
         if messages:
             self._hand_over(messages)
-        if self._transactions is not None:
-            self._transact(self._transactions)
-            if self._broken:
-                raise Temporary(self._broken)  # the consumer joins anew, and reads from what is committed
         now = time.monotonic()
         if now - self._committed_at > _COMMIT_SECONDS:
             self._committed_at = now
@@ -275,62 +302,67 @@ class Pump:
             self._measure()
             self._measured_at = now + _LAG_SHARE * (time.monotonic() - now)  # many partitions are asked less often
 
+    def _free_places(self) -> int:
+        """How many messages may be taken; 0 or less: none. Called under the lock."""
+        settings, counts = self._settings, self.counts
+        if self._stopping.is_set() or counts.bytes_in_flight >= settings.max_in_flight_bytes:
+            return 0
+        if counts.in_flight >= settings.max_in_flight * _UNSENT:
+            return 0
+        return settings.max_in_flight - counts.in_flight + self._unsafe
+
+    def _wait_for_room(self) -> None:
+        """Return once there is room for many, or after a while: by ones, the threads would only wake each other."""
+        enough = max(1, min(self._settings.batch_messages, self._settings.max_in_flight) // 4)
+
+        def go_on() -> bool:
+            if self._stopping.is_set() or self._free_places() >= enough:
+                return True
+            return self._transactions is not None and any(each.is_ready for each in self._progress.values())
+
+        with self._lock:
+            if self._free_places() <= 0:
+                self._waiting = True
+                self._changed.wait_for(go_on, _ROOM_SECONDS)
+                self._waiting = False
+
     def _room(self) -> int:
         """How many messages may be taken; 0: none, and the partitions are paused."""
-        settings, counts = self._settings, self.counts
-
-        def room() -> int:
-            if self._stopping.is_set() or counts.bytes_in_flight >= settings.max_in_flight_bytes:
-                return 0
-            return settings.max_in_flight - counts.in_flight
-
-        with self._changed:
-            if room() <= 0 and self._transactions is None:
-                self._waiting = True
-                self._changed.wait_for(lambda: room() > 0 or self._stopping.is_set(), _ROOM_SECONDS)
-                self._waiting = False
-            free, mine = room(), set(self._progress)
+        with self._lock:
+            free, mine = self._free_places(), set(self._progress)
         if free > 0 and self._paused:
             self._consumer.resume([TopicPartition(*each) for each in self._paused & mine])
             self._paused = set()
         elif free <= 0 and mine - self._paused:
             self._consumer.pause([TopicPartition(*each) for each in mine - self._paused])
             self._paused |= mine
-            counts.paused += 1
+            self.counts.paused += 1
         return max(0, free)
 
     def _hand_over(self, messages: Sequence[Any]) -> None:
         batch: list[_Taken] = []
-        size = 0
-        with self._changed:
-            for message in messages:
-                error = message.error()
-                if error is not None:
-                    self._error(error)
-                    continue
-                topic, partition, offset = message.topic(), message.partition(), message.offset()
-                progress = self._progress.get((topic, partition))
-                if progress is None:  # it went elsewhere while this batch was gathered
-                    continue
-                record = Record(
-                    topic,
-                    partition,
-                    offset,
-                    message.key(),
-                    message.value(),
-                    tuple((name, value or b"") for name, value in message.headers() or ()),
-                    message.timestamp()[1] / 1000,
-                )
-                taken = _Taken(record, progress)
-                progress.take(offset)
-                size += taken.size
-                batch.append(taken)
+        size, parts = 0, self._progress  # which this thread alone changes
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._error(error)
+                continue
+            progress = parts.get((message.topic(), message.partition()))
+            if progress is None:  # it went elsewhere while this batch was gathered
+                continue
+            taken = _Taken(record_of(message), progress)
+            size += taken.size
+            batch.append(taken)
+        if not batch:
+            return
+        with self._lock:
+            for taken in batch:
+                taken.progress.take(taken.record.offset)
             self.counts.in_flight += len(batch)
             self.counts.bytes_in_flight += size
-        if batch:
-            self.counts.received += len(batch)
-            self.counts.reason = ""
-            self._call(self._take, batch)
+        self.counts.received += len(batch)
+        self.counts.reason = ""
+        self._call(self._take, batch)
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         """On the loop, soon."""
@@ -345,7 +377,7 @@ class Pump:
         """Tell the broker how far everything is done."""
         if self._transactions is not None:
             return  # they carry the positions
-        with self._changed:
+        with self._lock:
             chosen = list(self._progress.values()) if only is None else only
             positions = [(each, each.position()) for each in chosen]
         offsets = [
@@ -381,7 +413,7 @@ class Pump:
 
     def _measure(self) -> None:
         """The lag of each partition; and whether a broker that was away is back."""
-        with self._changed:
+        with self._lock:
             positions = {key: each.position() for key, each in self._progress.items()}
         lag: dict[tuple[str, int], int] = {}
         try:
@@ -407,7 +439,7 @@ class Pump:
     # -- the group --
 
     def _assigned(self, consumer: Any, partitions: Sequence[Any]) -> None:
-        with self._changed:
+        with self._lock:
             for each in partitions:
                 self._progress[each.topic, each.partition] = Progress(each.topic, each.partition)
         self.counts.rebalances += bool(partitions)
@@ -435,7 +467,7 @@ class Pump:
 
     def _finish(self, partitions: Sequence[Any] | None, seconds: float) -> list[Progress[_Taken]]:
         """Begin nothing more of these partitions (None: of all), and wait for what was begun."""
-        with self._changed:
+        with self._lock:
             keys = set(self._progress) if partitions is None else {(each.topic, each.partition) for each in partitions}
             mine = [each for key, each in self._progress.items() if key in keys]
             for each in mine:
@@ -446,7 +478,7 @@ class Pump:
         return mine
 
     def _forget(self, partitions: Sequence[Any]) -> None:
-        with self._changed:
+        with self._lock:
             for each in partitions:
                 gone = self._progress.pop((each.topic, each.partition), None)
                 if gone is not None:
@@ -459,8 +491,7 @@ class Pump:
         progress.closing = True
         for taken in progress.waiting():
             self.counts.dropped += 1
-            self.counts.in_flight -= 1
-            self.counts.bytes_in_flight -= taken.size
+            self._free(taken)
 
     def _drain(self) -> None:
         """Before the consumer leaves: what was begun ends, and counts."""
@@ -479,7 +510,7 @@ class Pump:
             self._consumer, self._drain_seconds = None, patience
         if self._transactions is not None:
             self._transactions.close()
-        with self._changed:
+        with self._lock:
             for each in self._progress.values():
                 self._give_up(each)
             self._progress.clear()
@@ -492,7 +523,7 @@ class Pump:
         """Send what is answered without gaps, with the position behind it."""
         if self._broken:
             return
-        with self._changed:
+        with self._lock:
             parts = [(each, each.prefix()) for each in self._progress.values()]
         parts = [(each, prefix) for each, prefix in parts if prefix]
         if not parts:
@@ -507,22 +538,21 @@ class Pump:
             self._too_large(parts, exc.refused)
             self._stopping.wait(0.05)
             return
-        except (Lost, TransactionsFailed) as exc:
+        except Lost as exc:
             self.counts.aborted += 1
             log.warning("group %s: a transaction ended unknown; what it held is read again: %s", self._group, exc)
             self._broken = str(exc)
             return
         self.counts.transactions += 1
         self.counts.sent += len(answers)
-        with self._changed:
+        with self._lock:
             for each, prefix in parts:
                 offsets = [offset for offset, _ in prefix]
                 each.settle(offsets)
                 each.committed = offsets[-1] + 1
                 self.counts.answered += len(offsets)
                 for _, taken in prefix:
-                    self.counts.in_flight -= 1
-                    self.counts.bytes_in_flight -= taken.size
+                    self._free(taken)
 
     def _too_large(
         self, parts: Sequence[tuple[Any, list[tuple[int, _Taken]]]], refused: dict[int, HeadraceError]
@@ -541,97 +571,134 @@ class Pump:
     def _take(self, batch: Sequence[_Taken]) -> None:
         lanes = self._lanes
         for taken in batch:
-            key = taken.record.key
-            if key is not None:
-                lane = (id(taken.progress), key)
-                waiting = lanes.get(lane)
-                if waiting is not None:
-                    waiting.append(taken)
-                    continue
-                lanes[lane] = deque()
-            self._begin(taken)
-
-    def _begin(self, taken: _Taken) -> None:
-        task = asyncio.get_running_loop().create_task(self._go(taken))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _go(self, first: _Taken) -> None:
-        """Answer a message, and then those of its key that came meanwhile."""
-        taken: _Taken | None = first
-        while taken is not None:
-            if self._began(taken):
-                try:
-                    await self._one(taken)
-                except BaseException:
-                    self._end(taken, done=False)
-                    raise
+            if lanes and (lane := lanes.get(_lane(taken))) is not None:
+                lane.append(taken)
             else:
-                self._drop(taken)
-            key = taken.record.key
-            if key is None:
-                return
-            lane = (id(taken.progress), key)
-            waiting = self._lanes[lane]
-            taken = waiting.popleft() if waiting else None
-            if taken is None:
-                del self._lanes[lane]
+                self._begin(taken)
+        self._flush()
 
-    async def _one(self, taken: _Taken) -> None:
-        record, attempt = taken.record, 0
-        answers: Sequence[Outgoing] = ()
-        while True:
-            attempt += 1
-            try:
-                answers = await self._handle(record)
-            except Temporary as error:
-                if attempt > self._settings.retries:
-                    answers = self._bury(taken, error, attempt)
-                    break
-                self.counts.retried += 1
-                if not await self._sleep(taken, pause(attempt, self._first_pause)):
-                    return
-            except Exception as error:  # noqa: BLE001 - whatever it is, the messages behind it go on
-                answers = self._bury(taken, error, attempt)
-                break
-            else:
-                break
-        self._send(taken, answers)
-
-    async def _sleep(self, taken: _Taken, seconds: float) -> bool:
-        """Wait; a partition that goes elsewhere does not wait for that. Whether the message is still ours."""
-        progress = taken.progress
-        with self._changed:
-            progress.running -= 1
-            self._changed.notify_all()
-        try:
-            await asyncio.sleep(seconds)
-        except BaseException:
-            with self._changed:
-                progress.running += 1  # who called this gives it back
-            raise
-        if self._began(taken):
+    def _begin(self, taken: _Taken) -> bool:
+        """Answer a message, now or later; whether it is done with now, so that the next of its key may begin."""
+        with self._lock:
+            progress = taken.progress
+            ours = not progress.closing
+            progress.running += ours
+        if not ours:
+            self._drop(taken)
             return True
-        self._drop(taken)
+        try:
+            started = self._start(self._handle(taken.record), self._loop)  # type: ignore[arg-type]  # set by start
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the messages behind it go on
+            return self._failed(taken, error)
+        if isinstance(started, asyncio.Task):
+            self._tasks.add(started)
+            started.add_done_callback(partial(self._finished, taken))
+            self._hold(taken)
+            return False
+        self._outbox.append((taken, started))
+        return True
+
+    def _finished(self, taken: _Taken, task: asyncio.Task[Sequence[Outgoing]]) -> None:
+        self._tasks.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            self._outbox.append((taken, task.result()))
+        elif not self._failed(taken, error):
+            return
+        self._release(taken)
+
+    def _failed(self, taken: _Taken, error: BaseException) -> bool:
+        """Try again later, or give up; whether the message is done with now."""
+        taken.attempts += 1
+        if isinstance(error, asyncio.CancelledError):
+            if self._stopping.is_set():
+                self._end(taken, done=False)
+                return True
+            error = Temporary("the request was cancelled before it was answered")
+        if not isinstance(error, Temporary) or taken.attempts > self._settings.retries:
+            self._outbox.append((taken, self._bury(taken, error, taken.attempts)))
+            return True
+        self.counts.retried += 1
+        self._hold(taken)
+        with self._lock:
+            taken.progress.running -= 1  # a partition that goes elsewhere does not wait for that
+            self._changed.notify_all()
+        self._call_later(pause(taken.attempts, self._first_pause), self._again, taken)
         return False
 
-    def _began(self, taken: _Taken) -> bool:
-        with self._changed:
-            if taken.progress.closing:
-                return False
-            taken.progress.running += 1
-            return True
+    def _again(self, taken: _Taken) -> None:
+        if self._begin(taken):
+            self._release(taken)
+
+    def _call_later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
+        def due() -> None:
+            self._later.discard(timer)
+            function(*arguments)
+
+        timer = asyncio.get_running_loop().call_later(seconds, due)
+        self._later.add(timer)
+
+    def _hold(self, taken: _Taken) -> None:
+        """Let messages of its key wait for it."""
+        if taken.record.key is not None:
+            self._lanes.setdefault(_lane(taken), deque())
+
+    def _release(self, taken: _Taken) -> None:
+        """Go on with the messages of its key."""
+        lane = _lane(taken)
+        waiting = self._lanes.get(lane)
+        if waiting is not None:
+            while waiting:
+                if not self._begin(waiting.popleft()):
+                    break
+            else:
+                del self._lanes[lane]
+        if self._outbox and not self._is_flushing:
+            self._is_flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)  # with what else ends in this turn
+
+    def _flush(self) -> None:
+        """Send what was answered."""
+        self._is_flushing = False
+        outbox, self._outbox = self._outbox, []
+        size = 0
+        for taken, answers in outbox:
+            taken.left = len(answers)
+            taken.is_answered = True
+            for each in answers:
+                more = len(each.value or b"")
+                taken.size += more
+                size += more
+        with self._lock:
+            self._unsafe += len(outbox)
+            self.counts.bytes_in_flight += size
+            if self._transactions is not None:
+                for taken, answers in outbox:
+                    taken.answers = answers
+                    taken.progress.ready(taken.record.offset, taken)
+                    taken.progress.running -= 1
+            if self._waiting:
+                self._changed.notify_all()
+        if self._transactions is not None:
+            return
+        send = self.producer.send
+        for taken, answers in outbox:
+            for each in answers:
+                send(each, partial(self._told, taken, each))
+            if not answers:
+                self._end(taken, done=True)
 
     def _drop(self, taken: _Taken) -> None:
         """It went elsewhere before it was begun."""
         self.counts.dropped += 1
-        self._free(taken)
+        with self._lock:
+            self._free(taken)
 
-    def _bury(self, taken: _Taken, error: Exception, attempts: int) -> list[Outgoing]:
+    def _bury(self, taken: _Taken, error: BaseException, attempts: int) -> list[Outgoing]:
         taken.buried = True
         return self._dead(taken.record, error, attempts=attempts)
 
-    def _dead(self, record: Record, error: Exception, *, attempts: int) -> list[Outgoing]:
+    def _dead(self, record: Record, error: BaseException, *, attempts: int) -> list[Outgoing]:
         """The dead letter of a message, counted and said."""
         self.counts.dead += 1
         self._untold += 1
@@ -653,74 +720,74 @@ class Pump:
             return []
         return [dead_letters.of(record, error, topic=self._dead_letters, group=self._group, attempts=attempts)]
 
-    def _send(self, taken: _Taken, answers: Sequence[Outgoing]) -> None:
-        if self._transactions is not None:
-            with self._changed:
-                taken.answers = tuple(answers)
-                taken.progress.ready(taken.record.offset, taken)
-                taken.progress.running -= 1
-                if self._waiting:
-                    self._changed.notify_all()
-            return
-        if not answers:
-            self._end(taken, done=True)
-            return
-        taken.left = len(answers)
-        for each in answers:
-            self._produce(taken, each, 1)
+    def _told(self, taken: _Taken, outgoing: Outgoing, error: HeadraceError | None) -> None:
+        """What became of an answer. From the producer's thread, once for each."""
+        if error is None:
+            self._safe.append(taken)
+        else:
+            self._call(self._unsent, taken, outgoing, error)
 
-    def _produce(self, taken: _Taken, outgoing: Outgoing, attempt: int) -> None:
-        def sent(error: HeadraceError | None) -> None:
-            if error is None:
-                self.counts.sent += 1
-                self._unsendable = ""
-                self._safe(taken)
-            else:
-                self._call(self._unsent, taken, outgoing, attempt, error)
+    def _settle(self) -> None:
+        """Count what is safe, after a round of reports."""
+        safe, counts = self._safe, self.counts
+        with self._lock:
+            while safe:
+                taken = safe.popleft()
+                counts.sent += 1
+                taken.left -= 1
+                if not taken.left:
+                    counts.answered += 1
+                    taken.progress.running -= 1
+                    taken.progress.done(taken.record.offset)
+                    self._free(taken)
+            self._unsendable = ""
+            if self._waiting:
+                self._changed.notify_all()
 
-        self.producer.send(outgoing, sent)
-
-    def _safe(self, taken: _Taken) -> None:
-        with self._changed:  # reports come from the producer's thread, and from the loop
-            taken.left -= 1
-            last = not taken.left
-        if last:
-            self._end(taken, done=True)
-
-    def _unsent(self, taken: _Taken, outgoing: Outgoing, attempt: int, error: HeadraceError) -> None:
+    def _unsent(self, taken: _Taken, outgoing: Outgoing, error: HeadraceError) -> None:
         """An answer that the broker did not take: what can never be sent is given up, the rest is tried again."""
         if isinstance(error, TooLarge):
             letter = [] if taken.buried else self._bury(taken, error, 1)
             if letter:
-                self._produce(taken, letter[0], 1)
+                self._send(taken, letter[0])
                 return
             log.error("%s", error)
-            self._safe(taken)
+            with self._lock:
+                taken.left -= 1
+                last = not taken.left
+            if last:
+                self._end(taken, done=True)
             return
         if self._stopping.is_set() or taken.progress.closing:
-            self._end(taken, done=False)
+            with self._lock:
+                first, taken.left = taken.left > 0, -1  # whatever else becomes of its answers
+            if first:
+                self._end(taken, done=False)
             return
         log.warning("%s", error)
         self._unsendable = str(error)
-        seconds = pause(attempt, self._first_pause)
-        asyncio.get_running_loop().call_later(seconds, self._produce, taken, outgoing, attempt + 1)
+        taken.attempts += 1
+        self._call_later(pause(taken.attempts, self._first_pause), self._send, taken, outgoing)
+
+    def _send(self, taken: _Taken, outgoing: Outgoing) -> None:
+        self.producer.send(outgoing, partial(self._told, taken, outgoing))
 
     def _end(self, taken: _Taken, *, done: bool) -> None:
         """Nobody works on it any more. With transactions it is done later, in its order."""
-        progress = taken.progress
-        with self._changed:
-            progress.running -= 1
+        with self._lock:
+            taken.progress.running -= 1
             if done:
-                progress.done(taken.record.offset)
+                taken.progress.done(taken.record.offset)
                 self.counts.answered += 1
-        self._free(taken)
-
-    def _free(self, taken: _Taken) -> None:
-        with self._changed:
-            self.counts.in_flight -= 1
-            self.counts.bytes_in_flight -= taken.size
+            self._free(taken)
             if self._waiting:
                 self._changed.notify_all()
+
+    def _free(self, taken: _Taken) -> None:
+        """It is in flight no more. Called under the lock."""
+        self.counts.in_flight -= 1
+        self.counts.bytes_in_flight -= taken.size
+        self._unsafe -= taken.is_answered
 
     # -- what the library tells --
 
@@ -743,6 +810,16 @@ class Pump:
 def pause(attempt: int, first_seconds: float) -> float:
     """Seconds before the next try, after so many."""
     return float(min(_LONGEST_PAUSE_SECONDS, first_seconds * 3 ** (attempt - 1)))
+
+
+def _in_a_task(
+    coroutine: Coroutine[Any, Any, Sequence[Outgoing]], loop: asyncio.AbstractEventLoop
+) -> asyncio.Task[Sequence[Outgoing]]:
+    return loop.create_task(coroutine)
+
+
+def _lane(taken: _Taken) -> tuple[int, bytes | None]:
+    return id(taken.progress), taken.record.key
 
 
 def _listed(partitions: Sequence[Any]) -> str:

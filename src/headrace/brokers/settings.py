@@ -37,9 +37,11 @@ class KafkaSettings:
     batch_messages: int = field(default=500, metadata=_POSITIVE)
     """Messages that are taken at once."""
     max_in_flight: int = field(default=1000, metadata=_POSITIVE)
-    """Messages that are being answered; reading pauses there."""
+    """Messages that are being answered; reading pauses there. Ten times as many may wait for the broker to acknowledge
+    their answers."""
     max_in_flight_bytes: int = field(default=64 << 20, metadata=_POSITIVE)
-    """Their keys and values; reading pauses there as well."""
+    """Keys and values of messages, and their answers that the broker has not acknowledged; reading pauses there as
+    well."""
     revoke_seconds: float = field(default=10.0, metadata=_NOT_NEGATIVE)
     """When a partition goes to another member of the group: how long to wait for messages that are being answered.
     Those that take longer are answered again by the other member."""

@@ -5,6 +5,7 @@ The pump's thread calls this, between two reads, so that no rebalance comes in b
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -19,6 +20,7 @@ from headrace.brokers.base import Outgoing
 from headrace.brokers.settings import KafkaSettings
 from headrace.errors import HeadraceError
 
+log = logging.getLogger(__name__)
 _CALL_SECONDS: Final = 8.0
 _GRACE_SECONDS: Final = 1.0
 _LIFE_MS: Final = 20_000
@@ -35,10 +37,6 @@ class Aborted(Exception):
 
 class Lost(Exception):
     """Another producer has our name, or the broker gave us up: what was sent last may count or not."""
-
-
-class TransactionsFailed(Exception):
-    """The broker cannot do this, or not now."""
 
 
 class Transactions:
@@ -93,9 +91,13 @@ class Transactions:
     def close(self) -> None:
         """End; what is open is aborted."""
         client, self._client = self._client, None
-        if client is not None:
+        if client is None:
+            return
+        try:
             client.purge()
             client.flush(0)
+        except KafkaException as exc:  # a client that was fenced refuses even that
+            log.debug("the old client ends: %s", connection.failure(self._settings, exc, "end"))
 
     def _produce(self, answer: Outgoing, refused: dict[int, HeadraceError]) -> None:
         def report(error: KafkaError | None, _: Any) -> None:

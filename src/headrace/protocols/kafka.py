@@ -11,6 +11,7 @@ A request that cannot be answered gets no answer: it is a dead letter (`brokers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -72,7 +73,7 @@ def address(record: Record, *, default_model: str, topic: str, reply_topics: Seq
         raise InvalidRequest(
             f"the message wants its answer on topic {wanted!r}, which kafka.reply_topics does not list"
         )
-    return Addressed(model, _first(headers, VERSION), wanted or topic, headers)
+    return Addressed(model, _first(headers, VERSION), wanted or topic, MappingProxyType(headers))
 
 
 def parse(

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
-from headrace.brokers.base import Outgoing, Record
+from headrace.brokers.base import Headers, Outgoing, Record
 from headrace.brokers.counts import PumpCounts
 from headrace.brokers.pump import Pump
 from headrace.brokers.settings import KafkaSettings
 from headrace.monitoring import tracing
 from headrace.payload import EMPTY, InferenceRequest
 from headrace.protocols import kafka
+from headrace.server import eager
 from headrace.serving.models import Models, Served
+
+_KNOWN: Final = 256
+"""Headers of messages whose meaning is kept: most senders write the same ones again and again."""
 
 
 class KafkaServer:
@@ -53,7 +58,9 @@ class KafkaServer:
             dead_letter_topic=settings.dead_letter_topic,
             needs=(settings.output_topic, *settings.reply_topics),
             first_pause_seconds=first_pause_seconds,
+            start=eager.start,
         )
+        self._known: dict[Headers, kafka.Addressed] = {}
 
     @property
     def reason(self) -> str:
@@ -77,7 +84,7 @@ class KafkaServer:
         """Read no more, answer what is in flight, and leave the group."""
         await self._pump.stop(drain_seconds)
 
-    async def _answer(self, record: Record) -> Sequence[Outgoing]:
+    async def _answer(self, record: Record) -> Sequence[Outgoing]:  # stepped by `eager`: in no task until it waits
         addressed, served, request = self._parse(record)
         response = await served.infer(request)  # type: ignore[misc]  # set while READY
         return (kafka.render(record, addressed, request, response, labels=_labels(served, request)),)
@@ -100,9 +107,14 @@ class KafkaServer:
 
     def _parse(self, record: Record) -> tuple[kafka.Addressed, Served, InferenceRequest]:
         settings = self._settings
-        addressed = kafka.address(
-            record, default_model=settings.model, topic=settings.output_topic, reply_topics=settings.reply_topics
-        )
+        addressed = self._known.get(record.headers)
+        if addressed is None:
+            addressed = kafka.address(
+                record, default_model=settings.model, topic=settings.output_topic, reply_topics=settings.reply_topics
+            )
+            if len(self._known) >= _KNOWN:  # headers with ids: nothing of them comes again
+                self._known.clear()
+            self._known[record.headers] = addressed
         served = self._models.route(addressed.model, addressed.version)
         request = kafka.parse(
             record,
