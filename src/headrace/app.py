@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 import headrace
+from headrace.brokers.base import library
 from headrace.control.parse import File
 from headrace.environments.files import is_asked
 from headrace.errors import LoadFailed, SettingsError
@@ -312,9 +313,9 @@ class App:
                 self.metrics_port = await self._scrapes.start(host, settings.metrics.port)
 
     async def _listen_to_kafka(self, settings: KafkaSettings) -> None:
-        from headrace.server.kafka import KafkaServer  # its library is there only where Kafka is used
-
-        self._kafka = kafka = KafkaServer(self.models, settings, traces=self._tracing)
+        listener = library("headrace.server.kafka", needed_by="requests by Kafka")
+        kafka: KafkaServer = listener.KafkaServer(self.models, settings, traces=self._tracing)
+        self._kafka = kafka
         self.metrics.kafka.attach(settings.group, kafka.counts, lambda: kafka.reason)
         await kafka.start()
 

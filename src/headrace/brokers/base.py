@@ -1,10 +1,15 @@
-"""The nouns of the room: what came from a topic, and what is to go to one."""
+"""The nouns of the room: what came from a topic, and what is to go to one; and the road to the rest of the room, which
+needs the broker's library. This file does not.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import msgspec
+
+from headrace.errors import MissingExtra
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -48,3 +53,23 @@ def record_of(message: Any) -> Record:
         tuple([(name, value or b"") for name, value in headers]) if headers else (),
         message.timestamp()[1] / 1000,
     )
+
+
+def library(module: str, *, needed_by: str) -> Any:
+    """A module that needs the broker's library, for those who want it only where Kafka is used.
+
+    Args:
+        module: `headrace.brokers.pump`.
+        needed_by: Who wants it, as a sentence begins: `durable pipelines`.
+
+    Raises:
+        MissingExtra: the broker's library is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if exc.name != "confluent_kafka":
+            raise
+        raise MissingExtra(
+            f"{needed_by} need the library confluent-kafka, which is not installed; run: pip install 'headrace[kafka]'"
+        ) from exc

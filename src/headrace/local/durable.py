@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from headrace.brokers.base import Outgoing, Record
+from headrace.brokers.base import Outgoing, Record, library
 from headrace.brokers.counts import PumpCounts
 from headrace.brokers.settings import KafkaSettings
 from headrace.errors import (
     Conflict,
     DeadlineExceeded,
     HeadraceError,
-    MissingExtra,
     ModelNotReady,
     NotFound,
     Temporary,
@@ -620,18 +619,4 @@ async def _turn(event: asyncio.Event, seconds: float | None) -> None:
 
 
 def _library(module: str) -> Any:
-    """A module of the room of brokers, which needs the broker's library.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(f"headrace.brokers.{module}")
-    except ModuleNotFoundError as exc:
-        if exc.name != "confluent_kafka":
-            raise
-        raise MissingExtra(
-            "durable pipelines need the library confluent-kafka; install it with: pip install 'headrace[kafka]'"
-        ) from exc
+    return library(f"headrace.brokers.{module}", needed_by="durable pipelines")

@@ -16,7 +16,7 @@ from headrace.artifacts import stores
 from headrace.artifacts.secrets import Secret
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.artifacts.uri import Place
-from headrace.brokers.base import Outgoing, Record
+from headrace.brokers.base import Outgoing, Record, library
 from headrace.brokers.counts import PumpCounts
 from headrace.brokers.settings import KafkaSettings
 from headrace.errors import ArtifactDenied
@@ -24,6 +24,7 @@ from headrace.lifecycle.watch.sigv4 import Keys
 from headrace.lifecycle.watch.sqs import Queue
 
 if TYPE_CHECKING:
+    from headrace.brokers.pump import Pump
     from headrace.lifecycle.watch.watch import Offer
 
 log = logging.getLogger(__name__)
@@ -132,8 +133,6 @@ class KafkaSource:
         asyncio.run(self._read(offer, stop, once=once))
 
     async def _read(self, offer: Offer, stop: threading.Event, *, once: bool) -> None:
-        from headrace.brokers.pump import Pump  # the library is there only where Kafka is used
-
         loop = asyncio.get_running_loop()
 
         async def handle(record: Record) -> Sequence[Outgoing]:
@@ -142,7 +141,8 @@ class KafkaSource:
             return ()
 
         counts = PumpCounts()
-        pump = Pump(self._settings, topics=self._topics, group=self._group, handle=handle, counts=counts)
+        room = library("headrace.brokers.pump", needed_by="events by Kafka")
+        pump: Pump = room.Pump(self._settings, topics=self._topics, group=self._group, handle=handle, counts=counts)
         await pump.start()
         try:
             if once:

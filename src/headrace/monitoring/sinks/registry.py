@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from headrace.brokers.base import library
 from headrace.errors import SettingsError
 from headrace.monitoring.sinks.base import Options, Sink
 
@@ -37,11 +37,12 @@ def open_sink(address: str, *, setting: str, options: Options = Options()) -> Si
 
     Raises:
         SettingsError: there is no such sink, or the address is none.
+        MissingExtra: its library is not installed.
     """
     scheme = scheme_of(address)
     if scheme not in SINKS:
         there = ", ".join(f"{each}://..." for each in SINKS)
         raise SettingsError(f"{setting}: no sink speaks {scheme}://; there are {there}, and the path of a file")
     module, _, function = SINKS[scheme].partition(":")
-    make: Callable[..., Sink] = getattr(importlib.import_module(module), function)
+    make: Callable[..., Sink] = getattr(library(module, needed_by=f"{scheme}:// sinks"), function)
     return make(address, setting=setting, options=options)
