@@ -137,7 +137,9 @@ def test_a_resource_follows_its_uri_in_revisions(bucket, serve, tmp_path):
     assert answer(server) == pytest.approx([3.0, 6.0])
     bucket.put(4.0)
     until(lambda: answer(server) == pytest.approx([4.0, 8.0]))
-    assert any(each.reason == "Moved" for each in client.events("Model", "scale"))
+    (moved, *_) = [each for each in client.events("Model", "scale") if each.reason == "Moved"]
+    assert moved.message == f"{bucket.uri} stands for other bytes now"
+    assert 0 <= time.time() - moved.at < 3600
     client.close()
 
 

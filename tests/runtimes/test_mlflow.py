@@ -250,6 +250,15 @@ def test_without_signature_or_example_the_estimator_names_them(tmp_path):
     assert [spec.name for spec in signature.inputs] == list(WINE.data.columns)
 
 
+def test_a_link_to_a_model_is_loaded(tmp_path):
+    """A link that leads out of its folder, as the copy of a registry's version is served by, is followed."""
+    save_wine(tmp_path / "cache" / "m")
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "1").symlink_to(tmp_path / "cache" / "m")
+    _, signature = loaded(tmp_path / "served" / "1")
+    assert [spec.name for spec in signature.inputs] == list(WINE.data.columns)
+
+
 def test_a_model_that_says_nothing_takes_any_columns(tmp_path):
     """A model in Python without a signature gets a DataFrame of whatever came, or the one array that came."""
     path = save_code(tmp_path / "m", lambda x, _: {"kind": type(x).__name__, "shape": list(x.shape)})

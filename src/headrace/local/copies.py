@@ -12,6 +12,7 @@ import functools
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ class Copies:
         Raises:
             ArtifactFailed: one of its causes.
         """
-        return Path(self._fetched(uri, pinned=pinned).path)
+        return Path(self.fetch(uri, pinned=pinned).path)
 
     def open(self, paths: Sequence[str], report: Callable[[str, Progress], None] | None = None) -> list[str]:
         """The paths with a link to the copy in the place of each uri. Blocks while they come.
@@ -83,7 +84,7 @@ class Copies:
             self._folder = None
 
     def _linked(self, uri: str, report: Callable[[str, Progress], None] | None) -> str:
-        fetched = self._fetched(uri, None if report is None else functools.partial(report, uri))
+        fetched = self.fetch(uri, None if report is None else functools.partial(report, uri))
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
         place = Path(self._folder.name, str(len(self.links)))
@@ -93,9 +94,10 @@ class Copies:
         self.links.append(link)
         return str(link.path)
 
-    def _fetched(
+    def fetch(
         self, uri: str, report: Callable[[Progress], None] | None = None, pinned: Pinned | None = None
     ) -> Fetched:
+        """The copy of a uri, and what it is a copy of; arguments and errors as of `path_of`."""
         from headrace.artifacts import cache, fetch
 
         try:
@@ -120,6 +122,12 @@ class Link:
         self.fetched: Fetched | None = None
         self.token = ""
         """Of what the uri stood for at the last look, whether it could be served or not."""
+
+    @property
+    def newest(self) -> Path:
+        """Where what it leads to lies: the version's folder, where there are versions."""
+        version = self.fetched.pinned.version if self.fetched is not None else ""
+        return self.path / version if version else self.path
 
     def point(self, fetched: Fetched) -> None:
         """Lead there, from one moment to the next."""
@@ -177,7 +185,7 @@ class Follower:
         if pinned is None or before is None or pinned.token == link.token:
             return False
         try:
-            fetched = await asyncio.to_thread(self._copies._fetched, link.uri)  # noqa: SLF001 - one module
+            fetched = await asyncio.to_thread(self._copies.fetch, link.uri)
         except HeadraceError as error:
             _log.warning(
                 "%s moved to %s, which cannot be fetched; the next look may do better: %s", link.uri, pinned.uri, error
@@ -186,7 +194,7 @@ class Follower:
         link.point(fetched)
         wrong = await self._reloaded(link)
         if not wrong:
-            _log.info("%s stands for %s now, which is served", link.uri, fetched.pinned.uri)
+            _log.info("%s stands for %s now, which is served", link.uri, _moved(before.pinned, fetched.pinned))
             return True
         link.point(before)
         link.token = fetched.pinned.token  # until it moves again
@@ -201,11 +209,10 @@ class Follower:
     async def _reloaded(self, link: Link) -> str:
         """Have what a link leads to served; why it is not, empty: it is."""
         await self._repository.reload_changed()
-        rows = self._repository.at(link.path)
-        wrong = [row for row in rows if row.state is not State.READY or row.reason]
-        for row in wrong:
-            return row.reason.removeprefix("reload failed: ") or row.state.value
-        return "" if rows else "there is no model in it"
+        for row in self._repository.at(link.path):
+            if row.state is not State.READY or row.reason:
+                return row.reason.removeprefix("reload failed: ") or row.state.value
+        return "" if self._repository.at(link.newest) else "there is no model in it"
 
     # -- resources --
 
@@ -251,12 +258,11 @@ class Follower:
         seen.clear()
         seen.add(pinned.token)
         if before is not None:
-            what = f"{pinned.uri}, not {before.uri}" if pinned.uri != before.uri else "other bytes"
-            await self._tell(name, "Moved", f"{spec.uri} stands for {what} now")
+            await self._tell(name, "Moved", f"{spec.uri} stands for {_moved(before, pinned)} now")
 
     async def _tell(self, name: str, reason: str, message: str, kind: str = "Normal") -> None:
         if self._control is not None:
-            event = Event(kind="Model", name=name, reason=reason, message=message)
+            event = Event(kind="Model", name=name, reason=reason, message=message, at=time.time())
             await self._control.tell(msgspec.structs.replace(event, type="Warning") if kind == "Warning" else event)
 
     # -- both --
@@ -284,6 +290,11 @@ class Follower:
             return None
         self._refused.pop(uri, None)
         return pinned
+
+
+def _moved(before: Pinned | Resolved, now: Pinned) -> str:
+    """What a uri stands for now, for people: where versions have no names of their own, that it is another."""
+    return f"{now.uri}, not {before.uri}" if now.uri != before.uri else "other bytes"
 
 
 def _is_followed(spec: Model) -> bool:

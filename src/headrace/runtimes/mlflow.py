@@ -222,7 +222,8 @@ class MlflowRuntime(Runtime):
 
     def _open(self, mlflow: Any, path: Path) -> Any:
         try:
-            return mlflow.pyfunc.load_model(str(path))
+            # MLflow refuses a folder that is a link out of the one above it, as copies of uris are
+            return mlflow.pyfunc.load_model(str(path.resolve()))
         except ModuleNotFoundError as error:
             raise MissingExtra(
                 f"{path} needs the module {error.name!r}, which is not installed; run: "
