@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -35,6 +36,8 @@ _NO_CREDENTIALS: Final = re.compile(
     re.IGNORECASE,
 )
 _HEALS: Final = frozenset({408, 425, 429})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EEXIST})
 
 
 def failure(
@@ -51,6 +54,8 @@ def failure(
     """
     if isinstance(error, ArtifactFailed):
         return error
+    if isinstance(error, OSError) and (local := _of_disk(error, uri, doing)) is not None:
+        return local
     text = str(error)
     found = _STATUS.search(text)
     status = int(found[1] or found[2]) if found else 0
@@ -58,6 +63,17 @@ def failure(
     return of_status(
         _status_of(error, status, text), uri=uri, doing=doing, origin=origin, said=code or _said(error, text, secrets)
     )
+
+
+def _of_disk(error: OSError, uri: str, doing: str) -> ArtifactFailed | None:
+    """What only a disk of this machine says; None: it may be of a store."""
+    if error.errno in _FULL:
+        return ArtifactFailed(f"{uri}: the disk takes no more ({os.strerror(error.errno)}): make room, and try again")
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return ArtifactDenied(f"{uri}: {doing} was refused ({error.strerror}): this user may not do it here")
+    if doing == "writing" and error.errno in _NO_FOLDER:
+        return ArtifactFailed(f"{uri}: cannot be written, its folder cannot be made ({error.strerror})")
+    return None
 
 
 def of_status(status: int, *, uri: str, doing: str = "reading", origin: str = "", said: str = "") -> ArtifactFailed:
@@ -95,7 +111,7 @@ def _status_of(error: BaseException, status: int, text: str) -> int:
         return status
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return 404
-    if isinstance(error, PermissionError) or name in _DENIED:
+    if name in _DENIED:
         return 403
     if name == "PreconditionError":
         return 412

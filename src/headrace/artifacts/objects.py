@@ -30,7 +30,6 @@ from headrace.errors import (
     ArtifactFailed,
     ArtifactNotFound,
     ArtifactUnreachable,
-    SettingsError,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ _STREAM: Final = 1 << 20  # of a chunk while reading straight on
 _WHOLE: Final = 8 << 20  # a range that comes in one buffer
 _PART: Final = 16 << 20  # of an upload; ten thousand of them are the largest object: 160 GiB
 _UPLOADS: Final = 3  # parts under way
+_SCHEMES: Final = ("file", "s3", "gs", "az", "http", "https")
 _EMPTY: Final = frozenset({"", "d41d8cd98f00b204e9800998ecf8427e"})  # etags of nothing
 
 
@@ -160,9 +160,9 @@ def open_objects(
         from headrace.artifacts.http import WebObjects
 
         return WebObjects(name, settings=settings, credentials=known)
-    raise SettingsError(
-        f"{place.shown}: objects are on file, s3, gs, az and (to be read) http; {place.scheme!r} is none of them"
-    )
+    from headrace.artifacts import registry
+
+    raise registry.no_objects(name, _SCHEMES)
 
 
 def _known(name: str, settings: ArtifactSettings) -> Credentials:

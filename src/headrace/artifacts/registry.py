@@ -71,9 +71,24 @@ def unknown(name: str, known: tuple[str, ...]) -> SettingsError:
     place = uri_.shown(name)
     if scheme in INSTEAD:
         return SettingsError(f"{place}: {scheme} is not supported: {INSTEAD[scheme]}")
-    near = difflib.get_close_matches(scheme, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
     return SettingsError(
-        f"{place}: no store is known by {scheme!r}: {hint}known are {', '.join(sorted({*SCHEMES}))}, and remotes of "
-        f"artifacts.credentials"
+        f"{place}: no store is known by {scheme!r}: {_nearest(scheme, known)}known are {', '.join(sorted(SCHEMES))}, "
+        f"and remotes of artifacts.credentials"
     )
+
+
+def no_objects(name: str, known: tuple[str, ...]) -> SettingsError:
+    """The error for a scheme of which there are no objects to be listed and written, though models may come by it."""
+    scheme = uri_.scheme_of(name)
+    place = uri_.shown(name)
+    if scheme in INSTEAD:
+        return SettingsError(f"{place}: {scheme} is not supported: {INSTEAD[scheme]}")
+    return SettingsError(
+        f"{place}: no files of rows are on {scheme!r}: {_nearest(scheme, known)}they are on {', '.join(known)} (to be "
+        f"read), and remotes of artifacts.credentials"
+    )
+
+
+def _nearest(scheme: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(scheme, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}? " if near else ""

@@ -157,7 +157,7 @@ def _s3_machine(place: Place, variables: Variables) -> str:
     if variables.truth("AWS_EC2_METADATA_DISABLED") is not True and (
         variables.first("AWS_METADATA_ENDPOINT") or _answers(_AWS_METADATA)
     ):
-        return "this machine's role"
+        return "this machine's role, the only ones there are (set AWS_ACCESS_KEY_ID or AWS_PROFILE for others),"
     raise ArtifactDenied(
         f"{place.shown}: there are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
         f"AWS_PROFILE, or artifacts.credentials; AWS_SKIP_SIGNATURE=true for a public bucket"

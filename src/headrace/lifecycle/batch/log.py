@@ -22,6 +22,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.ipc
 
+from headrace.artifacts import failures
 from headrace.errors import Conflict
 from headrace.lifecycle.batch.base import Reject
 
@@ -61,10 +62,11 @@ class Log:
         self._rejects: list[Reject] = []
 
     def __enter__(self) -> Self:
-        """Raises Conflict where another process runs the same job."""
-        while self._lock < 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked(self.folder / "lock")
+        """Raises Conflict where another process runs the same job, ArtifactFailed where nothing can be kept."""
+        with self._told():
+            while self._lock < 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock = self._locked(self.folder / "lock")
         return self
 
     def _locked(self, path: Path) -> int:
@@ -90,12 +92,16 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(OSError):  # nothing of it is sealed; a disk that is full says so once more
+                writer.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return failures.told(str(self.folder), "writing")
 
     def look(self, *, anew: bool) -> bool:
         """Whether an earlier run has begun the same job; what another one has left is forgotten, if that is asked for.
@@ -124,7 +130,7 @@ class Log:
         return False
 
     def begin(self) -> Entry | None:
-        """The last entry, where an earlier run of the same job has left one."""
+        """The last entry, where an earlier run of the same job has left one. Raises as `seal`."""
         for leftover in self.folder.glob("*.tmp"):
             leftover.unlink()
         torn = self.folder / "leaves"
@@ -132,11 +138,19 @@ class Log:
             for path in msgspec.json.decode(torn.read_bytes(), type=list[str]):
                 Path(path).unlink(missing_ok=True)
             torn.unlink()
-        _write(self.folder / "job.json", msgspec.json.encode(self._identity))
+        with self._told():
+            _write(self.folder / "job.json", msgspec.json.encode(self._identity))
         entries = self._entries()
         self._number = len(entries)
+        self._forget_unsealed()
         self._sealed_at = time.monotonic()
         return entries[-1] if entries else None
+
+    def _forget_unsealed(self) -> None:
+        """A kill just before a seal leaves a part without an entry, which the next part of its number must not meet."""
+        for path in self.folder.glob("[0-9]*"):
+            if int(path.stem) >= self._number:
+                path.unlink()
 
     def parts(self) -> Iterator[tuple[Iterator[pa.RecordBatch], list[Reject]]]:
         """Answers and rejects of the sealed parts, in order."""
@@ -152,17 +166,22 @@ class Log:
                 yield from stream
 
     def add(self, batch: pa.RecordBatch, rejects: list[Reject]) -> None:
-        """Answers and rejects that follow; nothing is certain before `seal`."""
+        """Answers and rejects that follow; nothing is certain before `seal`. Raises as it."""
         if batch.num_rows:
-            if self._writer is None:
-                self._writer = pyarrow.ipc.new_stream(str(self.folder / "part.tmp"), batch.schema)
-            self._writer.write_batch(batch)
+            with self._told():
+                if self._writer is None:
+                    self._writer = pyarrow.ipc.new_stream(str(self.folder / "part.tmp"), batch.schema)
+                self._writer.write_batch(batch)
         self._rejects += rejects
 
     def seal(self, entry: Entry, *, now: bool = False) -> None:
-        """Make certain what was added, where it is time to."""
+        """Make certain what was added, where it is time to. Raises ArtifactFailed: the disk is full."""
         if not now and time.monotonic() - self._sealed_at < self._seal_seconds:
             return
+        with self._told():
+            self._seal(entry)
+
+    def _seal(self, entry: Entry) -> None:
         name = f"{self._number:06d}"
         if self._writer is not None:
             self._writer.close()
@@ -180,7 +199,8 @@ class Log:
 
     def leaves(self, paths: Sequence[str]) -> None:
         """Tell what a kill would leave: halves of outputs. The next run takes them away."""
-        _write(self.folder / "leaves", msgspec.json.encode([str(Path(path).absolute()) for path in paths]))
+        with self._told():
+            _write(self.folder / "leaves", msgspec.json.encode([str(Path(path).absolute()) for path in paths]))
 
     def clear(self) -> None:
         """Forget all, but what has to be taken away."""
