@@ -88,6 +88,19 @@ def test_only_what_changed_comes_again(store, settings):
     assert tree(first.path) == {"large": b"1" * 100_000, "small": b"old"}
 
 
+def test_bytes_that_came_later_are_not_taken_for_those_of_before(store, settings, tmp_path):
+    """What a uri stood for is the copy of it, and where there is none is not what the uri stands for now."""
+    store.put("model", b"old")
+    pinned = fetch.fetch(store.uri, settings=settings).pinned
+    store.put("model", b"newer")
+    assert tree(fetch.fetch(store.uri, settings=settings, pinned=pinned).path) == {"model": b"old"}
+    empty = ArtifactSettings(cache_dir=str(tmp_path / "empty"))
+    with pytest.raises(ArtifactNotFound, match="other bytes are there"):
+        fetch.fetch(store.uri, settings=empty, pinned=pinned)
+    store.put("model", b"old")
+    assert tree(fetch.fetch(store.uri, settings=empty, pinned=pinned).path) == {"model": b"old"}
+
+
 def test_bytes_of_two_models_are_kept_once(store, settings, s3):
     """The same bytes at two uris take room once."""
     other = objects.open_objects(f"s3://{s3.bucket()}")

@@ -153,10 +153,21 @@ class _Fetch:
             with self._cache.alone(self._shown, self._alive), self._cache.filling():
                 if (there := self._cache.tree(key, self._alive)) is not None:
                     return _fetched(*there, downloaded=0)
+                if pinned is not None:
+                    self._check_pin(pinned)
                 path, manifest = self._fill(key, meant)
             if settings.max_cache_bytes:
                 self._cache.prune(keep=key)
         return _fetched(path, manifest, downloaded=self._downloaded)
+
+    def _check_pin(self, pinned: Pinned) -> None:
+        """A bucket's uri names whatever is there now: bytes that came later must not be taken for those of before."""
+        now = _patiently(self._source.pin, self._settings, self._cancel)
+        if now.token != pinned.token:
+            raise ArtifactNotFound(
+                f"{self._shown}: other bytes are there than those that are wanted ({pinned.token[:12]}), and the cache "
+                f"has no copy of these: put them back, or name what is there"
+            )
 
     def _fill(self, key: str, pinned: Pinned) -> tuple[Path, Manifest]:
         entries = self._chosen(_patiently(self._source.entries, self._settings, self._cancel))
