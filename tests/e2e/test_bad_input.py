@@ -121,22 +121,29 @@ def test_missing_credentials_are_named_before_anything_is_done(headrace, model, 
     assert not (tmp_path / "out.csv").exists()
 
 
+WRITES = """
+from pathlib import Path
+
+
+class Writes:
+    def predict(self, words: list[str]) -> list[str]:
+        begun = Path({folder!r}, "begun")
+        if not begun.exists():
+            begun.touch()
+            with Path({folder!r}, "in.csv").open("a") as file:
+                file.write("last\\n")
+        return [word.upper() for word in words]
+"""
+
+
 def test_a_file_that_is_half_written(headrace, tmp_path):
     """A file of which a second half comes while the job reads it gives no output and is told as changed; once it is
     whole, all of its rows are answered.
     """
-    (tmp_path / "model.py").write_text(
-        "from pathlib import Path\n\n\nclass Up:\n"
-        "    def predict(self, words: list[str]) -> list[str]:\n"
-        f"        path = Path({str(tmp_path / 'in.csv')!r})\n"
-        '        if not path.read_text().endswith("last\\n"):\n'
-        '            with path.open("a") as file:\n'
-        '                file.write("last\\n")\n'
-        "        return [word.upper() for word in words]\n"
-    )
-    rows = [f"r{at}" for at in range(300_000)]
+    (tmp_path / "model.py").write_text(WRITES.format(folder=str(tmp_path)))
+    rows = [f"r{at}" for at in range(2000)]
     (tmp_path / "in.csv").write_text("\n".join(["words", *rows]) + "\n")
-    arguments = (tmp_path / "model.py", "in.csv", "out.csv", "--batch-rows", 1000, "--threads", 1)
+    arguments = (tmp_path / "model.py", "in.csv", "out.csv", "--batch-rows", 500, "--threads", 1)
     code, _, said = batch(headrace, *arguments)
     assert code == 1, said
     assert re.search(r"in\.csv:? (has )?changed .* when it is written", said), said
