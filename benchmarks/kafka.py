@@ -1,17 +1,25 @@
-"""Messages a second through `headrace.server.kafka` on one replica, beside a bare loop of the same client.
+"""Messages a second through `headrace.server.kafka` on one replica, beside a bare loop of the same client and MLServer.
 
-Usage: .venv-test/bin/python benchmarks/kafka.py [BOOTSTRAP]
+Usage: .venv-test/bin/python benchmarks/kafka.py [--write] [--mlserver PYTHON] [BOOTSTRAP]
 
 Without BOOTSTRAP it starts the broker that the tests use. `bare` consumes 500 at a time and produces the same bytes
 again; `bare + model` also parses each value by `json`, asks the model row by row and renders the answer, as a loop
 written by hand would; `headrace` answers the same V2 requests with the same model. `once` is exactly-once delivery.
-Run it on a machine that does nothing else; each figure is the median of three.
+
+With PYTHON, an interpreter that has MLServer and aiokafka, both servers are started on one folder of MLServer's with a
+scikit-learn model, and asked from outside: messages are sent at once, and the time ends with the last answer.
+
+`--write` puts the table into docs/benchmarks.md. Run it on a machine that does nothing else; each figure is the median
+of three.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,9 +27,12 @@ import uuid
 from pathlib import Path
 from statistics import median
 
+import joblib
 import numpy as np
 import uvloop
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 
 from headrace.brokers import admin
 from headrace.brokers.base import Outgoing
@@ -30,8 +41,10 @@ from headrace.brokers.settings import KafkaSettings
 from headrace.payload import InferenceResponse, Signature, Tensor, TensorSpec
 from headrace.server.kafka import KafkaServer
 from headrace.serving.models import Models, Served, State
-from headrace.testing.brokers import Broker
+from headrace.testing.brokers import Broker, free_port
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+START_SECONDS = 60.0
 MESSAGES = 60_000
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 3))
 SIGNATURE = Signature(platform="bench", inputs=(TensorSpec(name="x", datatype="FP64", shape=(-1, 4)),))
@@ -120,29 +133,115 @@ def headrace(brokers: str, delivery: str) -> float:
         return runner.run(run())
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        broker = None
-        if len(sys.argv) > 1:
-            brokers = sys.argv[1]
-        else:
-            broker = Broker(Path(folder))
-            broker.start()
-            brokers = broker.bootstrap
+def folder(place: Path, brokers: str, name: str) -> dict[str, str]:
+    """A folder of MLServer's with a model of scikit-learn; what both servers need of the environment."""
+    model = place / "linear"
+    model.mkdir(parents=True)
+    joblib.dump(LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), model / "model.joblib")
+    described = {"name": "linear", "implementation": "mlserver_sklearn.SKLearnModel"}
+    (model / "model-settings.json").write_text(json.dumps({**described, "parameters": {"uri": "./model.joblib"}}))
+    settings = {
+        "debug": False,
+        "parallel_workers": 0,
+        "http_port": free_port(),
+        "grpc_port": free_port(),
+        "metrics_port": free_port(),
+        "kafka_enabled": True,
+        "kafka_servers": brokers,
+        "kafka_topic_input": name,
+        "kafka_topic_output": f"{name}-out",
+    }
+    (place / "settings.json").write_text(json.dumps(settings))
+    return {"HEADRACE_KAFKA_GROUP": name, "HEADRACE_KAFKA_DEAD_LETTER_TOPIC": f"{name}-dead"}
+
+
+def process(brokers: str, command: list[str], messages: int) -> float:
+    """Messages a second of a server that reads one topic and writes another."""
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    settings = KafkaSettings(brokers=brokers)
+    admin.ensure_topics(settings, [name, f"{name}-out", f"{name}-dead"], create=True, partitions=4)
+    reader = Consumer({"bootstrap.servers": brokers, "group.id": f"{name}-reader"})
+    reader.assign([TopicPartition(f"{name}-out", number, OFFSET_BEGINNING) for number in range(4)])
+    sender = OurProducer(settings)
+    sender.start()
+    headers = (("mlserver-model", b"linear"),)
+    with tempfile.TemporaryDirectory() as place, (Path(place) / "log").open("wb") as log:
+        more = folder(Path(place) / "models", brokers, name)
+        server = subprocess.Popen(
+            [*command, str(Path(place) / "models")], env={**os.environ, **more}, stdout=log, stderr=log, cwd=place
+        )
         try:
-            ways = {
-                "bare": lambda: bare(brokers, answer=False),
-                "bare + model": lambda: bare(brokers, answer=True),
-                "headrace": lambda: headrace(brokers, "at-least-once"),
-                "headrace, once": lambda: headrace(brokers, "exactly-once"),
-            }
-            rates = {name: median(way() for _ in range(3)) for name, way in ways.items()}
+            deadline = time.monotonic() + START_SECONDS
+            while not reader.consume(1, 0.5):  # MLServer sees only what comes after it
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"{command[0]} did not answer: {Path(place, 'log').read_text()[-2000:]}")
+                sender.deliver_now([Outgoing(name, VALUE, b"first", headers)], 30)
+            while reader.consume(1000, 1.0):  # what else was sent meanwhile
+                pass
+            started, seen = time.perf_counter(), 0
+            sender.deliver_now([Outgoing(name, VALUE, b"%d" % number, headers) for number in range(messages)], 120)
+            while seen < messages:
+                seen += len(reader.consume(1000, 0.1))
+            return messages / (time.perf_counter() - started)
+        finally:
+            server.terminate()
+            server.wait(30)
+            sender.close()
+            reader.close()
+
+
+def tables(brokers: str, mlserver: str) -> list[str]:
+    ways = {
+        "bare": lambda: bare(brokers, answer=False),
+        "bare + model": lambda: bare(brokers, answer=True),
+        "headrace": lambda: headrace(brokers, "at-least-once"),
+        "headrace, once": lambda: headrace(brokers, "exactly-once"),
+    }
+    rates = {name: median(way() for _ in range(3)) for name, way in ways.items()}
+    lines = ["| way | messages/s | of bare | of bare + model |", "|---|---|---|---|"]
+    for name, rate in rates.items():
+        lines.append(f"| {name} | {rate:,.0f} | {rate / rates['bare']:.2f} | {rate / rates['bare + model']:.2f} |")
+    if mlserver:
+        theirs = median(process(brokers, [str(Path(mlserver).with_name("mlserver")), "start"], 3_000) for _ in range(3))
+        ours = median(process(brokers, [sys.executable, "-m", "headrace", "serve"], MESSAGES) for _ in range(3))
+        lines += ["", "| server, scikit-learn model | messages/s | of MLServer |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {rate:,.0f} | {rate / theirs:.1f} |"
+            for name, rate in [("MLServer", theirs), ("headrace", ours)]
+        ]
+    return lines
+
+
+def put(lines: list[str]) -> None:
+    """Write the tables between their markers."""
+    path = DOCS / "benchmarks.md"
+    begin, end = "<!-- measured: kafka -->\n", "<!-- end -->"
+    above, found, rest = path.read_text().partition(begin)
+    if not found:
+        raise SystemExit(f"{path} has no line {begin.strip()}")
+    path.write_text(above + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--mlserver", default="", metavar="PYTHON")
+    parser.add_argument("bootstrap", nargs="?", default="")
+    given = parser.parse_args()
+    if given.write and not given.mlserver:
+        raise SystemExit("--write is for all ways; give --mlserver, too")
+    with tempfile.TemporaryDirectory() as place:
+        broker = None if given.bootstrap else Broker(Path(place))
+        if broker is not None:
+            broker.start()
+        try:
+            lines = tables(broker.bootstrap if broker is not None else given.bootstrap, given.mlserver)
         finally:
             if broker is not None:
                 broker.kill()
-    print("| way | messages/s | of bare | of bare + model |\n|---|---|---|---|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:,.0f} | {rate / rates['bare']:.2f} | {rate / rates['bare + model']:.2f} |")
+    print("\n".join(lines))
+    if given.write:
+        put(lines)
 
 
 if __name__ == "__main__":
