@@ -636,11 +636,11 @@ def _serving_runtime(content: Document, where: str, folder: str) -> list[Resourc
 
 
 _REFUSED: Final[Mapping[str, str]] = {
-    "LocalModelCache": "files are not copied ahead; set `models.uri_mirrors` to a folder that holds them",
+    "LocalModelCache": "files are fetched when a model needs them; `headrace fetch` brings them ahead",
     "LocalModelNodeGroup": "there are no nodes",
     "LocalModelNode": "there are no nodes",
-    "LocalModelNamespaceCache": "files are not copied ahead; set `models.uri_mirrors` to a folder that holds them",
-    "ClusterStorageContainer": "files are read by the server itself; set `models.uri_mirrors` for other places",
+    "LocalModelNamespaceCache": "files are fetched when a model needs them; `headrace fetch` brings them ahead",
+    "ClusterStorageContainer": "files are fetched by the server itself; set `models.uri_mirrors` for other places",
     "LLMInferenceService": "prompts are not served",
     "LLMInferenceServiceConfig": "prompts are not served",
 }

@@ -671,7 +671,8 @@ class _Model:
         if scheme is not None and scheme[1].lower() != "file":
             raise LoadFailed(
                 f"{self._where('parameters', 'uri')}: key 'parameters.uri': {uri!r} is in storage elsewhere "
-                f"({scheme[1]}:), which is not fetched yet; copy the model to this machine and set its place here"
+                f"({scheme[1]}:), and MLServer's files name places of this machine: bring it here by `headrace fetch "
+                f"URI FOLDER` and set its place, or serve the folder that has the settings from there"
             )
         base = self.folder if self._file is not None or not uri else Path.cwd()
         place = _absolute(base / _path_of(uri))
