@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-pytest_plugins = ["headrace.testing.brokers", "headrace.testing.stores"]
+pytest_plugins = ["headrace.testing.brokers", "headrace.testing.registries", "headrace.testing.stores"]
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler

@@ -47,7 +47,9 @@ class Copies:
         self.settings = settings
         self._cancel = cancel
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._holds: list[Hold] = []
+        self._holds: dict[str, Hold] = {}
+        self._lasting: set[str] = set()
+        self._lock = threading.Lock()
         self.links: list[Link] = []
 
     def path_of(self, uri: str, pinned: Pinned | None = None) -> Path:
@@ -77,14 +79,16 @@ class Copies:
     def close(self) -> None:
         """Remove the links; the copies stay in the cache until somebody needs their room."""
         self.links.clear()
-        while self._holds:
-            self._holds.pop().close()
+        with self._lock:
+            while self._holds:
+                self._holds.popitem()[1].close()
+            self._lasting.clear()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
 
     def _linked(self, uri: str, report: Callable[[str, Progress], None] | None) -> str:
-        fetched = self.fetch(uri, None if report is None else functools.partial(report, uri))
+        fetched = self.fetch(uri, None if report is None else functools.partial(report, uri), lasting=False)
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
         place = Path(self._folder.name, str(len(self.links)))
@@ -95,9 +99,21 @@ class Copies:
         return str(link.path)
 
     def fetch(
-        self, uri: str, report: Callable[[Progress], None] | None = None, pinned: Pinned | None = None
+        self,
+        uri: str,
+        report: Callable[[Progress], None] | None = None,
+        pinned: Pinned | None = None,
+        *,
+        lasting: bool = True,
     ) -> Fetched:
-        """The copy of a uri, and what it is a copy of; arguments and errors as of `path_of`."""
+        """The copy of a uri, and what it is a copy of; other arguments and errors as of `path_of`. The cache keeps it.
+
+        Args:
+            uri: Of a store.
+            report: Told how far it is.
+            pinned: What it stood for.
+            lasting: Kept until `close`; otherwise until `let_go`.
+        """
         from headrace.artifacts import cache, fetch
 
         try:
@@ -110,8 +126,19 @@ class Copies:
             fetched = before
         hold = cache.Cache(self.settings).hold(fetched.path)
         if hold is not None:
-            self._holds.append(hold)
+            with self._lock:
+                if self._holds.setdefault(fetched.path, hold) is not hold:
+                    hold.close()
+                if lasting:
+                    self._lasting.add(fetched.path)
         return fetched
+
+    def let_go(self, path: str) -> None:
+        """Let the cache take the room of a copy that no link leads to any more."""
+        with self._lock:
+            linked = any(link.fetched is not None and link.fetched.path == path for link in self.links)
+            if path not in self._lasting and not linked and (hold := self._holds.pop(path, None)) is not None:
+                hold.close()
 
 
 class Link:
@@ -185,7 +212,7 @@ class Follower:
         if pinned is None or before is None or pinned.token == link.token:
             return False
         try:
-            fetched = await asyncio.to_thread(self._copies.fetch, link.uri)
+            fetched = await asyncio.to_thread(self._copies.fetch, link.uri, lasting=False)
         except HeadraceError as error:
             _log.warning(
                 "%s moved to %s, which cannot be fetched; the next look may do better: %s", link.uri, pinned.uri, error
@@ -194,11 +221,13 @@ class Follower:
         link.point(fetched)
         wrong = await self._reloaded(link)
         if not wrong:
+            self._copies.let_go(before.path)
             _log.info("%s stands for %s now, which is served", link.uri, _moved(before.pinned, fetched.pinned))
             return True
         link.point(before)
         link.token = fetched.pinned.token  # until it moves again
         await self._reloaded(link)
+        self._copies.let_go(fetched.path)
         what = f"{link.uri} moved, and what is there cannot be served: {wrong}; what was there before is served on"
         _log.error("%s", what)
         for served in self._repository.at(link.path):

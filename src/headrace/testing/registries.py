@@ -1,4 +1,4 @@
-"""A real MLflow server for the tests of its uris; one for all of them."""
+"""A real MLflow server for tests, one for a session: pytest loads this file as a plug-in."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ class MlflowServer:
         self.url, self.folder, self._process = url, folder, process
 
     def client(self) -> Any:
+        """MLflow's own, of this server."""
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self.url, registry_uri=self.url)
 
     def kill(self) -> None:
+        """End it and what it started, as a crash would."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
@@ -53,7 +55,16 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
     environ |= {"PATH": f"{program.parent}:{environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # another process, which nobody asks anything
     with (folder / "log").open("wb") as log:
-        command = [program, "server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--workers", "1"]
+        command: list[str | Path] = [
+            program,
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            url.rpartition(":")[2],
+            "--workers",
+            "1",
+        ]
         command += ["--backend-store-uri", f"sqlite:///{folder / 'db.sqlite'}", "--serve-artifacts"]
         command += ["--artifacts-destination", folder / "artifacts"]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environ, start_new_session=True)
