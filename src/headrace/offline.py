@@ -184,8 +184,12 @@ def open_model(
         ArtifactFailed: it cannot be fetched.
     """
     told = settings_.load(settings_.Settings(), "", os.environ, settings)
-    path = model if is_local(model) else str(Copies(told.artifacts).path_of(model))
-    return OpenModel(one_model(discovery.discover([path], overrides=overrides), model), settings=settings).open()
+    if is_local(model):
+        return OpenModel(one_model(discovery.discover([model], overrides=overrides), model), settings=settings).open()
+    fetched = Copies(told.artifacts).fetch(model)
+    spec = one_model(discovery.discover([fetched.path], overrides=overrides), model)
+    spec = msgspec.structs.replace(spec, version=spec.version or fetched.pinned.version)
+    return OpenModel(spec, settings=settings).open()
 
 
 def one_model(specs: Sequence[ModelSpec], where: object) -> ModelSpec:

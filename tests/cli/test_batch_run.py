@@ -1,6 +1,7 @@
 """`headrace batch run`: what a person sees, and the exit codes; on a real model, in processes."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,6 +91,33 @@ def test_what_is_wrong_is_one_line(model, source, tmp_path, more, code, said):
     assert done.exit_code == code, done.output
     assert said in done.output
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_file_without_a_header_is_told_of_and_read(model, tmp_path):
+    """Where the first line is a row, the error names the option, with which all rows are answered and named."""
+    (tmp_path / "rows.data").write_text("".join(f"r{at},{at},1,-2,<=50K\n" for at in range(20)))
+    options = ["--id-column", "id", "--columns", "input=a,b,c"]
+    said = run(tmp_path, model, tmp_path / "rows.data", tmp_path / "o.csv", *options)
+    assert (said.exit_code, "--names" in said.output) == (1, True), said.output
+    done = run(tmp_path, model, tmp_path / "rows.data", tmp_path / "o.csv", *options, "--names", "id,a,b,c,income")
+    assert done.exit_code == 0, done.output
+    assert [line.split(",")[0] for line in (tmp_path / "o.csv").read_text().splitlines()[1:]] == [
+        f'"r{at}"' for at in range(20)
+    ]
+
+
+def test_a_pickle_is_trusted_where_the_command_says_so(model, source, tmp_path):
+    """A job says which pickles it trusts, by an option of its own, and the error says that there is one."""
+    made = joblib.load(model)
+    made.note = shlex.quote  # which no allow-list of models has
+    joblib.dump(made, tmp_path / "any.joblib")
+    options = ["--id-column", "id"]
+    refused = run(
+        tmp_path, tmp_path / "any.joblib", source, tmp_path / "o.csv", *options, "--load-policy", "restricted"
+    )
+    assert (refused.exit_code, "--load-policy trusted" in refused.output) == (4, True), refused.output
+    done = run(tmp_path, tmp_path / "any.joblib", source, tmp_path / "o.csv", *options, "--load-policy", "trusted")
+    assert done.exit_code == 0, done.output
 
 
 HELD = """

@@ -20,7 +20,7 @@ from headrace.errors import InvalidRequest, RuntimeFailed
 from headrace.lifecycle.batch import run
 from headrace.lifecycle.batch.base import Job
 from headrace.lifecycle.batch.engines import base, work
-from headrace.payload import Signature, Tensor, TensorSpec
+from headrace.payload import EMPTY, Signature, Tensor, TensorSpec
 
 OPENER = "tests.lifecycle.engine_jobs:open_model"
 
@@ -54,7 +54,7 @@ class Sums:
         """Nothing is held."""
 
 
-def open_model(path):
+def open_model(path, *, settings=EMPTY):
     (Path(path) / f"loaded-{os.getpid()}-{uuid.uuid4().hex[:8]}").touch()
     return Sums(path)
 

@@ -39,6 +39,22 @@ def opened(data, name, wanted="auto", names=None, texts=frozenset()):
     return reader
 
 
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_a_file_without_a_header_has_the_names_that_are_given(rows):
+    """With names given the first line of a CSV file is a row, the one with line 1, and a line with other fields is not."""
+    reader = formats.open_reader(
+        io.BytesIO(b"\xef\xbb\xbf39, Private\n50, ?\n7\n"), "adult.data", names=("age", "class")
+    )
+    assert (reader.schema.names, reader.header_lines) == (["age", "class"], 0)
+    (block,) = reader.blocks(0, rows=rows)
+    told = block.parse()
+    assert told.rows.to_pylist() == [{"age": "39", "class": " Private"}, {"age": "50", "class": " ?"}]
+    assert [fault.row for fault in told.faults] == [2]
+    assert block.originals()[0] == (1, "39, Private")
+    with pytest.raises(InvalidRequest, match="expected rows"):
+        formats.open_reader(io.BytesIO(b""), "adult.data", "csv", names=("age",))
+
+
 def rows_of(blocks):
     return [row for block in blocks for row in block.parse().rows.to_pylist()]
 

@@ -306,6 +306,21 @@ def test_the_moment_before_the_manifest_doubles_nothing(tmp_path, monkeypatch):
     check(output)
 
 
+def test_a_part_that_was_killed_before_its_seal_is_not_taken(tmp_path):
+    """Answers and rejects that stand without an entry, as a kill within a seal leaves them, are never written."""
+    path, output = source(tmp_path, "csv"), tmp_path / "out.parquet"
+    stop = threading.Event()
+    job_ = job(path, output)
+    options = {"open_predictor": lambda _: Double(), "state": tmp_path / "state", "seal_seconds": 0}
+    assert run.run(job_, cancel=stop, report=lambda outcome, _: stop.set(), **options).interrupted
+    folder = next((tmp_path / "state").iterdir())
+    number = len(list(folder.glob("*.json"))) - 1  # job.json is no entry
+    shutil.copy(folder / "000000.arrow", folder / f"{number:06d}.arrow")
+    (folder / f"{number:06d}.rejects").write_bytes(b'[{"file":"f","row":0,"reason":"of a part that never was"}]')
+    assert run.run(job_, **options | {"seal_seconds": 1000}).rows == ROWS
+    check(output)
+
+
 def test_numbers_survive_going_on(tmp_path):
     """Answers that come from the log are bit for bit those that were given."""
     path, output = tmp_path / "in.parquet", tmp_path / "out.parquet"

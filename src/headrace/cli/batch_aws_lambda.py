@@ -35,7 +35,7 @@ os.environ.setdefault("HEADRACE_MODELS_CACHE_DIR", "/tmp/headrace/models")
 function = msgspec.json.decode(Path(__file__).with_name("function.json").read_bytes(), type=Function)
 handler = Handler(
     function,
-    open_predictor=lambda job: offline.open_model(job.model),
+    open_predictor=lambda job: offline.open_model(job.model, settings=job.model_settings),
     settings=settings.load(settings.Settings(), "", os.environ, {}).artifacts,
 )
 '''

@@ -15,10 +15,26 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
 
 
+names_option: Callable[[_F], _F] = click.option(
+    "--names",
+    multiple=True,
+    metavar="COLUMN,...",
+    help="Of the columns of CSV files whose first line is a row. Default: their first line has them.",
+)
+load_policy_option: Callable[[_F], _F] = click.option(
+    "--load-policy",
+    type=click.Choice(["auto", "restricted", "trusted"]),
+    default=None,
+    help="What a pickle may name while it is loaded; `trusted` runs any code that it holds. Default: the setting "
+    "models.load_policy, which is auto.",
+)
+
+
 def job_options(command: _F) -> _F:
     """The options of a job that say how rows become requests and answers."""
     options = (
         click.option("--input-format", type=click.Choice(_FORMATS), default="auto", show_default=True),
+        names_option,
         click.option("--output-format", type=click.Choice(_FORMATS), default="auto", show_default=True),
         click.option(
             "--columns",
@@ -47,6 +63,7 @@ def job_options(command: _F) -> _F:
             "--threads", type=click.IntRange(0), default=0, metavar="N", help="Batches at once. 0: one for each core."
         ),
         click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of each request."),
+        load_policy_option,
     )
     for option in reversed(options):
         command = option(command)
@@ -68,6 +85,7 @@ def job_of(given: Mapping[str, Any], *, model: str, output: str, url: str = "", 
         url=url,
         version=version,
         input_format=given["input_format"],
+        names=_names(given["names"]),
         output_format=given["output_format"],
         columns=dict(_mapping(each) for each in given["mappings"]),
         keep=_names(given["keep"]),
@@ -77,6 +95,7 @@ def job_of(given: Mapping[str, Any], *, model: str, output: str, url: str = "", 
         batch_rows=given["batch_rows"],
         threads=given["threads"],
         parameters=dict(_parameter(each) for each in given["parameters"]),
+        load_policy=given["load_policy"] or "",
     )
 
 
@@ -93,7 +112,7 @@ def opened(job: Job, *, headers: Mapping[str, str], timeout_seconds: float) -> I
         from headrace.offline import open_model
 
         with output.progress("loading the model"):
-            predictor = open_model(job.model)
+            predictor = open_model(job.model, settings=job.model_settings)
     try:
         yield predictor
     finally:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output as screen
+from headrace.cli.batch_jobs import load_policy_option, names_option
 
 if TYPE_CHECKING:
     from headrace.lifecycle.batch.base import Job, Outcome, Predictor
     from headrace.lifecycle.batch.run import Sketch
 
 _PLAIN_SECONDS = 5.0
+_TELLING_SHARE = 0.01  # of the bytes; before it, how long it takes to begin says nothing of how long it takes
 _FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
 
 
@@ -31,6 +33,7 @@ _FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
 )
 @click.option("--model-version", default="", metavar="VERSION", help="Of the model; default: the newest.")
 @click.option("--input-format", type=click.Choice(_FORMATS), default="auto", show_default=True)
+@names_option
 @click.option("--output-format", type=click.Choice(_FORMATS), default="auto", show_default=True)
 @click.option(
     "--columns",
@@ -76,6 +79,7 @@ _FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
     help="Batches at once. 0: as many as there are cores.",
 )
 @click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of each request.")
+@load_policy_option
 @click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Of each request to --url.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS",
@@ -105,6 +109,7 @@ def command(
     url: str,
     model_version: str,
     input_format: Any,
+    names: tuple[str, ...],
     output_format: Any,
     mappings: tuple[str, ...],
     keep: tuple[str, ...],
@@ -117,6 +122,7 @@ def command(
     batch_rows: int,
     threads: int,
     parameters: tuple[str, ...],
+    load_policy: Any,
     headers: tuple[str, ...],
     timeout: float,
     engine: str,
@@ -150,6 +156,7 @@ def command(
         url=url,
         version=model_version,
         input_format=input_format,
+        names=_names(names),
         output_format=output_format,
         columns=dict(_mapping(each) for each in mappings),
         keep=_names(keep),
@@ -161,6 +168,7 @@ def command(
         batch_rows=batch_rows,
         threads=threads,
         parameters=dict(_parameter(each) for each in parameters),
+        load_policy=load_policy or "",
     )
     opened = _opener(headers=header_pairs(headers, option="--header"), timeout=timeout)
     if dry_run:
@@ -227,7 +235,7 @@ def _opener(*, headers: Mapping[str, str], timeout: float) -> Callable[[Job], Pr
         from headrace.offline import open_model
 
         with screen.progress("loading the model"):
-            return open_model(job.model)
+            return open_model(job.model, settings=job.model_settings)
 
     return opened
 
@@ -284,16 +292,17 @@ def _display() -> Iterator[Callable[[Outcome, int], None]]:
 def _printer() -> Callable[[Outcome, int], None]:
     import time
 
-    said = time.monotonic()
+    said = 0.0  # of the first block: before it, the model was loaded
 
     def show(outcome: Outcome, total: int) -> None:
         nonlocal said
         now = time.monotonic()
+        said = said or now
         if now - said < _PLAIN_SECONDS:
             return
         said = now
         share = min(outcome.bytes / total, 1.0) if total else 0.0
-        left = f", {outcome.seconds * (1 - share) / share:.0f} s to go" if share else ""
+        left = f", {outcome.seconds * (1 - share) / share:.0f} s to go" if share >= _TELLING_SHARE else ""
         click.echo(f"{share:.0%}, {_counts(outcome)}{left}", err=True)
 
     return show

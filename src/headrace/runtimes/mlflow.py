@@ -534,8 +534,8 @@ def _check_safe(folder: Path, description: Mapping[str, Any], allowed: tuple[str
     if any(flavor.get("code") for flavor in flavors.values() if isinstance(flavor, dict)) or not safe:
         raise UnsafeArtifact(
             f"{folder} is an MLflow model of {loader or 'an unnamed loader'}, whose files can run code when they are "
-            "loaded, which the load policy refuses; if you trust whoever made it, set `load_policy: trusted`; better, "
-            "log it as ONNX, skops or its library's own format"
+            "loaded, which the load policy refuses; if you trust whoever made it, set `load_policy: trusted` (of a "
+            "command: `--load-policy trusted`); better, log it as ONNX, skops or its library's own format"
         )
 
 

@@ -429,7 +429,8 @@ class _Rules:
     def refuse(self, what: str) -> UnsafeArtifact:
         return UnsafeArtifact(
             f"{self.path} {what}, which the load policy refuses because a pickle can run any code; if you trust "
-            "whoever made the file, set `load_policy: trusted`; better, save the model as ONNX or skops"
+            "whoever made the file, set `load_policy: trusted` (of a command: `--load-policy trusted`); better, save "
+            "the model as ONNX or skops"
         )
 
     def find(self, module: str, name: str) -> Any:

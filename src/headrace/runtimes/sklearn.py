@@ -350,7 +350,7 @@ def _load_skops(path: Path, allowed: tuple[str, ...] | None) -> pickles.Loaded:
     if refused:
         raise UnsafeArtifact(
             f"{path} names {', '.join(refused)}, which the load policy refuses; if you trust whoever made the file, "
-            "set `load_policy: trusted`"
+            "set `load_policy: trusted` (of a command: `--load-policy trusted`)"
         )
     return pickles.Loaded(model, tuple(caught))
 

@@ -27,6 +27,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Of the model; empty: the default one."""
     input_format: Format | Literal["auto"] = "auto"
     """`auto`: by suffix, `.gz`, `.zst` and `.bz2` after it included; then by content."""
+    names: tuple[str, ...] = ()
+    """Of the columns of CSV files whose first line is a row; empty: their first line has them."""
     output_format: Format | Literal["auto"] = "auto"
     """`auto`: by the output's suffix, else as the input."""
     columns: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
@@ -49,6 +51,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Batches asked at the same time; 0: as many as there are cores."""
     parameters: Mapping[str, str | float | bool] = msgspec.field(default_factory=dict)
     """Of each request."""
+    load_policy: Literal["", "auto", "restricted", "trusted"] = ""
+    """What a model's pickle may name, as the setting `models.load_policy`, which holds where this is empty."""
+
+    @property
+    def model_settings(self) -> Mapping[str, str]:
+        """Settings, by key, that the model is loaded under."""
+        return {"models.load_policy": self.load_policy} if self.load_policy else {}
 
 
 class Predictor(Protocol):

@@ -148,13 +148,16 @@ def _sniffed(head: bytes) -> Format:
     return "jsonl" if head.removeprefix(_BOM).lstrip().startswith(b"{") else "csv"
 
 
-def open_reader(file: BinaryIO, name: str, wanted: Format | Literal["auto"] = "auto") -> Reader:
+def open_reader(
+    file: BinaryIO, name: str, wanted: Format | Literal["auto"] = "auto", *, names: Sequence[str] = ()
+) -> Reader:
     """A file's reader.
 
     Args:
         file: Seekable; stays open for as long as it is read.
         name: For its suffixes, and for messages.
         wanted: The format; `auto`: by suffix, then by content.
+        names: Of the columns of a CSV file whose first line is a row; empty: its first line has them.
 
     Raises:
         InvalidRequest: it is empty, or cannot be read as what it is; names it.
@@ -171,7 +174,9 @@ def open_reader(file: BinaryIO, name: str, wanted: Format | Literal["auto"] = "a
     try:
         if kind in {"csv", "jsonl"}:
             text = _Text(file, name, compression)
-            return _Csv(text, delimiter="\t" if ".tsv" in name.lower() else "") if kind == "csv" else _Jsonl(text)
+            if kind == "jsonl":
+                return _Jsonl(text)
+            return _Csv(text, delimiter="\t" if ".tsv" in name.lower() else "", names=names)
         if compression:
             raise NotSupported(
                 f"{name} is {kind}, compressed as a whole ({compression}): decompress it first, or compress within it"
@@ -299,27 +304,29 @@ class _Csv:
 
     format: Format = "csv"
 
-    def __init__(self, text: _Text, *, delimiter: str) -> None:
+    def __init__(self, text: _Text, *, delimiter: str, names: Sequence[str]) -> None:
         self._text = text
         head = text.head()
         start = len(_BOM) if head.startswith(_BOM) else 0
         while head[start : start + 1] in {b"\n", b"\r"}:
             start += 1
         if not head[start:].strip():
-            raise InvalidRequest(f"{text.name} is empty: expected a line with the names of columns")
+            raise InvalidRequest(
+                f"{text.name} is empty: expected {'rows' if names else 'a line with the names of columns'}"
+            )
         line, _, _ = head[start:].partition(b"\n")
         self.delimiter = delimiter or _delimiter(line)
         self._field = re.compile(
             rb"(?:^|(?<=[\n\r" + re.escape(self.delimiter.encode()) + rb']))"[^"]*+(?:""[^"]*+)*+"?'
         )
-        self._start = start + (self._first_end(head[start:]) or len(head) - start)
+        self._start = start + (0 if names else self._first_end(head[start:]) or len(head) - start)
         try:
-            names = next(
+            found = list(names) or next(
                 csv.reader(io.StringIO(head[start : self._start].decode(), newline=""), delimiter=self.delimiter)
             )
         except UnicodeDecodeError as exc:
             raise InvalidRequest(f"{text.name}: the names of its columns are not UTF-8 text: {exc.reason}") from exc
-        self.names = [name.strip() for name in names]
+        self.names = [name.strip() for name in found]
         self._lines = head[: self._start].count(b"\n")
         self._wanted = self.names
 

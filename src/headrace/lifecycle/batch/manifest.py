@@ -69,9 +69,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def identity_of(job: Job, info: ObjectInfo, predictor: Predictor, limit: int) -> dict[str, str]:
     """What makes a job the same: what it asks for, the input's bytes, the model's.
 
-    How many rows are asked at once, and by how many threads, is no part of it: what is answered is the same.
+    How many rows are asked at once, by how many threads, and whom the model's loader trusts, is no part of it: what is
+    answered is the same.
     """
-    asked = msgspec.structs.replace(shown(job), inputs=(), output="", threads=0, batch_rows=0, limit=limit)
+    asked = msgspec.structs.replace(
+        shown(job), inputs=(), output="", threads=0, batch_rows=0, limit=limit, load_policy=""
+    )
     model = predictor.digest or f"{predictor.name} {predictor.version}".strip()
     return {
         "job": hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()[:16],

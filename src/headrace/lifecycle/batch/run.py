@@ -318,7 +318,7 @@ def _opened(info: ObjectInfo, job: Job, settings: ArtifactSettings, stack: conte
     where, path = objects_.split_uri(info.uri)
     source = objects_.open_objects(where, settings=settings)
     stack.callback(source.close)
-    return formats.open_reader(stack.enter_context(source.open(path)), info.uri, job.input_format)
+    return formats.open_reader(stack.enter_context(source.open(path)), info.uri, job.input_format, names=job.names)
 
 
 def planned(info: ObjectInfo, job: Job, predictor: Predictor, reader: Reader) -> Plan:
@@ -326,10 +326,19 @@ def planned(info: ObjectInfo, job: Job, predictor: Predictor, reader: Reader) ->
     try:
         plan = columns.plan(job, predictor.signature, reader.schema)
     except InvalidRequest as exc:
-        raise InvalidRequest(f"{info.uri}: {exc}") from exc
+        raise InvalidRequest(f"{info.uri}: {exc}{_of_no_header(job, predictor, reader)}") from exc
     texts = frozenset(name for feed in plan.feeds if feed.datatype == "BYTES" for name in feed.columns)
     reader.want(plan.used, texts)
     return plan
+
+
+def _of_no_header(job: Job, predictor: Predictor, reader: Reader) -> str:
+    """What to try where the first line of a CSV file has none of the names that are looked for."""
+    looked_for = {job.id_column, *job.keep, *(each.name for each in predictor.signature.inputs)}
+    looked_for.update(name for each in job.columns.values() for name in each)
+    if reader.format != "csv" or job.names or not looked_for.isdisjoint(reader.schema.names):
+        return ""
+    return "; where its first line is a row already, and no names, give the names by --names"
 
 
 def _none(reader: Reader) -> pa.RecordBatch:

@@ -77,6 +77,6 @@ def _may_go(info: ObjectInfo, output: str, settings: ArtifactSettings) -> bool:
 
 def digest(job: Job, predictor: Predictor) -> str:
     """Names what is done with every object: what is asked for, and by which model."""
-    asked = msgspec.structs.replace(manifest.shown(job), inputs=(), output="", threads=0, batch_rows=0)
+    asked = msgspec.structs.replace(manifest.shown(job), inputs=(), output="", threads=0, batch_rows=0, load_policy="")
     model = predictor.digest or f"{predictor.name} {predictor.version}"
     return hashlib.sha256(msgspec.json.encode((asked, model), order="sorted")).hexdigest()[:16]

@@ -387,7 +387,7 @@ class _File:
             source = objects_.open_objects(where, settings=self._settings)
             stack.callback(source.close)
             file = stack.enter_context(source.open(path))
-            reader = formats.open_reader(file, info.uri, self._job.input_format)
+            reader = formats.open_reader(file, info.uri, self._job.input_format, names=self._job.names)
             run.planned(info, self._job, self._predictor, reader)  # columns that do not fit are told here
             if 0 <= info.size <= task_bytes or reader.format == "arrow":
                 return ((0, -1),)

@@ -127,7 +127,7 @@ def _done(task: Task) -> Mark:
         stack.callback(source.close)
         file: Any = Until(stack.enter_context(source.open(path)))
         _same(source, path, task.info)
-        reader = formats.open_reader(file, task.info.uri, task.job.input_format)
+        reader = formats.open_reader(file, task.info.uri, task.job.input_format, names=task.job.names)
         plan = run.planned(task.info, task.job, predictor, reader)
         if reader.format in TEXT:
             file.end = task.end
@@ -247,5 +247,5 @@ def open_predictor(job: Job, opener: str = OPENER) -> Predictor:
 
         return open_remote(job)
     module, _, function = opener.partition(":")
-    load: Callable[[str], Predictor] = getattr(importlib.import_module(module), function)
-    return load(job.model)
+    load: Callable[..., Predictor] = getattr(importlib.import_module(module), function)
+    return load(job.model, settings=job.model_settings)
