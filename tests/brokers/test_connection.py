@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import ipaddress
+import logging
 import ssl
 import struct
 import threading
@@ -358,3 +359,23 @@ def test_full_queue(topics):
     mine = topics(options=("queue.buffering.max.messages=50",)).make(partitions=1)
     mine.send([(b"%d" % number, b"k") for number in range(2000)])
     assert [int(each.value()) for each in mine.read(mine.input, 2000)] == list(range(2000))
+
+
+def test_complaints_are_said_once_in_a_while():
+    """A complaint that differs from the last in the try alone is not said again at once; another one is, and so is the
+    same one later.
+    """
+    seldom = connection.Seldom(60)
+
+    def said(text, at, level=logging.WARNING):
+        record = logging.LogRecord("headrace.brokers.pump", level, "", 0, text, (), None)
+        record.created = at
+        return seldom.filter(record)
+
+    refused = "FAIL [headrace#producer-{}] [thrd:h:1/bootstrap]: h:1: refused (after {}ms in state CONNECT)"
+    assert said(refused.format(1, 0), 1000)
+    assert not any(said(refused.format(at, at), 1000 + at) for at in range(1, 59))
+    assert said("h:2: refused", 1001)
+    assert said("h:1 answers", 1002, logging.INFO)
+    assert said("h:1 answers", 1003, logging.INFO)
+    assert said(refused.format(1, 1), 1061)

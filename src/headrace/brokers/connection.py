@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -13,6 +14,9 @@ from headrace.errors import HeadraceError, SettingsError, Temporary, TooLarge
 
 Role = Literal["consumer", "producer", "admin"]
 log = logging.getLogger("headrace.brokers.librdkafka")
+_AGAIN_SECONDS: Final = 60.0
+_KINDS: Final = 1000
+_PASSING: Final = re.compile(r"\(after \d+ms in state \w+\)|#(?:consumer|producer)-\d+|\[thrd:[^\]]*\]")
 
 _CONSUMER_ONLY: Final = (
     "group.", "session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy", "fetch.", "auto.offset.",
@@ -56,6 +60,35 @@ _WRONG: Final = frozenset(
         KafkaError.INVALID_SESSION_TIMEOUT,
     }
 )
+
+
+class Seldom(logging.Filter):
+    """Lets a complaint through once in a while: clients that find no broker say so many times a second.
+
+    Args:
+        seconds: Between two lines of one text, what differs from try to try left out.
+    """
+
+    def __init__(self, seconds: float = _AGAIN_SECONDS) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        if record.levelno < logging.WARNING:
+            return True
+        text = _PASSING.sub("", record.getMessage())
+        if record.created - self._last.get(text, 0.0) < self._seconds:
+            return False
+        if len(self._last) >= _KINDS:
+            self._last.clear()
+        self._last[text] = record.created
+        return True
+
+
+for _name in ("librdkafka", "producer", "follower", "pump"):
+    logging.getLogger(f"headrace.brokers.{_name}").addFilter(Seldom())
 
 
 def librdkafka(settings: KafkaSettings, role: Role, more: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class Pump:
             list(self._topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._were_lost
         )
         self._opened_with(None)
-        if self.counts.reason:
+        if self.counts.reason and not self._stopping.is_set():  # where it is, nobody waited for an answer
             log.info("group %s: Kafka at %s answers", self._group, self._settings.brokers)
         self.counts.reason = ""
         while not self._stopping.is_set():
