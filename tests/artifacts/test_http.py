@@ -128,7 +128,7 @@ class WebServer:
         handler.end_headers()
         hold = page.hold_after if not probe else -1
         if (
-            0 <= page.hold_from
+            page.hold_from >= 0
             and status == 206
             and int(extra["content-range"][6:].partition("-")[0]) >= page.hold_from
         ):
