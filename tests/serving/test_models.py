@@ -75,6 +75,19 @@ def test_what_is_not_there_is_told_apart_from_what_is_not_ready():
         models.route("b")
 
 
+def test_a_name_that_may_still_come_is_not_ready():
+    """While what is declared is carried out for the first time, a name that nobody knows yet may come: the caller is
+    told to try again; afterwards there is none.
+    """
+    models = table()
+    models.starting = True
+    with pytest.raises(ModelNotReady, match="the server is starting"):
+        models.route("shop")
+    models.starting = False
+    with pytest.raises(ModelNotFound):
+        models.route("shop")
+
+
 def test_ready_means_every_wanted_model():
     """The table is ready when each wanted version is READY; one that nobody wants does not count."""
     models = table(("a", "", READY), ("b", "", LOADING))

@@ -178,7 +178,13 @@ class Models:
         served = self._ready.get((name, version))
         if served is not None:
             return served
-        return _ready(self.find(name, version))
+        try:
+            found = self.find(name, version)
+        except ModelNotFound as error:
+            if not self.starting:
+                raise
+            raise ModelNotReady(f"{error}; the server is starting, and what is declared comes yet") from error
+        return _ready(found)
 
     def direct(self, name: str, version: str = "") -> Served:
         """As `route`, whatever the name is diverted to: what a split asks for its candidates.
