@@ -183,7 +183,7 @@ def test_payloads_through_a_broker_that_dies(broker, topic, tmp_path):
     log.open()
     log.take(an_exchange(at) for at in range(100))
     read(broker.bootstrap, topic, lambda found: len(found) >= 200)
-    broker.kill()
+    broker.stop()
     log.take(an_exchange(at) for at in range(100, 200))
     log.flush()
     broker.start()
