@@ -81,5 +81,7 @@ def test_an_alias_is_followed_through_versions(registry, serve, mlflow_at, tmp_p
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert answer() == pytest.approx([2.0, 4.0])
+    (reason,) = [each["reason"] for each in index() if "served on" in each.get("reason", "")]
+    assert "MLmodel" in reason  # of what came, and not of what it took the place of
     client.set_registered_model_alias("followed", "champion", second)
     until(3.0, second)

@@ -238,7 +238,8 @@ class Follower:
     async def _reloaded(self, link: Link) -> str:
         """Have what a link leads to served; why it is not, empty: it is."""
         await self._repository.reload_changed()
-        for row in self._repository.at(link.path):
+        rows = [*self._repository.at(link.newest), *self._repository.at(link.path)]  # of what came first
+        for row in rows:
             if row.state is not State.READY or row.reason:
                 return row.reason.removeprefix("reload failed: ") or row.state.value
         return "" if self._repository.at(link.newest) else "there is no model in it"

@@ -500,7 +500,8 @@ class Repository:
             spec = entry.spec
             if any(Path(each).is_relative_to(place) for each in (spec.path, spec.folder) if each):
                 found += [row for row in self._versions(key[0]) if row.version == key[1]]
-        return found or self._versions(place.stem)
+        below = (row for row in self._versions(place.parent.name) if row.version == place.name)
+        return found or self._versions(place.stem) or list(below)
 
     def _is_serving(self, spec: ModelSpec) -> bool:
         entry = self._entries.get((spec.name, spec.version))
