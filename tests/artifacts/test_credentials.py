@@ -39,6 +39,13 @@ def test_variables_of_aws(tmp_path):
     assert "secret-of-tests" in made.secrets
 
 
+@pytest.mark.parametrize("name", KEYS)
+def test_half_a_pair_of_keys(name, tmp_path):
+    """One key without the other is an error that names both, before any store is asked."""
+    with pytest.raises(ArtifactDenied, match="of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only one is set"):
+        options("s3://b/x", {name: KEYS[name]}, tmp_path)
+
+
 def test_profiles_of_aws(tmp_path):
     """Profiles of both files are found by AWS_PROFILE; the environment's keys hold over them; a missing one is said."""
     (tmp_path / ".aws").mkdir()

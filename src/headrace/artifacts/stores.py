@@ -120,6 +120,10 @@ def s3_options(place: Place, variables: Variables, home: Path) -> Options:
     if variables.truth("awsAnonymousCredential", "AWS_SKIP_SIGNATURE", "AWS_NO_SIGN_REQUEST"):
         config = {key: value for key, value in config.items() if key == "region"} | {"skip_signature": True}
         origin = ""
+    elif ("access_key_id" in config) != ("secret_access_key" in config):
+        raise ArtifactDenied(
+            f"{place.shown}: of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only one is set: set both, or neither"
+        )
     elif not origin:
         origin = _s3_machine(place, variables)
     client = _tls(
