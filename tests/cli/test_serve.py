@@ -251,7 +251,13 @@ def mlserver_folder(tmp_path):
         "        return InferenceResponse(model_name=self.name, outputs=outputs)\n"
     )
     (place / "broken" / "model-settings.json").write_text('{"name": "cut",\n')
-    settings = {"server_name": "theirs", "http_port": 1, "metrics_dir": "/metrics", "debug": False, "parallel_workers": 0}
+    settings = {
+        "server_name": "theirs",
+        "http_port": 1,
+        "metrics_dir": "/metrics",
+        "debug": False,
+        "parallel_workers": 0,
+    }
     (place / "settings.json").write_text(json.dumps(settings))
     return place
 
