@@ -58,6 +58,34 @@ def test_a_run_says_what_it_did(model, source, tmp_path):
     assert said.output == "nothing to do: it is done, 20 rows; --overwrite does it anew\n"
 
 
+def test_a_file_that_cannot_be_read_holds_up_no_other(model, source, tmp_path):
+    """Of a folder, an empty file and one without a column are named, the others are answered, and the exit code is 1; a
+    second run asks for these two again, and for no other. `--on-error fail` ends at the first.
+    """
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("1.csv", "4.csv"):
+        (folder / name).write_text(source.read_text())
+    (folder / "2.csv").write_text("")
+    (folder / "3.csv").write_text("id,a,b\nr1,1,2\n")
+    out = tmp_path / "out"
+    done = run(tmp_path, model, folder, out, "--id-column", "id")
+    assert done.exit_code == 1
+    assert "answered 38 of 40 rows of 2 files" in done.output
+    assert [line.partition("in/")[2][:5] for line in done.output.splitlines() if "not answered" in line] == [
+        "2.csv",
+        "3.csv",
+    ]
+    assert {each.name for each in out.glob("*.csv")} == {"1.csv", "4.csv"}
+    (folder / "2.csv").write_text(source.read_text())
+    again = run(tmp_path, model, folder, out, "--id-column", "id", "--json")
+    assert again.exit_code == 1
+    told = json.loads(again.stdout)
+    assert (told["files"], told["finished_before"], len(told["failures"])) == (3, 2, 1)
+    assert run(tmp_path, model, folder, tmp_path / "o", "--on-error", "fail", "--overwrite").exit_code == 1
+    assert not (tmp_path / "o" / "4.csv").exists()
+
+
 def test_outputs_can_be_chosen(model, source, tmp_path):
     """Outputs that the model does not give of itself are written where they are named."""
     done = run(tmp_path, model, source, tmp_path / "o.csv", "--id-column", "id", "--outputs", "predict_proba")

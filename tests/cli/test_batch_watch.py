@@ -8,8 +8,11 @@ import os
 import re
 import select
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from onnx import TensorProto, helper
 from headrace.cli import batch_aws_lambda, batch_policy
 from headrace.cli.group import headrace
 from headrace.lifecycle.watch.ledger import Ledger
+from headrace.testing.brokers import free_port
 
 WAIT_SECONDS = 100
 
@@ -122,6 +126,48 @@ def test_killed(s3, model, tmp_path):
     assert found == [at + 1 for at in range(files * count)]
     listed = [each["Key"] for each in client.list_objects_v2(Bucket=bucket, Prefix="out/")["Contents"]]
     assert len([key for key in listed if re.fullmatch(r"out/\d+\.csv", key)]) == files
+
+
+class Forward(socketserver.ThreadingTCPServer):
+    """A port that leads to another one."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, port, to):
+        class Both(socketserver.BaseRequestHandler):
+            def handle(self):
+                with socket.create_connection(to) as other:
+                    ends = {self.request: other, other: self.request}
+                    while ready := select.select(list(ends), [], [], WAIT_SECONDS)[0]:
+                        for end in ready:
+                            if not (data := end.recv(65536)):
+                                return
+                            ends[end].sendall(data)
+
+        super().__init__(("127.0.0.1", port), Both)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+def test_begun_again_while_the_store_is_away(s3, model, tmp_path):
+    """A watcher that is begun again while its store is away waits for it and goes on; one that was never there ends."""
+    bucket, client, port = s3.bucket(), s3.client(), free_port()
+    arguments = (f"s3://{bucket}/in/", "--model", model, "-o", f"s3://{bucket}/out/", "--poll", "0.1")
+    away = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "HEADRACE_ARTIFACTS_RETRIES": "0"}
+    with watcher(*arguments, folder=tmp_path, **away) as process:
+        _, said = ended(process)
+        assert process.returncode == 5, said
+    client.put_object(Bucket=bucket, Key="in/1.csv", Body=rows(0, 3).encode())
+    with watcher(*arguments, "--once", folder=tmp_path) as process:
+        assert "in/1.csv  3 rows" in ended(process)[0]
+    client.put_object(Bucket=bucket, Key="in/2.csv", Body=rows(3, 3).encode())
+    with watcher(*arguments, folder=tmp_path, **away) as process:
+        line(process.stderr, "it is asked again")
+        with Forward(port, ("127.0.0.1", int(s3.endpoint.rpartition(":")[2]))) as forward:
+            line(process.stdout, r"^done .*2\.csv")
+            process.terminate()
+            ended(process)
+            forward.shutdown()
+    assert answered(client.get_object(Bucket=bucket, Key="out/2.csv")["Body"].read().decode()) == [4, 5, 6]
 
 
 def test_stopped(model, tmp_path):

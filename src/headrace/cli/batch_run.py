@@ -324,9 +324,13 @@ def _conclude(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(f"nothing to do: {what} done, {outcome.rows:,} rows; --overwrite does it anew")
     else:
         click.echo(_said(outcome))
+    for failure in outcome.failures:
+        click.echo(f"not answered: {failure.reason}", err=True)
     if outcome.interrupted:
         click.echo("interrupted; the same command goes on where it was", err=True)
         click.get_current_context().exit(130)
+    if outcome.failures:
+        click.get_current_context().exit(1)
 
 
 def _said(outcome: Outcome) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import datetime as dt
 import hmac
 import logging
@@ -21,7 +22,7 @@ from headrace.cli import output
 from headrace.cli.batch_jobs import job_of, job_options, opened
 
 if TYPE_CHECKING:
-    from headrace.lifecycle.batch.base import Outcome
+    from headrace.lifecycle.batch.base import Job, Outcome, Predictor
     from headrace.lifecycle.watch.ledger import Ledger, Row, State
     from headrace.lifecycle.watch.watch import Heard, Offer, Source, Tally
     from headrace.server.http import HttpReply, HttpRequest
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _MOST_BODY_BYTES = 1 << 20
 _STOP_SECONDS = 5.0
+_AGAIN_SECONDS = 2.0
 
 
 @click.command(name="watch", short_help="Answer files as they come into a bucket or folder.")
@@ -184,7 +186,9 @@ def _watch(given: Mapping[str, Any], ledger: Ledger) -> tuple[Tally, bool]:
         drain_seconds=given["drain_seconds"],
     )
     state = ledger.path.with_name(f"{ledger.path.name}.work")
-    with ledger, opened(job, headers=headers, timeout_seconds=given["timeout"]) as predictor:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ledger)
+        predictor = _predictor(stack, job, headers, given, patient=ledger.has_begun() and not given["once"])
         if given["retry_dead"]:
             ledger.revive()
         watch = Watch(
@@ -203,6 +207,24 @@ def _watch(given: Mapping[str, Any], ledger: Ledger) -> tuple[Tally, bool]:
             click.echo(f"watching {', '.join(options.inputs)} (poll every {poll_seconds:g} s{also})", err=True)
         with _signals(watch.stop) as seen:
             return watch.run(once=given["once"]), signal.SIGINT in seen
+
+
+def _predictor(
+    stack: contextlib.ExitStack, job: Job, headers: Mapping[str, str], given: Mapping[str, Any], *, patient: bool
+) -> Predictor:
+    """Who answers. A watcher that is begun again (`patient`) waits for a store or server that is away."""
+    import time
+
+    from headrace.errors import Temporary
+
+    while True:
+        try:
+            return stack.enter_context(opened(job, headers=headers, timeout_seconds=given["timeout"]))
+        except Temporary as error:
+            if not patient:
+                raise
+            click.echo(f"{error}; it is asked again in {_AGAIN_SECONDS:g} s", err=True)
+            time.sleep(_AGAIN_SECONDS)
 
 
 @contextmanager

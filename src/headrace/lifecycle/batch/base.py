@@ -114,6 +114,14 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True):
     """The row as it stood, shortened."""
 
 
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of several that could not be answered at all: it cannot be read, or its columns do not fit."""
+
+    file: str
+    """Its uri, without secrets."""
+    reason: str
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a job, or the part of it that was one file, has done."""
 
@@ -134,3 +142,5 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Of `files`, those that an earlier run had finished; nothing was done for them now."""
     interrupted: bool = False
     """It was cancelled; the same job goes on where it was."""
+    failures: tuple[Failure, ...] = ()
+    """Of several files, those that could not be answered at all; they are not among `files`."""

@@ -33,7 +33,7 @@ from headrace.artifacts.objects import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactCorrupt, ArtifactNotFound, Conflict, InvalidRequest
 from headrace.lifecycle.batch import columns, formats, manifest, rows
-from headrace.lifecycle.batch.base import Format, Job, Outcome, Predictor, Reject
+from headrace.lifecycle.batch.base import Failure, Format, Job, Outcome, Predictor, Reject
 from headrace.lifecycle.batch.columns import Plan
 from headrace.lifecycle.batch.formats import Block, Compression, Reader, Table
 from headrace.lifecycle.batch.log import Entry, Log
@@ -55,6 +55,10 @@ class Target(msgspec.Struct, frozen=True):
     output: str
 
 
+class TooManyRejects(InvalidRequest):
+    """More rows are bad than the job allows."""
+
+
 def run(
     job: Job,
     *,
@@ -66,7 +70,8 @@ def run(
     overwrite: bool = False,
     seal_seconds: float = 1.0,
 ) -> Outcome:
-    """Do a job: each of its files, one after the other.
+    """Do a job: each of its files, one after the other. Of several files, one that cannot be read, or whose columns do
+    not fit, holds up no other, unless bad rows end the job, too (`Job.on_error`).
 
     Args:
         job: What is to be done.
@@ -100,19 +105,26 @@ def run(
             limit = max(0, job.limit - done.rows)
             if job.limit and not limit:
                 break
-            now = run_file(
-                job,
-                target.info,
-                target.output,
-                predictor,
-                settings=settings,
-                state=state,
-                report=heed,
-                cancel=cancel,
-                overwrite=overwrite,
-                limit=limit,
-                seal_seconds=seal_seconds,
-            )
+            try:
+                now = run_file(
+                    job,
+                    target.info,
+                    target.output,
+                    predictor,
+                    settings=settings,
+                    state=state,
+                    report=heed,
+                    cancel=cancel,
+                    overwrite=overwrite,
+                    limit=limit,
+                    seal_seconds=seal_seconds,
+                )
+            except (InvalidRequest, ArtifactCorrupt) as error:
+                if len(found) == 1 or job.on_error == "fail" or isinstance(error, TooManyRejects):
+                    raise
+                now = Outcome(failures=(Failure(file=uri.shown(target.info.uri), reason=str(error)),))
+                if len(done.failures) + 1 == len(found):  # then it is not the files that are odd
+                    raise
             done = added(done, now)
             if now.interrupted:
                 break
@@ -134,6 +146,7 @@ def added(one: Outcome, other: Outcome) -> Outcome:
         outputs=one.outputs + other.outputs,
         finished_before=one.finished_before + other.finished_before,
         interrupted=one.interrupted or other.interrupted,
+        failures=one.failures + other.failures,
     )
 
 
@@ -622,7 +635,7 @@ class _File:
         if not done.answered and not self._answered and not self._rows and done.rows > _HOPELESS:
             raise InvalidRequest(f"none of the first {done.rows} rows can be answered; {place}: {first.reason}")
         if self._asked.max_rejects and self._rejected + len(rejects) > self._asked.max_rejects:
-            raise InvalidRequest(
+            raise TooManyRejects(
                 f"more than {self._asked.max_rejects} rows are bad, as --max-rejects has it; {place}: {first.reason}"
             )
 

@@ -27,6 +27,7 @@ from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import (
     ArtifactFailed,
     ArtifactNotFound,
+    ArtifactUnreachable,
     Conflict,
     HeadraceError,
     InvalidRequest,
@@ -293,7 +294,8 @@ class Watch:
             HeadraceError: nothing can be watched.
         """
         self._once = once
-        self.check()
+        if not self._checked():
+            return self._tally
         self._gone = self._ledger.recover()
         if not self._ledger.has_begun():
             if self.options.start == "latest":
@@ -321,6 +323,22 @@ class Watch:
             raise self._failed
         counts = self._ledger.counts()
         return msgspec.structs.replace(self._tally, left=counts["pending"] + counts["failed"])
+
+    def _checked(self) -> bool:
+        """`check`; a watcher that is begun again waits for a store that is away. False: it was told to stop."""
+        tried = 0
+        while not self._asked:
+            try:
+                self.check()
+            except ArtifactUnreachable as error:
+                if self._once or not self._ledger.has_begun():
+                    raise
+                tried += 1
+                log.warning("%s; it is asked again", error)
+                self._over.wait(min(self._back_off(tried), _TICK_SECONDS * 10))
+            else:
+                return True
+        return False
 
     def _heed(self) -> None:
         """Do what a signal asked for."""
