@@ -413,6 +413,13 @@ def test_manifests_at_the_start(shop, folder, tmp_path):
         assert asked(printed[-1], "get", "-o", "name").output.split() == ["model/first", "pipeline/shop"]
 
 
+def test_a_port_for_the_control_api_asks_for_it(folder, tmp_path):
+    """With --control-port, a server of paths takes resources without being told so twice."""
+    with serving_resources(folder, cwd=tmp_path) as (process, printed):
+        assert process.poll() is None, process.communicate()
+        assert asked(printed[-1], "get", "-o", "name").exit_code == 0
+
+
 def test_manifests_that_are_wrong(shop, tmp_path):
     """A server whose manifests are wrong does not start, and lists every fault with file and line."""
     (shop / "shop.yaml").write_text(SHOP.replace("uri:", "urii:").replace("output:", "outptu:"))

@@ -97,7 +97,7 @@ def _setting_options(function: F) -> F:
 @click.option(
     "--control/--no-control",
     default=None,
-    help="Take resources: `headrace apply` and its like ask here.  [default: with -f, or without PATH]",
+    help="Take resources: `headrace apply` and its like ask here.  [default: with -f, --control-port or --state, or without PATH]",
 )
 @click.option("--config", envvar="HEADRACE_CONFIG", metavar="FILE", help="A server.yaml.", show_envvar=True)
 @click.option(
@@ -146,7 +146,8 @@ def command(
     if control is False and (manifest_paths or not paths):
         what = "-f needs the control loop" if manifest_paths else "without PATH there is nothing to serve"
         raise click.UsageError(f"{what}, and --no-control turns it off", click.get_current_context())
-    values["control.enabled"] = True if manifest_paths or not paths else control
+    asked = control is None and any(flags[flag] is not None for flag in ("control_port", "state"))
+    values["control.enabled"] = True if manifest_paths or not paths or asked else control
     for other in others:
         key, equals, value = other.partition("=")
         if not equals:
