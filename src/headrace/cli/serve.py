@@ -97,7 +97,8 @@ def _setting_options(function: F) -> F:
 @click.option(
     "--control/--no-control",
     default=None,
-    help="Take resources: `headrace apply` and its like ask here.  [default: with -f, --control-port or --state, or without PATH]",
+    help="Take resources: `headrace apply` and its like ask here.  "
+    "[default: with -f, --control-port, --state, or without PATH]",
 )
 @click.option("--config", envvar="HEADRACE_CONFIG", metavar="FILE", help="A server.yaml.", show_envvar=True)
 @click.option(

@@ -64,9 +64,8 @@ class _LatePandas(importlib.abc.MetaPathFinder):
     predicts while another thread imports pandas would fail. Until the real classes are there, nothing is one of them.
     """
 
-    @classmethod
     def find_spec(
-        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Of pandas, as the path has it; None: of anything else."""
         if name != "pandas":
@@ -105,8 +104,8 @@ class SklearnRuntime(Runtime):
         """
         if "pandas" in sys.modules:
             return
-        if _LatePandas not in sys.meta_path:
-            sys.meta_path.insert(0, _LatePandas)
+        if not any(isinstance(finder, _LatePandas) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _LatePandas())
         if "sklearn" in sys.modules:
             return
         sys.modules["pandas"] = None  # type: ignore[assignment]  # what the import system takes for "not installed"
