@@ -103,10 +103,17 @@ def serve(tmp_path_factory):
         server.control_url = f"http://127.0.0.1:{ports['control']}" if "control" in ports else ""
         return server
 
+    start.started = started
     yield start
-    for process in started:
+    end(started)
+
+
+def end(processes):
+    """End them all, and take them off the list."""
+    for process in processes:
         process.terminate()
-    for process in started:
+    while processes:
+        process = processes.pop()
         try:
             process.wait(timeout=15)
         except subprocess.TimeoutExpired:
@@ -115,6 +122,18 @@ def serve(tmp_path_factory):
         finally:
             process.stdout.close()
             process.stderr.close()
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_server(serve):
+    """What a test started ends with it: servers that wait for messages cost the next tests their time."""
+    before = len(serve.started)
+    yield
+    own = serve.started[before:]
+    del serve.started[before:]
+    for process in own:  # at once: what one waits for may be gone already
+        process.kill()
+    end(own)
 
 
 @pytest.fixture(scope="session")
