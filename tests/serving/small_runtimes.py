@@ -409,6 +409,8 @@ class Whole(Small):
         self.most = max(self.most, self.running)
         self._measured.append(("rows", "Rows of the last request.", float(len(request.inputs[0].data))))
         try:
+            if asked.get("tell"):
+                self.note("asleep")
             if seconds := asked.get("sleep"):
                 await asyncio.sleep(seconds)
         except asyncio.CancelledError:
