@@ -19,6 +19,7 @@ _HANDLER = '''"""Answers files that come into a bucket. Lambda calls `handler`; 
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -27,10 +28,11 @@ from headrace import offline, settings
 from headrace.lifecycle.aws_lambda import Function, Handler
 
 logging.getLogger().setLevel(logging.INFO)
-# Of a function's files only /tmp can be written, and it stays from one call to the next.
-os.environ.setdefault("HOME", "/tmp")
-os.environ.setdefault("HEADRACE_ARTIFACTS_CACHE_DIR", "/tmp/headrace")
-os.environ.setdefault("HEADRACE_MODELS_CACHE_DIR", "/tmp/headrace/models")
+# Of a function's files only the temporary folder can be written, and it stays from one call to the next.
+WRITABLE = tempfile.gettempdir()
+os.environ.setdefault("HOME", WRITABLE)
+os.environ.setdefault("HEADRACE_ARTIFACTS_CACHE_DIR", f"{WRITABLE}/headrace")
+os.environ.setdefault("HEADRACE_MODELS_CACHE_DIR", f"{WRITABLE}/headrace/models")
 
 function = msgspec.json.decode(Path(__file__).with_name("function.json").read_bytes(), type=Function)
 handler = Handler(

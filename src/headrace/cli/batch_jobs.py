@@ -85,16 +85,16 @@ def job_of(given: Mapping[str, Any], *, model: str, output: str, url: str = "", 
         url=url,
         version=version,
         input_format=given["input_format"],
-        names=_names(given["names"]),
+        names=names_of(given["names"]),
         output_format=given["output_format"],
-        columns=dict(_mapping(each) for each in given["mappings"]),
-        keep=_names(given["keep"]),
+        columns=dict(mapping_of(each) for each in given["mappings"]),
+        keep=names_of(given["keep"]),
         id_column=given["id_column"],
-        outputs=_names(given["outputs"]),
+        outputs=names_of(given["outputs"]),
         max_rejects=given["max_rejects"],
         batch_rows=given["batch_rows"],
         threads=given["threads"],
-        parameters=dict(_parameter(each) for each in given["parameters"]),
+        parameters=dict(parameter_of(each) for each in given["parameters"]),
         load_policy=given["load_policy"] or "",
     )
 
@@ -119,18 +119,21 @@ def opened(job: Job, *, headers: Mapping[str, str], timeout_seconds: float) -> I
         predictor.close()
 
 
-def _mapping(text: str) -> tuple[str, tuple[str, ...]]:
+def mapping_of(text: str) -> tuple[str, tuple[str, ...]]:
+    """Tensor and columns of `INPUT=COLUMN,COLUMN`."""
     name, equals, columns = text.partition("=")
     if not equals or not name or not columns:
         raise click.UsageError(f"--columns takes INPUT=COLUMN,COLUMN,..., not {text!r}")
-    return name, _names((columns,))
+    return name, names_of((columns,))
 
 
-def _names(values: tuple[str, ...]) -> tuple[str, ...]:
+def names_of(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that stand apart by commas, of an option that may be given again."""
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
-def _parameter(text: str) -> tuple[str, str | float | bool]:
+def parameter_of(text: str) -> tuple[str, str | float | bool]:
+    """Name and value of `NAME=VALUE`: JSON where it is, else text."""
     import msgspec
 
     name, equals, value = text.partition("=")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output as screen
-from headrace.cli.batch_jobs import load_policy_option, names_option
+from headrace.cli.batch_jobs import load_policy_option, mapping_of, names_of, names_option, parameter_of
 
 if TYPE_CHECKING:
     from headrace.lifecycle.batch.base import Job, Outcome, Predictor
@@ -156,18 +156,18 @@ def command(
         url=url,
         version=model_version,
         input_format=input_format,
-        names=_names(names),
+        names=names_of(names),
         output_format=output_format,
-        columns=dict(_mapping(each) for each in mappings),
-        keep=_names(keep),
+        columns=dict(mapping_of(each) for each in mappings),
+        keep=names_of(keep),
         id_column=id_column,
-        outputs=_names(outputs),
+        outputs=names_of(outputs),
         on_error=on_error,
         max_rejects=max_rejects,
         limit=limit,
         batch_rows=batch_rows,
         threads=threads,
-        parameters=dict(_parameter(each) for each in parameters),
+        parameters=dict(parameter_of(each) for each in parameters),
         load_policy=load_policy or "",
     )
     opened = _opener(headers=header_pairs(headers, option="--header"), timeout=timeout)
@@ -193,29 +193,6 @@ def command(
 
             outcome = run_on(engine, job, settings=_settings(), report=report, cancel=cancel, overwrite=overwrite)
     _conclude(outcome, as_json=as_json)
-
-
-def _mapping(text: str) -> tuple[str, tuple[str, ...]]:
-    name, equals, columns = text.partition("=")
-    if not equals or not name or not columns:
-        raise click.UsageError(f"--columns takes INPUT=COLUMN,COLUMN,..., not {text!r}")
-    return name, _names((columns,))
-
-
-def _names(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
-
-
-def _parameter(text: str) -> tuple[str, str | float | bool]:
-    import msgspec
-
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise click.UsageError(f"--parameter takes NAME=VALUE, not {text!r}")
-    try:
-        return name, msgspec.json.decode(value, type=float | bool | str)
-    except msgspec.MsgspecError:
-        return name, value
 
 
 def _settings() -> Any:
