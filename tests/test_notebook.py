@@ -197,6 +197,14 @@ def test_end_of_the_process():
     assert (result.returncode, result.stdout, result.stderr) == (0, "[0, 1]\n", "")
 
 
+def test_end_of_a_forked_child():
+    """A child that a script forks ends at once: the server is its parent's, and serves on."""
+    child = "import multiprocessing as m\nchild = m.get_context('fork').Process(target=print, args=('child',))\n"
+    script = f"{SCRIPT}{child}child.start()\nchild.join(30)\nprint(child.exitcode, server.client.ready())\n"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "0 True")
+
+
 def test_block():
     """With block=True the call serves until Ctrl-C, and then returns."""
     script = SCRIPT.replace("server = headrace.serve(", "print('in', flush=True)\nheadrace.serve(").replace(

@@ -8,12 +8,13 @@ where none does. Errors of loading and listening are raised to the caller.
 from __future__ import annotations
 
 import asyncio
-import atexit
-import concurrent.futures
+import concurrent.futures.thread
 import contextlib
+import logging
 import os
 import re
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -39,8 +40,13 @@ if TYPE_CHECKING:
     from headrace.trust.folder import Folder
     from headrace.trust.parts import Progress
 
+_log = logging.getLogger(__name__)
+
 _STOP_SECONDS: Final = 60.0
 """How long `stop` waits beyond the time that requests in flight are given."""
+
+_running: Final[weakref.WeakSet[Server]] = weakref.WeakSet()
+"""Servers that the end of the process must stop."""
 
 
 def serve(
@@ -343,11 +349,11 @@ class Server:
         except BaseException:
             self._thread.join()
             raise
-        atexit.register(self.stop)
+        _running.add(self)
 
     def stop(self) -> None:
         """Let requests in flight end, unload the models, and close the ports. A second call does nothing."""
-        atexit.unregister(self.stop)
+        _running.discard(self)
         if self._thread is None:
             return
         if self._client is not None:
@@ -390,6 +396,21 @@ class Server:
             await self._leave.wait()
         finally:
             await app.stop()
+
+
+def _end() -> None:
+    """Stop what still runs. A server that does not stop holds up neither the others nor the end of the process."""
+    for server in list(_running):
+        try:
+            server.stop()
+        except Exception:  # noqa: BLE001 - logged, and the next one is stopped
+            _log.exception("%r did not stop well", server)
+
+
+# `atexit` comes after pools of threads were closed, which stopping needs. The pools are closed from the same list, last
+# registered first: hence the import of `concurrent.futures.thread` above.
+threading._register_atexit(_end)  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public name for it
+os.register_at_fork(after_in_child=_running.clear)  # a child has the object, and not the thread that serves
 
 
 def _specs(model: Any, name: str | None, overrides: Mapping[str, Any]) -> list[ModelSpec]:

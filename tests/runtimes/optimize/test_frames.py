@@ -16,7 +16,7 @@ from headrace.runtimes.optimize import Acceptance, encoders
 from headrace.runtimes.optimize.table import Table
 from headrace.runtimes.sklearn import SklearnRuntime
 
-QUICK = Acceptance(rows=0.05, timing_seconds=0.002)
+QUICK = Acceptance(rows=0.05, timing_seconds=0.002, speedup=1e-6)
 FOREST = {"n_estimators": 8, "max_depth": 5, "random_state": 0}
 SIZE = 300
 _RNG = np.random.default_rng(3)
