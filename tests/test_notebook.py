@@ -18,7 +18,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import headrace
 import headrace.client
-from headrace import errors, notebook
+from headrace import app, errors, notebook
 from headrace.client import Unreachable
 
 X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 3.0], [3.0, 2.0]])
@@ -181,6 +181,23 @@ def test_overrides(estimator):
 def test_names_of_classes(kind, name):
     """A class's name becomes a name for urls."""
     assert notebook._name_of(type(kind, (), {})()) == name
+
+
+def test_stop_goes_on_where_a_part_fails(monkeypatch):
+    """A part that cannot be closed is told, and keeps no port, thread or process of the others open."""
+
+    def broken(*_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(app.ModelEvents, "close", broken)
+    server = headrace.serve(LogisticRegression().fit(X, Y), settings=OFF)
+    ports = (server.http_port, server.grpc_port, server.metrics_port)
+    with pytest.raises(ExceptionGroup, match="did not stop well") as told:
+        server.stop()
+    assert "the disk is gone" in str(told.value.exceptions)
+    for port in ports:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 SCRIPT = """

@@ -19,14 +19,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import headrace
 from headrace.brokers.base import library
 from headrace.control.parse import File
-from headrace.environments.files import is_asked
 from headrace.errors import LoadFailed, SettingsError
 from headrace.local.backend import LocalBackend
 from headrace.local.copies import Copies, Follower
@@ -36,13 +35,12 @@ from headrace.monitoring import logs
 from headrace.monitoring.metrics import Metrics, ModelMetrics, measure
 from headrace.monitoring.model_events import ModelEvents
 from headrace.monitoring.tracing import Tracing
-from headrace.payload import EMPTY, Infer, InferStream, Parameters, Route, Signature, Tensor, Visit
-from headrace.protocols import v2_control, v2_rest
+from headrace.payload import EMPTY, Infer, InferStream, Parameters, Route, Signature, Visit
+from headrace.prepared import prepare, unless_set, writable
+from headrace.protocols import v2_control
 from headrace.routing import mlserver_answers
 from headrace.routing.cache import Cache
-from headrace.runtimes import recognise
 from headrace.runtimes.base import UNCHECKED
-from headrace.security import load_policy
 from headrace.security.callers import Callers
 from headrace.server.authentication import authenticated
 from headrace.server.cors import Cors, CorsSettings
@@ -55,8 +53,6 @@ from headrace.server.mlserver import CORS_METHODS, MlserverRest, MlserverService
 from headrace.server.rest import Rest, RestSettings
 from headrace.serving import build
 from headrace.serving.ahead import Lookout
-from headrace.serving.build import RuntimeSpec
-from headrace.serving.digest import digest
 from headrace.serving.discovery import Problem
 from headrace.serving.engine import Engine, load_engine
 from headrace.serving.explain import RUNTIME as EXPLAINER
@@ -65,7 +61,7 @@ from headrace.serving.loaded import Loaded
 from headrace.serving.models import Explain, Models, Served, State
 from headrace.serving.repository import Repository
 from headrace.serving.residency import Residency
-from headrace.serving.spec import ModelSpec, warm_up_bodies
+from headrace.serving.spec import ModelSpec
 from headrace.settings import Settings
 from headrace.trusted import Trusted
 
@@ -77,7 +73,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _EVENTS_SECONDS = 5.0
 """What events that are still to be sent may take at a stop; the rest stays in the spool."""
-_T = TypeVar("_T")
 
 
 class LoadedModel(msgspec.Struct, frozen=True):
@@ -223,7 +218,7 @@ class App:
             SettingsError: a port is taken, or a TLS file cannot be used.
         """
         settings = self._settings
-        if settings.models.optimize != "off" and not _writable(settings.models.cache_path):
+        if settings.models.optimize != "off" and not writable(settings.models.cache_path):
             log.warning(
                 "models.cache_dir %s cannot be written: faster engines are looked for again at each start",
                 settings.models.cache_path,
@@ -332,31 +327,46 @@ class App:
         return loaded
 
     async def stop(self) -> None:
-        """Accept nothing new, let what is in flight end, unload, close."""
+        """Accept nothing new, let what is in flight end, unload, close.
+
+        Raises:
+            ExceptionGroup: what did not end well; everything else has ended.
+        """
+        failures: list[Exception] = []
+        for step in self._ending():
+            try:
+                await step
+            except Exception as exc:  # noqa: BLE001 - raised below, when the others have ended
+                failures.append(exc)
+        if failures:
+            raise ExceptionGroup("the server did not stop well", failures)
+
+    def _ending(self) -> Iterator[Awaitable[Any]]:
+        """What to wait for, one after the other; each begins when it is asked for."""
         self._stopping.set()
         if self._following is not None:
             self._following.cancel()
-            await asyncio.wait({self._following})
+            yield asyncio.wait({self._following})
         if self._plane is not None:
-            await self._plane.stop()
+            yield self._plane.stop()
         grace = self._settings.models.drain_seconds
         if self._kafka is not None:
-            await self._kafka.stop(grace)
+            yield self._kafka.stop(grace)
         listeners = [listener for listener in (self._http, self._grpc) if listener is not None]
-        await asyncio.gather(*(listener.stop(grace) for listener in listeners))
-        await self._lookout.close()
+        yield asyncio.gather(*(listener.stop(grace) for listener in listeners))
+        yield self._lookout.close()
         if self._plane is not None:
-            await self._plane.close()
-        await self._repository.close()
-        await asyncio.to_thread(self._events.close, _EVENTS_SECONDS)
-        await self._residency.close()
-        await self._trusted.close()
+            yield self._plane.close()
+        yield self._repository.close()
+        yield asyncio.to_thread(self._events.close, _EVENTS_SECONDS)
+        yield self._residency.close()
+        yield self._trusted.close()
         if self._opening is not None:
-            await self._opening
+            yield self._opening
         if self._scrapes is not None:
-            await self._scrapes.stop(1.0)
+            yield self._scrapes.stop(1.0)
         if self._tracing is not None:
-            await asyncio.to_thread(self._tracing.close)
+            yield asyncio.to_thread(self._tracing.close)
 
     @property
     def control_port(self) -> int | None:
@@ -438,15 +448,17 @@ class App:
                 self.metrics.forget(spec.name, spec.version)
                 await self._trusted.forget(spec)
 
-        ready = await asyncio.to_thread(_prepare, spec, self._settings, lambda: self._environments, self._stopping)
+        ready = await asyncio.to_thread(
+            prepare, spec, self._settings, environments=lambda: self._environments, cancel=self._stopping
+        )
         engine = await load_engine(
             ready.spec,
             model=spec.model,
-            placement=_unless_set(spec.placement, "auto", defaults.placement),
-            replicas=_unless_set(spec.replicas, 1, defaults.replicas),
+            placement=unless_set(spec.placement, "auto", defaults.placement),
+            replicas=unless_set(spec.replicas, 1, defaults.replicas),
             batching=spec.batching,
             warm_up=ready.warm_up,
-            predict_timeout_seconds=_unless_set(spec.predict_timeout_seconds, 60.0, defaults.predict_timeout_seconds),
+            predict_timeout_seconds=unless_set(spec.predict_timeout_seconds, 60.0, defaults.predict_timeout_seconds),
             observer=counted,
             on_state=changed,
         )
@@ -636,129 +648,6 @@ def run(
         logging.shutdown()
         os._exit(0)
     return 0
-
-
-class _Ready(msgspec.Struct, frozen=True):
-    """What the engine needs of a model."""
-
-    spec: RuntimeSpec
-    warm_up: list[tuple[Tensor, ...]]
-    warnings: tuple[str, ...]
-
-
-def _prepare(
-    spec: ModelSpec, settings: Settings, environments: Callable[[], Environments], cancel: threading.Event
-) -> _Ready:
-    """Read a model's files, and build its environment where it is to have one. Blocks."""
-    defaults = settings.models
-    runtime, allowed, fingerprint = spec.runtime, None, ""
-    optimize = _unless_set(spec.optimize, "auto", defaults.optimize)
-    policy = _unless_set(spec.load_policy, "auto", defaults.load_policy)
-    if spec.model is not None:
-        runtime = runtime or recognise.recognise_object(spec.model)[0]
-        fingerprint = _fingerprint(spec.model) if optimize != "off" else ""
-    elif spec.path:
-        path = Path(spec.path)
-        runtime = runtime or recognise.recognise(path)[0]
-        allowed = load_policy.decide(path, policy, origin=_origin(path, settings))
-        fingerprint = digest(path) if optimize != "off" else ""
-    elif spec.folder:  # code that a headrace.yaml names, not the person who starts the server
-        allowed = load_policy.decide(Path(spec.folder), policy, origin=_origin(Path(spec.folder), settings))
-    place, wanted = _own_folder(spec), _unless_set(spec.environment, "auto", defaults.environment)
-    environment = ""
-    warnings: tuple[str, ...] = ()
-    if is_asked(place, wanted):
-        prepared = environments().prepare(
-            place,
-            wanted,
-            cache=defaults.cache_path,
-            trusted=allowed is None,
-            describe=spec.describe(),
-            cancel=cancel,
-        )
-        environment, warnings = prepared.folder, prepared.warnings
-    if environment:  # another Python may load other engines: what is proven here says nothing of there
-        optimize = "off"
-    runtime_spec = RuntimeSpec(
-        logging=logs.of_worker(
-            spec.name, style=settings.log.format, level=settings.log.level, config=settings.log.config_file
-        ),
-        environment=environment,
-        name=spec.name,
-        version=spec.version,
-        runtime=runtime or "python",
-        path=spec.path,
-        reference=spec.reference,
-        parameters=_parameters(spec, settings),
-        allowed_globals=allowed,
-        optimize=_when(optimize, spec, defaults.cache_path) if fingerprint else "off",
-        cache=str(defaults.cache_path),
-        digest=fingerprint,
-        inputs=spec.inputs,
-        outputs=spec.outputs,
-    )
-    samples = [v2_rest.parse(body, model_name=spec.name).inputs for body in warm_up_bodies(spec)]
-    return _Ready(runtime_spec, samples, warnings)
-
-
-def _origin(path: Path, settings: Settings) -> load_policy.Origin:
-    """Whether it was on this machine all along, or came from a store."""
-    cache = Path(settings.artifacts.cache_dir).expanduser().resolve()
-    return "remote" if path.resolve().is_relative_to(cache) else "local"
-
-
-def _parameters(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
-    if spec.runtime == "mlserver":
-        return {**spec.parameters, "package": settings.compat.mlserver_package}
-    return dict(spec.parameters)
-
-
-def _own_folder(spec: ModelSpec) -> Path | None:
-    """Where a file may say what packages the model needs; None: nowhere.
-
-    A file that was named itself lies in somebody's project, whose requirements are not the model's, unless its settings
-    speak of an environment.
-    """
-    if spec.model is not None or not (spec.path or spec.folder):
-        return None
-    path = Path(spec.path)
-    if spec.path and path.is_dir():
-        return path
-    is_loose = bool(spec.path) and not spec.dialect and spec.environment == "auto" and spec.name == path.stem
-    return None if is_loose or not spec.folder else Path(spec.folder)
-
-
-def _when(
-    optimize: Literal["auto", "require", "off"], spec: ModelSpec, cache: Path
-) -> Literal["auto", "stored", "require", "off"]:
-    """When a faster engine is looked for: at load, or, where a child can do it and leave what it finds, afterwards."""
-    return "stored" if optimize == "auto" and spec.model is None and _writable(cache) else optimize
-
-
-def _fingerprint(model: Any) -> str:
-    """Of a model in memory, by its pickle; empty when it has none, and then no faster engine is looked for."""
-    import hashlib
-    import pickle
-
-    try:
-        return hashlib.sha256(pickle.dumps(model)).hexdigest()
-    except Exception as exc:  # noqa: BLE001 - pickling runs the model's own code, which may fail in any way
-        log.info("no faster engine is looked for: %s cannot be pickled (%s)", type(model).__name__, exc)
-        return ""
-
-
-def _unless_set(own: _T, silent: _T, default: _T) -> _T:
-    """The model's own setting, unless it is silent; then the server's."""
-    return default if own == silent else own
-
-
-def _writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, made itself if need be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager
