@@ -57,13 +57,13 @@ class Bucket:
                 self._entries = (entry_of(info, self._path.rpartition("/")[2]),)
         return self._entries
 
-    def read(self, entry: Entry, *, start: int = 0) -> Iterator[bytes]:
+    def read(self, entry: Entry, *, start: int = 0) -> Iterator[memoryview]:
         """See `base.Source`."""
         return self.read_range(entry, start=start, end=entry.size)
 
-    def read_range(self, entry: Entry, *, start: int, end: int) -> Iterator[bytes]:
+    def read_range(self, entry: Entry, *, start: int, end: int) -> Iterator[memoryview]:
         """See `base.Ranged`."""
-        return self._objects.chunks(self._info(entry), start, end)
+        return self._objects.chunks(self._info(entry), start=start, end=end)
 
     def close(self) -> None:
         """See `base.Source`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import re
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -100,6 +101,11 @@ def of_status(status: int, *, uri: str, doing: str = "reading", origin: str = ""
         return ArtifactUnreachable(f"{uri}: the store answers {status}{told}; it may heal")
     answer = f"the store answers {status}" if status else "the store failed"
     return ArtifactFailed(f"{uri}: {doing}: {answer}{told}")
+
+
+def pause_seconds(tried: int) -> float:
+    """How long to wait before a further try: twice as long each time, by chance between half and all of it."""
+    return min(10.0, 0.1 * 2.0**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 def _status_of(error: BaseException, status: int, text: str) -> int:

@@ -412,7 +412,7 @@ class _Fetch:
         """Wait before a further try, in the `except` of what may heal; or raise that."""
         if tried >= self._settings.retries:
             raise  # noqa: PLE0704 - it is called where an error is handled
-        deadline = time.monotonic() + objects.pause_seconds(tried)
+        deadline = time.monotonic() + failures.pause_seconds(tried)
         while time.monotonic() < deadline:
             self._alive()
             self._stop.wait(min(0.1, max(0.0, deadline - time.monotonic())))
@@ -620,6 +620,6 @@ def _patiently(ask: Callable[[], _T], settings: ArtifactSettings, cancel: thread
         try:
             return ask()
         except ArtifactUnreachable:
-            if cancel.wait(objects.pause_seconds(tried)):
+            if cancel.wait(failures.pause_seconds(tried)):
                 raise
     return ask()

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import io
+import functools
 import json
 import os
 import re
 import tempfile
-import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from headrace.artifacts import rest, uri
 from headrace.artifacts.base import Entry, Pinned
 from headrace.artifacts.credentials import Credentials
-from headrace.artifacts.objects import ObjectInfo, pause_seconds
+from headrace.artifacts.objects import ObjectInfo
+from headrace.artifacts.reader import open_reader
 from headrace.artifacts.secrets import Secret
 from headrace.artifacts.settings import ArtifactSettings
-from headrace.errors import ArtifactFailed, ArtifactNotFound, ArtifactUnreachable, SettingsError
+from headrace.errors import ArtifactFailed, ArtifactNotFound, SettingsError
 
-_BUFFER: Final = 1 << 20
 _IN_MEMORY: Final = 8 << 20
 _FILENAME: Final = re.compile(r"filename\*?=(?:UTF-8'')?\"?([^\";]+)", re.IGNORECASE)
 
@@ -157,7 +156,8 @@ class WebObjects:
         self._only(path)
         entry = self._file.entries()[0]
         if self._file.ranges and entry.size >= 0:
-            return io.BufferedReader(_Parts(self._file, entry, self._settings.retries), _BUFFER)
+            ranges = functools.partial(self._file.read_range, entry)
+            return open_reader(self.uri, entry.size, ranges, retries=self._settings.retries)
         copy = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - the caller closes it
         try:
             for chunk in self._file.read(entry):
@@ -190,65 +190,6 @@ class WebObjects:
 
     def _read_only(self) -> ArtifactFailed:
         return ArtifactFailed(f"{self.uri}: a URL can be read only; write to file, s3, gs or az")
-
-
-class _Parts(io.RawIOBase):
-    """A file behind a URL, read by ranges, and as one stream when it is read straight on."""
-
-    def __init__(self, file: WebFile, entry: Entry, retries: int) -> None:
-        self._file, self._entry, self._retries = file, entry, retries
-        self._at = 0
-        self._stream: Iterator[bytes] | None = None
-        self._stream_at = -1
-        self._chunk: memoryview = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._entry.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"no place before the start of {self._file.uri}")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        out = memoryview(buffer).cast("B")
-        count = min(len(out), self._entry.size - self._at)
-        tried = 0
-        while count > 0:
-            try:
-                return self._next(out, count)
-            except ArtifactUnreachable:
-                self._stream = None
-                if tried >= self._retries:
-                    raise
-                time.sleep(pause_seconds(tried))
-                tried += 1
-        return 0
-
-    def _next(self, out: memoryview, count: int) -> int:
-        if self._stream is None or self._stream_at != self._at:
-            end = -1 if self._at in {0, self._stream_at} else self._at + count
-            self._stream = self._file.read_range(self._entry, start=self._at, end=end)
-            self._chunk = memoryview(b"")
-        while not self._chunk:
-            try:
-                self._chunk = memoryview(next(self._stream))
-            except StopIteration:  # of a range; what is wanted now is behind it
-                self._stream = self._file.read_range(self._entry, start=self._at, end=-1)
-        got = min(count, len(self._chunk))
-        out[:got] = self._chunk[:got]
-        self._chunk = self._chunk[got:]
-        self._at += got
-        self._stream_at = self._at
-        return got
 
 
 def _headers(text: str, host: str) -> dict[str, Secret]:

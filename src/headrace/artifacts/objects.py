@@ -10,11 +10,10 @@ is fetched with. Local folders are such stores too.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import queue
-import random
 import threading
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
@@ -23,6 +22,7 @@ import msgspec
 from headrace.artifacts import credentials as credentials_
 from headrace.artifacts import failures, uri
 from headrace.artifacts.credentials import Credentials
+from headrace.artifacts.reader import open_reader
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import (
     ArtifactCorrupt,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from headrace.artifacts.stores import OpenStore
 
-_BUFFER: Final = 256 << 10  # of a reader; a request per buffer until reading proves to be straight on
 _STREAM: Final = 1 << 20  # of a chunk while reading straight on
 _WHOLE: Final = 8 << 20  # a range that comes in one buffer
 _PART: Final = 16 << 20  # of an upload; ten thousand of them are the largest object: 160 GiB
@@ -269,7 +268,9 @@ class StoreObjects:
 
     def open(self, path: str) -> BinaryIO:
         """See `Objects`."""
-        return io.BufferedReader(_Ranges(self, self.head(path)), _BUFFER)
+        info = self.head(path)
+        retries = min(1, self._settings.retries)  # the client itself tries as often as is set
+        return open_reader(info.uri, info.size, functools.partial(self.chunks, info), retries=retries)
 
     @contextlib.contextmanager
     def write(self, path: str) -> Iterator[BinaryIO]:
@@ -324,7 +325,7 @@ class StoreObjects:
     def close(self) -> None:
         """See `Objects`."""
 
-    def chunks(self, info: ObjectInfo, start: int, end: int) -> Iterator[Any]:
+    def chunks(self, info: ObjectInfo, *, start: int, end: int) -> Iterator[memoryview]:
         """The bytes of a range of one, in one request.
 
         Raises:
@@ -333,33 +334,18 @@ class StoreObjects:
         """
         import obstore
 
-        at = start
         if start >= end:
             return
-        if end - start <= _WHOLE:
-            yield self.part(info, start, end)
-            return
+        at = start
+        options: GetOptions | None = None if (start, end) == (0, info.size) else {"range": (start, end)}
         with self._told(info.path):
-            got = obstore.get(self._store.client, self._key(info.path), options={"range": (start, end)})
-            self._same(info, got.meta)
-            for chunk in got.stream(min_chunk_size=_STREAM):
-                at += len(chunk)
-                yield chunk
-        if at != end:
-            raise ArtifactUnreachable(f"{info.uri}: broke off after {at - start} of {end - start} bytes")
-
-    def part(self, info: ObjectInfo, start: int, end: int) -> Any:
-        """The bytes of a range of one, whole. Raises as `chunks`."""
-        import obstore
-
-        with self._told(info.path):
-            options: GetOptions | None = None if (start, end) == (0, info.size) else {"range": (start, end)}
             got = obstore.get(self._store.client, self._key(info.path), options=options)
             self._same(info, got.meta)
-            data = got.bytes()
-        if len(data) != end - start:
-            raise ArtifactUnreachable(f"{info.uri}: broke off after {len(data)} of {end - start} bytes")
-        return data
+            for chunk in (got.bytes(),) if end - start <= _WHOLE else got.stream(min_chunk_size=_STREAM):
+                at += len(chunk)
+                yield memoryview(chunk)
+        if at != end:
+            raise ArtifactUnreachable(f"{info.uri}: broke off after {at - start} of {end - start} bytes")
 
     def upload(self, path: str, data: Any) -> None:
         """Write what an iterator or a buffer holds; if the iterator raises, nothing is written."""
@@ -375,11 +361,6 @@ class StoreObjects:
                 chunk_size=_PART,
                 max_concurrency=_UPLOADS,
             )
-
-    @property
-    def settings(self) -> ArtifactSettings:
-        """As it was given."""
-        return self._settings
 
     def _same(self, info: ObjectInfo, meta: Any) -> None:
         if meta["size"] != info.size or (info.etag and _etag(meta) not in {"", info.etag}):
@@ -419,87 +400,6 @@ class StoreObjects:
 def _etag(meta: Any) -> str:
     """Without its quotes: Azure's listing has none, its other answers have them; and events of S3 have none."""
     return (meta["e_tag"] or "").strip('"')
-
-
-class _Ranges(io.RawIOBase):
-    """An object as a file: by ranges when it is read here and there, as one stream when it is read straight on.
-
-    Args:
-        objects: Where it is.
-        info: What was opened; anything else is an error.
-    """
-
-    def __init__(self, objects: StoreObjects, info: ObjectInfo) -> None:
-        self._objects, self._info = objects, info
-        self._at = 0
-        self._ended = 0 if info.size > _PART else -1  # where the last read ended; a large one begins as a stream
-        self._stream: Iterator[Any] | None = None
-        self._stream_at = 0
-        self._chunk: memoryview = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"no place before the start of {self._info.uri}")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        out = memoryview(buffer).cast("B")
-        count = min(len(out), self._info.size - self._at)
-        if count <= 0:
-            return 0
-        straight = self._at == self._ended
-        retries = min(1, self._objects.settings.retries)  # the client itself tries as often as is set
-        for tried in range(retries + 1):
-            try:
-                got = self._from_stream(out, count) if straight else self._from_range(out, count)
-                break
-            except ArtifactUnreachable:
-                self._stream, self._chunk = None, memoryview(b"")
-                if tried == retries:
-                    raise
-                time.sleep(pause_seconds(tried))
-        else:  # pragma: no cover - the last try raises
-            raise AssertionError
-        self._at += got
-        self._ended = self._at
-        return got
-
-    def close(self) -> None:
-        self._stream = None
-        super().close()
-
-    def _from_range(self, out: memoryview, count: int) -> int:
-        data = memoryview(self._objects.part(self._info, self._at, self._at + count))
-        out[:count] = data
-        return count
-
-    def _from_stream(self, out: memoryview, count: int) -> int:
-        if self._stream is None or self._stream_at != self._at:
-            self._stream = self._objects.chunks(self._info, self._at, self._info.size)
-            self._chunk = memoryview(b"")
-        if not self._chunk:
-            self._chunk = memoryview(next(self._stream))
-        got = min(count, len(self._chunk))
-        out[:got] = self._chunk[:got]
-        self._chunk = self._chunk[got:]
-        self._stream_at = self._at + got
-        return got
-
-
-def pause_seconds(tried: int) -> float:
-    """How long to wait before a further try: twice as long each time, by chance between half and all of it."""
-    return min(10.0, 0.1 * 2.0**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 class _AbortedError(Exception):
