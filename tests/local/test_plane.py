@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import joblib
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from headrace.app import App
+from headrace.control.events import Event
 from headrace.control.parse import File
 from headrace.errors import SettingsError
 from headrace.payload import InferenceRequest, Tensor
+from headrace.monitoring.settings import EventSettings
 from headrace.settings import Settings
 
 CODE = """
@@ -130,3 +133,44 @@ spec: {{steps: [{{name: narrow}}, {{name: wide, inputs: [narrow]}}], output: {{s
         assert "expected FP64 [-1,4], found FP64 [-1,3]" in ready.message
     finally:
         await app.stop()
+
+
+ROLLOUT = """
+apiVersion: headrace.io/v1
+kind: Model
+metadata: {name: a}
+spec: {uri: model.joblib}
+---
+apiVersion: headrace.io/v1
+kind: Model
+metadata: {name: b}
+spec: {uri: model.joblib}
+---
+apiVersion: headrace.io/v1
+kind: Rollout
+metadata: {name: r}
+spec: {stable: a, candidate: b, steps: [{weight: 20}], judge: {timeoutSeconds: 0.01}}
+"""
+
+
+async def test_a_model_is_told_of_as_rolled_back_when_its_rollout_gave_it_up_and_at_no_other_warning(tmp_path):
+    """Of two warnings of a rollout, that its split cannot be made and that no decision came, only the second is one."""
+    joblib.dump(LinearRegression().fit(np.eye(2), [0, 1]), tmp_path / "model.joblib")
+    sink = tmp_path / "events.jsonl"
+    events = EventSettings(sink=str(sink), spool=str(tmp_path / "spool"))
+    app = App(dataclasses.replace(settings(tmp_path), events=events), [], resources=[file(tmp_path, ROLLOUT)])
+    await app.start()
+    control = app._plane.control
+    try:
+        warning = Event(kind="Rollout", name="r", type="Warning", reason="RolloutFailed", message="no split", at=1.0)
+        await control.tell(warning)
+        version = 0
+        while control.get("Rollout", "r")[0].status.details.get("progress", {}).get("state") != "RolledBack":
+            version = (await control.watch(version)).resource_version
+        await control.settled()
+        await control.tell(warning)
+    finally:
+        await app.stop()
+    told = [json.loads(line)["data"] for line in sink.read_text().splitlines()]
+    (one,) = [each for each in told if each["event"] == "rolled-back"]
+    assert (one["model"], one["to_version"], one["reason"].partition(":")[0]) == ("b", "a", "TimedOut")

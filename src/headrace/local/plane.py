@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from headrace.control import plan
 from headrace.control.events import Event
 from headrace.control.parse import File
 from headrace.control.resources import Rollout
@@ -46,8 +47,8 @@ class Plane:
         taken: Names of models that the server was started with.
         files: Manifests to apply at the start.
         max_parallel_loads: As the setting.
-        rolled_back: Told of a candidate that a rollout gave up: its name, its version where one is named, who serves
-            on, and why.
+        rolled_back: Told of a model that a rollout gave up: its name, its version where one is named, who serves on
+            (`NAME`, `NAME@REVISION`), and why.
     """
 
     def __init__(
@@ -163,9 +164,12 @@ class Plane:
             self._kept = learnt
 
     def _heard(self, rolled_back: RolledBack, event: Event) -> None:
-        """A rollout's warning is that it gave its candidate up."""
+        """Tell of a rollout that gave its candidate up. It warns of other things too: a split that cannot be made."""
         found = self._store.resources.get(event.key) if event.kind == "Rollout" and event.type == "Warning" else None
-        if found is not None and isinstance(found.spec, Rollout):
+        if found is None or not isinstance(found.spec, Rollout) or found.spec.resource_type != "model":
+            return
+        progress = plan.progress_of(found)
+        if progress is not None and (progress.state, progress.reason) == ("RolledBack", event.reason):
             candidate, _, version = found.spec.candidate.partition("@")
             rolled_back(candidate, version, found.spec.stable, f"{event.reason}: {event.message}")
 

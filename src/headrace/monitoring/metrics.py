@@ -321,10 +321,11 @@ class Metrics:
         self.grpc_times = mlserver_metrics.GrpcTimes() if mlserver_names else None
         """What `server.metrics.timed_calls` writes to; None: nobody asked for it."""
         self.traffic = traffic_metrics.TrafficMetrics()
+        """What pipelines and splits count."""
         self.kafka = kafka_metrics.KafkaMetrics()
+        """What pumps count."""
         self.events: Callable[[], Mapping[str, int]] = dict
         """What became of events of models, by outcome."""
-        """What pipelines and splits count."""
         self.guards = guard_metrics.GuardMetrics()
         """What guards of models count."""
         self.trust = trust_metrics.TrustMetrics(seldon_names=bool(seldon_server))

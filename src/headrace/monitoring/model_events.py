@@ -185,7 +185,7 @@ class ModelEvents:
         Args:
             model: Its name.
             version: That was given up.
-            to: The version that serves on.
+            to: What serves on: a version, or of a rollout `NAME` or `NAME@REVISION`.
             reason: Why, for people.
         """
         self._tell("rolled-back", model, version, {"to_version": to, "reason": reason})

@@ -193,9 +193,8 @@ class Watcher:
     def _take_in(self, watched: Watched, message: Message) -> None:
         rows = message["rows"]
         with self._wake:
-            if (
-                watched.waiting_rows and watched.waiting_rows + rows > 2 * self._trust.max_waiting_rows
-            ):  # the server, first
+            # The server stops sending at half of that, so this holds against one that does not know what waits here.
+            if watched.waiting_rows and watched.waiting_rows + rows > 2 * self._trust.max_waiting_rows:
                 watched.dropped_rows += rows
                 watched.done_rows += rows
                 self._unlogged += sum(len(part["rows"]) for part in message["parts"])
