@@ -14,8 +14,8 @@ from headrace.app import App
 from headrace.control.events import Event
 from headrace.control.parse import File
 from headrace.errors import SettingsError
-from headrace.payload import InferenceRequest, Tensor
 from headrace.monitoring.settings import EventSettings
+from headrace.payload import InferenceRequest, Tensor
 from headrace.settings import Settings
 
 CODE = """

@@ -123,7 +123,7 @@ class Objects(Protocol):
 def open_objects(
     name: str,
     *,
-    settings: ArtifactSettings = ArtifactSettings(),  # noqa: B008 - it is frozen
+    settings: ArtifactSettings = ArtifactSettings(),
     credentials: Credentials | None = None,
 ) -> Objects:
     """The objects below a uri. Nothing is asked of the store yet.
@@ -178,7 +178,7 @@ def split_uri(name: str) -> tuple[str, str]:
 def expand(
     name: str,
     *,
-    settings: ArtifactSettings = ArtifactSettings(),  # noqa: B008 - it is frozen
+    settings: ArtifactSettings = ArtifactSettings(),
     credentials: Credentials | None = None,
 ) -> list[ObjectInfo]:
     """The objects that a uri means: one, those that fit a glob, or all below a folder or prefix; by path, at least one.

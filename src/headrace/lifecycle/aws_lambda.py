@@ -68,7 +68,7 @@ class Handler:
         function: Function,
         *,
         open_predictor: Callable[[Job], Predictor],
-        settings: ArtifactSettings = ArtifactSettings(),  # noqa: B008
+        settings: ArtifactSettings = ArtifactSettings(),
     ) -> None:
         places.checked_name(function.name)
         self._function, self._open, self._settings = function, open_predictor, settings

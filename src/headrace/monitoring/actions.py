@@ -81,7 +81,7 @@ class Actions:
         SettingsError: an address or the command cannot be used.
     """
 
-    def __init__(self, trust: TrustSettings, *, kafka: KafkaSettings = KafkaSettings()) -> None:  # noqa: B008 - it is frozen
+    def __init__(self, trust: TrustSettings, *, kafka: KafkaSettings = KafkaSettings()) -> None:
         self._dialect = trust.event_types
         self._boxes: dict[str, Outbox] = {}
         self._sinks: list[Sink] = []

@@ -46,7 +46,7 @@ class Followers:
         payloads: PayloadSettings,
         *,
         server: str,
-        kafka: KafkaSettings = KafkaSettings(),  # noqa: B008 - it is frozen
+        kafka: KafkaSettings = KafkaSettings(),
     ) -> None:
         self._trust = trust
         self._alerts = self._exchanges = 0

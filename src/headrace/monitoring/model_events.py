@@ -125,7 +125,7 @@ class ModelEvents:
         *,
         rows: Callable[[str], Iterable[Row]],
         server: str = "headrace",
-        kafka: KafkaSettings = KafkaSettings(),  # noqa: B008 - it is frozen
+        kafka: KafkaSettings = KafkaSettings(),
     ) -> None:
         self._settings, self._rows, self._server = settings, rows, server
         self._seen: dict[str, dict[str, Seen]] = {}

@@ -125,7 +125,7 @@ def export(
     target: Path,
     *,
     form: Format,
-    wanted: Filter = Filter(),  # noqa: B008 - it is frozen
+    wanted: Filter = Filter(),
     progress: Callable[[int], None] = lambda read: None,  # noqa: ARG005 - nobody looks
 ) -> Summary:
     """Write rows with their labels to one file.
@@ -191,7 +191,7 @@ def export(
     return Summary(rows=rows, labelled=labelled, columns=tuple(schema.names))
 
 
-def show(folder: Path, wanted: Filter = Filter()) -> list[Shown]:  # noqa: B008 - it is frozen
+def show(folder: Path, wanted: Filter = Filter()) -> list[Shown]:
     """What a log has, by model and version.
 
     Raises:

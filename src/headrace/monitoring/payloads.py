@@ -80,7 +80,7 @@ class PayloadLog:
         settings: PayloadSettings,
         server: str = "headrace",
         *,
-        kafka: KafkaSettings = KafkaSettings(),  # noqa: B008 - it is frozen
+        kafka: KafkaSettings = KafkaSettings(),
     ) -> None:
         self._settings = settings
         is_file = scheme_of(settings.sink) == "file"

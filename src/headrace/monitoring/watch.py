@@ -134,7 +134,7 @@ class Watch:
         ask: Callable[[str, str], Infer],
         metrics: TrustMetrics,
         server: str = "",
-        kafka: KafkaSettings = KafkaSettings(),  # noqa: B008 - it is frozen
+        kafka: KafkaSettings = KafkaSettings(),
     ) -> None:
         self._trust, self._payloads, self._ask, self._metrics, self._server = trust, payloads, ask, metrics, server
         self._kafka = kafka

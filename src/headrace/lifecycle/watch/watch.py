@@ -170,7 +170,7 @@ class Watch:
         ledger: Ledger,
         answer: Answer,
         job: str,
-        settings: ArtifactSettings = ArtifactSettings(),  # noqa: B008
+        settings: ArtifactSettings = ArtifactSettings(),
         sources: Sequence[Source] = (),
         report: Callable[[Row, State, str, Outcome | None], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -423,9 +423,12 @@ class Watch:
                 continue
             if self._is_over():
                 return
-            with self._changed:
-                idle = _IDLE_SECONDS if not wait else min(wait, _IDLE_SECONDS)
-                self._changed.wait_for(lambda: self._generation != generation or self._stop.is_set(), idle)  # noqa: B023
+            self._idle(generation, min(wait or _IDLE_SECONDS, _IDLE_SECONDS))
+
+    def _idle(self, generation: int, seconds: float) -> None:
+        """Wait until something has come, or so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._generation != generation or self._stop.is_set(), seconds)
 
     def _is_over(self) -> bool:
         if not self._once or self._sourcing or self._running:

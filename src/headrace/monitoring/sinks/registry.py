@@ -27,7 +27,7 @@ def scheme_of(address: str) -> str:
     return scheme.lower() if colon else "file"
 
 
-def open_sink(address: str, *, setting: str, options: Options = Options()) -> Sink:  # noqa: B008 - it is frozen
+def open_sink(address: str, *, setting: str, options: Options = Options()) -> Sink:
     """The sink at an address.
 
     Args:
