@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,7 @@ Report = Callable[[str, "Progress"], None]
 @contextlib.contextmanager
 def shown() -> Iterator[Report]:
     """Show how far downloads are while it holds."""
-    with _bars() if output.on_terminal() else _lines() as report:
+    with _bars() if sys.stderr.isatty() else _lines() as report:
         yield report
 
 
@@ -33,7 +34,7 @@ def _bars() -> Iterator[Report]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     tasks: dict[str, Any] = {}
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
 

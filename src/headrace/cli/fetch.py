@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import shutil
-import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from headrace.cli import output
+from headrace.cli import downloads, output
 from headrace.cli.settings import read_config
 from headrace.errors import SettingsError
 
 if TYPE_CHECKING:
-    from headrace.artifacts.base import Fetched, Progress
+    from headrace.artifacts.base import Fetched
     from headrace.artifacts.settings import ArtifactSettings
 
 
@@ -42,7 +40,7 @@ def command(*, uri: str, dest: Path | None, pin: bool, prune: bool, config: str 
       headrace fetch models:/iris@champion ./iris
       headrace fetch models:/iris@champion --pin
       headrace fetch --prune
-    """  # noqa: D301 - \\b is click's mark for lines to be left as they are
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if not uri and not prune:
         raise click.UsageError("a uri is needed, or --prune")
     settings = _settings(config)
@@ -63,8 +61,9 @@ def _settings(config: str | None) -> ArtifactSettings:
 
 def _pin(uri: str, settings: ArtifactSettings, as_json: bool) -> None:
     from headrace.artifacts import fetch
+    from headrace.artifacts.uri import shown
 
-    with output.working(f"asking for {uri.partition('?')[0]}"):
+    with output.working(f"asking for {shown(uri)}"):
         pinned = fetch.pin(uri, settings=settings)
     if as_json:
         output.write_json(pinned)
@@ -74,13 +73,14 @@ def _pin(uri: str, settings: ArtifactSettings, as_json: bool) -> None:
 
 def _fetch(uri: str, dest: Path | None, settings: ArtifactSettings, as_json: bool) -> None:
     from headrace.artifacts import cache, fetch
+    from headrace.artifacts.uri import shown
 
     if dest is not None and dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
         raise click.UsageError(f"{dest} is there already: name a path that is not, or an empty folder")
     cancel = threading.Event()
-    with _bar() as report:
+    with downloads.shown() as report:
         try:
-            fetched = fetch.fetch(uri, settings=settings, report=report, cancel=cancel)
+            fetched = fetch.fetch(uri, settings=settings, report=functools.partial(report, shown(uri)), cancel=cancel)
         except BaseException:
             cancel.set()
             raise
@@ -144,32 +144,4 @@ def _copy(source: Path, dest: Path) -> None:
             shutil.copyfile(source, beside)
         beside.replace(target)  # an empty folder is replaced by a folder
     except OSError as exc:
-        raise SettingsError(f"{dest} cannot be written: {exc.strerror}") from exc
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
-    """A bar with rate and time left on a terminal; in a pipe, nothing."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None  # noqa: ARG005 - nobody looks
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("fetching", total=None)
-
-        def report(progress: Progress) -> None:
-            total = progress.total_bytes if progress.total_bytes >= 0 else None
-            name = progress.name.rpartition("/")[2][:40] or "fetching"
-            bar.update(task, completed=progress.done_bytes, total=total, description=name)
-
-        yield report
+        raise SettingsError(f"{dest} cannot be written: {exc.strerror or exc}") from exc
