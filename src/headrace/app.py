@@ -145,7 +145,7 @@ class App:
             overrides: Fields of every spec that hold over its own headrace.yaml, as discovery had them.
             problems: What was found and cannot be a model; the start-up policy decides what that means.
             resources: Manifests to apply at the start; `settings.control.enabled` with them.
-            copies: What the paths that were uris stand for.
+            copies: What the paths that were uris stand for; `stop` closes it.
         """
         self._settings = settings
         self._specs, self._problems = list(specs), list(problems)
@@ -191,7 +191,7 @@ class App:
             trust_metrics=self.metrics.trust,
         )
         self._stopping = threading.Event()
-        self._copies = copies or Copies(settings.artifacts, cancel=self._stopping)
+        self._copies = copies or Copies(settings.artifacts)
         self._following: asyncio.Task[None] | None = None
         self._lookout = Lookout(self._again)
         self._http: HttpServer | None = None
@@ -344,6 +344,7 @@ class App:
     def _ending(self) -> Iterator[Awaitable[Any]]:
         """What to wait for, one after the other; each begins when it is asked for."""
         self._stopping.set()
+        self._copies.cancel()
         if self._following is not None:
             self._following.cancel()
             yield asyncio.wait({self._following})
@@ -361,6 +362,7 @@ class App:
         yield asyncio.to_thread(self._events.close, _EVENTS_SECONDS)
         yield self._residency.close()
         yield self._trusted.close()
+        yield asyncio.to_thread(self._copies.close)
         if self._opening is not None:
             yield self._opening
         if self._scrapes is not None:

@@ -83,15 +83,19 @@ def serve(
         LoadFailed: a model cannot be loaded.
         HeadraceError: a port is taken.
     """
-    if isinstance(model, Mapping):
-        if name is not None:
-            raise SettingsError(f"name={name!r} is for one model; a mapping of models names each by its key")
-        specs = [spec for each, value in model.items() for spec in _specs(value, str(each), overrides)]
-    else:
-        specs = _specs(model, name, overrides)
+    if isinstance(model, Mapping) and name is not None:
+        raise SettingsError(f"name={name!r} is for one model; a mapping of models names each by its key")
     flags = {"http.host": host, "http.port": port, "grpc.port": 0, "metrics.port": 0, **(settings or {})}
     quiet = settings_.Settings(log=settings_.LogSettings(level="warning"))
-    server = Server(settings_.load(quiet, "", os.environ, flags), specs)
+    loaded = settings_.load(quiet, "", os.environ, flags)
+    copies = Copies(loaded.artifacts)
+    models = {str(each): value for each, value in model.items()} if isinstance(model, Mapping) else {name: model}
+    try:
+        specs = [spec for each, value in models.items() for spec in _specs(value, each, overrides, copies)]
+    except BaseException:
+        copies.close()
+        raise
+    server = Server(loaded, specs, copies)
     try:
         server.start()
         if block:
@@ -200,29 +204,25 @@ def fit_trust(
         alpha=alpha,
         seed=seed,
     )
-    specs = _specs(model, None, overrides)
-    if len(specs) != 1:
-        told = ", ".join(spec.describe() for spec in specs)
-        raise SettingsError(f"{model} holds {len(specs)} models ({told}); a trust folder is about one: name its path")
-    (spec,) = specs
-    place = _trust_path(model, spec) if path is None else Path(path)
-    with _asked(spec) as (loaded, ask):
-        asked = fit.Model(
-            ask=ask,
-            signature=loaded.signature or Signature(platform=""),
-            artifact=_artifact(spec),
-            digest=digest(spec.path) if spec.path else "",
-        )
-        return fit.fit(
-            place,
-            X,
-            y,
-            model=asked,
-            unseen=unseen,
-            unseen_labels=unseen_labels,
-            options=options,
-            progress=progress,
-        )
+    with _one(model, overrides) as spec:
+        place = _trust_path(model, spec) if path is None else Path(path)
+        with _asked(spec) as (loaded, ask):
+            asked = fit.Model(
+                ask=ask,
+                signature=loaded.signature or Signature(platform=""),
+                artifact=_artifact(spec),
+                digest=digest(spec.path) if spec.path else "",
+            )
+            return fit.fit(
+                place,
+                X,
+                y,
+                model=asked,
+                unseen=unseen,
+                unseen_labels=unseen_labels,
+                options=options,
+                progress=progress,
+            )
 
 
 def _trust_path(model: Any, spec: ModelSpec) -> Path:
@@ -267,12 +267,19 @@ def asked(model: Any) -> Iterator[tuple[Loaded, Any]]:
         SettingsError: there are several models.
         LoadFailed: it cannot be loaded.
     """
-    specs = _specs(model, None, {})
-    if len(specs) != 1:
-        told = ", ".join(spec.describe() for spec in specs)
-        raise SettingsError(f"{model} holds {len(specs)} models ({told}): name the path of one")
-    with _asked(specs[0]) as both:
+    with _one(model, {}) as spec, _asked(spec) as both:
         yield both
+
+
+@contextlib.contextmanager
+def _one(model: Any, overrides: Mapping[str, Any]) -> Iterator[ModelSpec]:
+    """The one model that is meant; its copy stays while the body runs."""
+    with contextlib.closing(Copies(settings_.load(settings_.Settings(), "", os.environ, {}).artifacts)) as copies:
+        specs = _specs(model, None, overrides, copies)
+        if len(specs) != 1:
+            told = ", ".join(spec.describe() for spec in specs)
+            raise SettingsError(f"{model} holds {len(specs)} models ({told}): name the path of the one that is meant")
+        yield specs[0]
 
 
 @contextlib.contextmanager
@@ -288,8 +295,8 @@ def _asked(spec: ModelSpec) -> Iterator[tuple[Loaded, Any]]:
 class Server:
     """A running server: made by `serve`, stopped by `stop`, by leaving a `with` block, or at the end of the process."""
 
-    def __init__(self, settings: settings_.Settings, specs: Sequence[ModelSpec]) -> None:
-        self._settings, self._specs = settings, list(specs)
+    def __init__(self, settings: settings_.Settings, specs: Sequence[ModelSpec], copies: Copies | None = None) -> None:
+        self._settings, self._specs, self._copies = settings, list(specs), copies
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave: asyncio.Event | None = None
@@ -388,7 +395,7 @@ class Server:
         self._loop, self._leave = asyncio.get_running_loop(), asyncio.Event()
         if self._leaving:  # asked to stop before there was a loop to tell
             self._leave.set()
-        app = App(self._settings, self._specs)
+        app = App(self._settings, self._specs, copies=self._copies)
         try:
             await app.start()
             self.http_port, self.grpc_port, self.metrics_port = app.http_port, app.grpc_port, app.metrics_port
@@ -413,14 +420,14 @@ threading._register_atexit(_end)  # type: ignore[attr-defined]  # noqa: SLF001 -
 os.register_at_fork(after_in_child=_running.clear)  # a child has the object, and not the thread that serves
 
 
-def _specs(model: Any, name: str | None, overrides: Mapping[str, Any]) -> list[ModelSpec]:
+def _specs(model: Any, name: str | None, overrides: Mapping[str, Any], copies: Copies) -> list[ModelSpec]:
     changes = parse_yaml(render(overrides), "headrace.serve")  # the same keys, forms and errors as beside a model
     own = {} if name is None else {"name": check_name(name, where="headrace.serve")}
     if not isinstance(model, str | Path):
         return [ModelSpec(**{"name": _name_of(model), "model": model, **changes, **own})]
     path = str(model)
     if not is_local(path):
-        path = str(Copies(settings_.load(settings_.Settings(), "", os.environ, {}).artifacts).path_of(path))
+        path = str(copies.path_of(path))
     specs = discovery.discover([path], overrides=changes)
     if own and len({spec.name for spec in specs}) > 1:
         raise SettingsError(f"name={name!r} is for one model, and {model} holds {len(specs)}")

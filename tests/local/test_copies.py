@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import io
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import joblib
+import msgspec
 import pytest
+from sklearn.linear_model import LinearRegression
 
+import headrace
 from headrace.artifacts import cache
 from headrace.artifacts.settings import ArtifactSettings
+from headrace.errors import ArtifactUnreachable
 from headrace.local.copies import Copies, Follower
 from headrace.serving.models import State
 
@@ -25,7 +33,8 @@ class Rows:
 
     async def reload_changed(self):
         damaged = self.refuses in self.link.path.read_bytes()
-        self.row.reason = "reload failed: damaged" if damaged else ""
+        places = f"{self.link.path}, {self.link.path.resolve()}"
+        self.row.reason = f"reload failed: {places}: damaged" if damaged else ""
 
     def at(self, path):
         return [self.row]
@@ -37,6 +46,10 @@ def web():
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            self.server.answers -= 1
+            if self.server.answers < 0:
+                self.send_error(503)
+                return
             self.send_response(200)
             self.send_header("etag", f'"{self.server.content.hex()}"')
             self.send_header("content-length", str(len(self.server.content)))
@@ -50,8 +63,8 @@ def web():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.content = b"v0"
-    thread = threading.Thread(target=server.serve_forever)
+    server.content, server.answers = b"v0", 1 << 30
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     server.uri = f"http://127.0.0.1:{server.server_address[1]}/model.bin"
     yield server
@@ -61,12 +74,24 @@ def web():
 
 
 def held(folder):
-    """Files of a cache that this process has open for as long as it uses a copy."""
-    found = []
+    """Copies of a cache that this process keeps."""
+    found = set()
     for each in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            found.append(each.readlink())
-    return [path for path in found if path.suffix == ".use" and path.is_relative_to(folder)]
+            found.add(each.readlink().name)
+    return [tree for tree in folder.glob("*/trees/*") if f"{tree.name}.use" in found]
+
+
+@pytest.fixture
+def followed(web, tmp_path):
+    """A uri that is served, its link, and who follows it."""
+    copies = Copies(ArtifactSettings(cache_dir=str(tmp_path), retries=0))
+    copies.open([web.uri])
+    (link,) = copies.links
+    repository = Rows()
+    repository.link = link
+    yield link, Follower(copies, repository, None)
+    copies.close()
 
 
 async def test_a_uri_that_moves_keeps_one_copy(web, tmp_path):
@@ -75,9 +100,8 @@ async def test_a_uri_that_moves_keeps_one_copy(web, tmp_path):
     """
     copies = Copies(ArtifactSettings(cache_dir=str(tmp_path), follow_seconds=1, max_cache_bytes=1))
     copies.open([web.uri])
-    (link,) = copies.links
     repository = Rows()
-    repository.link = link
+    (link,) = (repository.link,) = copies.links
     follower = Follower(copies, repository, None)
     for number in range(1, 9):
         web.content = f"v{number}".encode() + (b"\0" if number % 3 == 0 else b"")
@@ -87,9 +111,92 @@ async def test_a_uri_that_moves_keeps_one_copy(web, tmp_path):
     for path in tmp_path.rglob("*"):
         os.utime(path, (1, 1))
     cache.prune(copies.settings)
-    assert [path.read_bytes() for path in Path(tmp_path).rglob("model.bin")] == [b"v8"]
+    assert [path.read_bytes() for path in tmp_path.glob("*/trees/*/model.bin")] == [b"v8"]
     copies.close()
     assert held(tmp_path) == []
+
+
+async def test_a_store_that_breaks_off_changes_nothing(web, followed):
+    """A uri that was seen to move, and cannot be fetched then, stays what it was, and the next look takes it."""
+    link, follower = followed
+    before = link.fetched
+    for answers in (1, 2):  # enough to be asked what is there, and not to send it
+        web.content, web.answers = b"v1", answers
+        assert not await follower.look(link)
+        assert link.fetched is before
+        assert link.path.read_bytes() == b"v0"
+    web.answers = 1 << 30
+    assert await follower.look(link)
+    assert link.path.read_bytes() == b"v1"
+
+
+@pytest.mark.parametrize("answers", [0, 1, 1 << 30], ids=["not asked", "not fetched", "not served"])
+async def test_what_is_told_has_no_secret_and_no_path(web, tmp_path, caplog, answers):
+    """Whatever becomes of a uri that moved, logs and the row say its name: no password, signature or path of here."""
+    copies = Copies(ArtifactSettings(cache_dir=str(tmp_path), retries=0))
+    copies.open([web.uri.replace("//", "//me:secret-of-tests@") + "?sig=secret-of-tests"])
+    repository = Rows()
+    (repository.link,) = copies.links
+    told = []
+    follower = Follower(copies, repository, None, rolled_back=lambda *each: told.extend(each))
+    web.content, web.answers = b"\0", answers
+    assert not await follower.look(repository.link)
+    copies.close()
+    said = f"{caplog.text} {repository.row.reason} {told}"
+    assert web.uri in said
+    assert "secret-of-tests" not in said
+    assert str(tmp_path) not in f"{repository.row.reason} {told}"
+
+
+def test_bytes_that_are_named_are_not_those_of_before(web, tmp_path):
+    """While a store is away, the last copy stands in for a uri, and never for what the uri stood for at another time."""
+    copies = Copies(ArtifactSettings(cache_dir=str(tmp_path), retries=0))
+    first = copies.fetch(web.uri)
+    web.answers = 0
+    assert copies.path_of(web.uri) == copies.path_of(web.uri, first.pinned) == Path(first.path)
+    with pytest.raises(ArtifactUnreachable):
+        copies.path_of(web.uri, msgspec.structs.replace(first.pinned, token="another"))
+    copies.close()
+
+
+def test_links_of_a_killed_process_go_with_the_next_start(web, tmp_path):
+    """What a server led to its copies by is in the cache, stays while the server runs, and goes after kill -9."""
+    program = (
+        "import sys; from headrace.artifacts.settings import ArtifactSettings; from headrace.local.copies import Copies\n"
+        "copies = Copies(ArtifactSettings(cache_dir=sys.argv[1])); print(copies.open([sys.argv[2]])[0], flush=True)\n"
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path), web.uri]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            theirs = Path(process.stdout.readline().strip())
+            Copies(ArtifactSettings(cache_dir=str(tmp_path))).open([web.uri])
+            assert theirs.read_bytes() == b"v0"
+            assert theirs.is_relative_to(tmp_path)
+        finally:
+            process.kill()
+    last = Copies(ArtifactSettings(cache_dir=str(tmp_path)))
+    (path,) = last.open([web.uri])
+    assert not theirs.parents[1].exists()
+    assert Path(path).read_bytes() == b"v0"
+    last.close()
+    assert not Path(path).parents[1].exists()
+
+
+def test_a_server_in_a_notebook_leaves_nothing(web, tmp_path):
+    """After `stop` no thread of the server is left, and its copy may leave the cache."""
+    pickled = io.BytesIO()
+    joblib.dump(LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0]), pickled)
+    web.content, web.uri = pickled.getvalue(), web.uri.replace("model.bin", "scale.joblib")
+    before = set(threading.enumerate())
+    server = headrace.serve(web.uri, settings={"artifacts.cache_dir": str(tmp_path), "models.optimize": "off"})
+    assert server.client.predict([[3.0]], model="scale").tolist() == pytest.approx([6.0])
+    assert len(held(tmp_path)) == 1
+    server.stop()
+    assert held(tmp_path) == []
+    assert {
+        thread.name for thread in set(threading.enumerate()) - before if "process_request" not in thread.name
+    } == set()
 
 
 def test_a_copy_that_is_asked_for_by_name_stays(web, tmp_path):

@@ -5,6 +5,7 @@ a bound of its size empty it.
     trees/KEY/NAME       what a uri stood for: links to blobs; there as a whole or not at all
     trees/KEY/manifest   its files, with digests
     partial/             files that are not all there
+    links/               folders of processes that lead to copies; those of processes that ended are removed
     locks/               of processes, given back by the system when one is killed
 
 Nothing is synced to disk: what was written before this start of the machine is checked against its digests once, which
@@ -105,7 +106,7 @@ class Cache:
 
     def open(self) -> None:
         """Make its folders."""
-        for name in ("blobs", "trees", "partial", "locks"):
+        for name in ("blobs", "trees", "partial", "links", "locks"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
@@ -244,9 +245,25 @@ class Cache:
             key = Path(path).relative_to(self.root / "trees").parts[0]
         except (ValueError, IndexError):
             return None
+        return self._held(key)
+
+    def _held(self, key: str) -> Hold:
         handle = os.open(self._use(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(handle, fcntl.LOCK_SH)
         return Hold(handle)
+
+    def links(self) -> tuple[Path, Hold]:
+        """A new folder for links to copies, and what keeps it. One whose process was killed goes when the next process
+        asks for its own.
+        """
+        self.open()
+        root = self.root / "links"
+        with self.alone("links", lambda: None):  # or another process takes it for one that nobody holds
+            for folder in root.iterdir():
+                self._discard(folder)
+            mine = root / uuid.uuid4().hex
+            mine.mkdir()
+            return mine, self._held(mine.name)
 
     def prune(self, max_bytes: int | None = None, *, keep: str = "") -> Pruned:
         """Remove the least recently used copies until the rest fits; those that are held, or were fetched within ten

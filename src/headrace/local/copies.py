@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import tempfile
+import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ import msgspec
 
 from headrace.artifacts.base import Fetched, Pinned, Progress
 from headrace.artifacts.settings import ArtifactSettings
-from headrace.artifacts.uri import is_local
+from headrace.artifacts.uri import is_local, shown
 from headrace.control.events import Event
 from headrace.control.resources import Model, Resolved
 from headrace.control.service import Control
@@ -30,7 +30,7 @@ from headrace.serving.models import State
 from headrace.serving.repository import Repository
 
 if TYPE_CHECKING:
-    from headrace.artifacts.cache import Hold
+    from headrace.artifacts.cache import Cache, Hold
 
 _log = logging.getLogger(__name__)
 
@@ -40,13 +40,12 @@ class Copies:
 
     Args:
         settings: The section `artifacts`.
-        cancel: Ends downloads that are under way.
     """
 
-    def __init__(self, settings: ArtifactSettings, *, cancel: threading.Event | None = None) -> None:
+    def __init__(self, settings: ArtifactSettings) -> None:
         self.settings = settings
-        self._cancel = cancel
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._cancel = threading.Event()
+        self._folder: tuple[Path, Hold] | None = None
         self._holds: dict[str, Hold] = {}
         self._lasting: set[str] = set()
         self._lock = threading.Lock()
@@ -76,22 +75,31 @@ class Copies:
         """
         return [path if is_local(path) else self._linked(path, report) for path in paths]
 
+    def cancel(self) -> None:
+        """End downloads that are under way; the next ones end at once."""
+        self._cancel.set()
+
     def close(self) -> None:
-        """Remove the links; the copies stay in the cache until somebody needs their room."""
+        """End downloads, and remove the links; the copies stay in the cache until somebody needs their room. Twice is
+        once.
+        """
+        self.cancel()
         self.links.clear()
         with self._lock:
             while self._holds:
                 self._holds.popitem()[1].close()
             self._lasting.clear()
         if self._folder is not None:
-            self._folder.cleanup()
+            folder, hold = self._folder
+            shutil.rmtree(folder, ignore_errors=True)  # what stays, the next process removes
+            hold.close()
             self._folder = None
 
     def _linked(self, uri: str, report: Callable[[str, Progress], None] | None) -> str:
-        fetched = self.fetch(uri, None if report is None else functools.partial(report, uri), lasting=False)
+        fetched = self.fetch(uri, None if report is None else functools.partial(report, shown(uri)), lasting=False)
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
-        place = Path(self._folder.name, str(len(self.links)))
+            self._folder = self._cache().links()
+        place = self._folder[0] / str(len(self.links))
         place.mkdir()
         link = Link(uri, place / Path(fetched.path).name)
         link.point(fetched)
@@ -107,6 +115,7 @@ class Copies:
         lasting: bool = True,
     ) -> Fetched:
         """The copy of a uri, and what it is a copy of; other arguments and errors as of `path_of`. The cache keeps it.
+        Where a store cannot be reached, and nobody says which bytes are meant, the copy that was used last is taken.
 
         Args:
             uri: Of a store.
@@ -114,24 +123,29 @@ class Copies:
             pinned: What it stood for.
             lasting: Kept until `close`; otherwise until `let_go`.
         """
-        from headrace.artifacts import cache, fetch
+        from headrace.artifacts import fetch
 
         try:
             fetched = fetch.fetch(uri, settings=self.settings, report=report, cancel=self._cancel, pinned=pinned)
         except ArtifactUnreachable as error:
-            before = fetch.last(uri, settings=self.settings)
+            before = fetch.last(uri, settings=self.settings) if pinned is None else None
             if before is None:
                 raise
             _log.warning("%s; the copy of it that was used last is taken: %s", error, before.pinned.uri)
             fetched = before
-        hold = cache.Cache(self.settings).hold(fetched.path)
+        hold = self._cache().hold(fetched.path)
         if hold is not None:
             with self._lock:
-                if self._holds.setdefault(fetched.path, hold) is not hold:
+                if self._cancel.is_set() or self._holds.setdefault(fetched.path, hold) is not hold:
                     hold.close()
                 if lasting:
                     self._lasting.add(fetched.path)
         return fetched
+
+    def _cache(self) -> Cache:
+        from headrace.artifacts.cache import Cache
+
+        return Cache(self.settings)
 
     def let_go(self, path: str) -> None:
         """Let the cache take the room of a copy that no link leads to any more."""
@@ -146,6 +160,7 @@ class Link:
 
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self.path = uri, path
+        self.shown = shown(uri)
         self.fetched: Fetched | None = None
         self.token = ""
         """Of what the uri stood for at the last look, whether it could be served or not."""
@@ -155,6 +170,13 @@ class Link:
         """Where what it leads to lies: the version's folder, where there are versions."""
         version = self.fetched.pinned.version if self.fetched is not None else ""
         return self.path / version if version else self.path
+
+    def named(self, text: str, fetched: Fetched) -> str:
+        """A text for callers, who know the uri, and have no business with paths of this machine."""
+        version = self.path / (fetched.pinned.version or ".")
+        for path in (str(version), str(self.path), fetched.path):
+            text = text.replace(path, self.shown)
+        return text
 
     def point(self, fetched: Fetched) -> None:
         """Lead there, from one moment to the next."""
@@ -212,23 +234,27 @@ class Follower:
         if pinned is None or before is None or pinned.token == link.token:
             return False
         try:
-            fetched = await asyncio.to_thread(self._copies.fetch, link.uri, lasting=False)
+            fetched = await asyncio.to_thread(self._copies.fetch, link.uri, pinned=pinned, lasting=False)
         except HeadraceError as error:
             _log.warning(
-                "%s moved to %s, which cannot be fetched; the next look may do better: %s", link.uri, pinned.uri, error
+                "%s moved to %s, which cannot be fetched; the next look may do better: %s",
+                link.shown,
+                pinned.uri,
+                error,
             )
             return False
         link.point(fetched)
         wrong = await self._reloaded(link)
         if not wrong:
             self._copies.let_go(before.path)
-            _log.info("%s stands for %s now, which is served", link.uri, _moved(before.pinned, fetched.pinned))
+            _log.info("%s stands for %s now, which is served", link.shown, _moved(before.pinned, fetched.pinned))
             return True
         link.point(before)
         link.token = fetched.pinned.token  # until it moves again
         await self._reloaded(link)
         self._copies.let_go(fetched.path)
-        what = f"{link.uri} moved, and what is there cannot be served: {wrong}; what was there before is served on"
+        wrong = link.named(wrong, fetched)
+        what = f"{link.shown} moved, and what is there cannot be served: {wrong}; what was there before is served on"
         _log.error("%s", what)
         for served in self._repository.at(link.path):
             served.reason = what
@@ -283,12 +309,12 @@ class Follower:
         try:
             await control.resolve(name, resolved)
         except HeadraceError as error:
-            await self._tell(name, "FollowFailed", f"{spec.uri} moved to {pinned.uri}: {error}", "Warning")
+            await self._tell(name, "FollowFailed", f"{shown(spec.uri)} moved to {pinned.uri}: {error}", "Warning")
             return
         seen.clear()
         seen.add(pinned.token)
         if before is not None:
-            await self._tell(name, "Moved", f"{spec.uri} stands for {_moved(before, pinned)} now")
+            await self._tell(name, "Moved", f"{shown(spec.uri)} stands for {_moved(before, pinned)} now")
 
     async def _tell(self, name: str, reason: str, message: str, kind: str = "Normal") -> None:
         if self._control is not None:
@@ -314,7 +340,7 @@ class Follower:
         except HeadraceError as error:
             if self._refused.get(uri) != str(error):
                 self._refused[uri] = str(error)
-                _log.warning("%s cannot be looked at; what is served stays: %s", uri, error)
+                _log.warning("%s cannot be looked at; what is served stays: %s", shown(uri), error)
                 if model:
                     await self._tell(model, "FollowFailed", str(error), "Warning")
             return None

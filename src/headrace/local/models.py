@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from headrace.artifacts.base import Pinned
-from headrace.artifacts.uri import is_local
+from headrace.artifacts.uri import is_local, shown
 from headrace.control.backends.base import ModelUnit
 from headrace.control.resources import EXPLAINER, Model
 from headrace.errors import HeadraceError, LoadFailed
@@ -105,7 +105,7 @@ def place(
     if is_local(uri):
         return Path(base or ".", uri).expanduser().absolute()
     if fetch is None:
-        raise LoadFailed(f"{where}: {uri} cannot be fetched here: expected a path or file://")
+        raise LoadFailed(f"{where}: {shown(uri)} cannot be fetched here: expected a path or file://")
     try:
         return fetch(uri, pinned)
     except HeadraceError as error:
@@ -140,9 +140,11 @@ def _one(found: Sequence[ModelSpec], model: Model, name: str, where: str) -> Mod
     named = [each for each in found if each.name == name] or list(found)
     names = sorted({each.name for each in named})
     if len(names) > 1:
-        raise LoadFailed(f"{where}: {model.uri} holds several models: {', '.join(names)}; name one of them in uri")
+        raise LoadFailed(
+            f"{where}: {shown(model.uri)} holds several models: {', '.join(names)}; name one of them in uri"
+        )
     if not named:
-        raise LoadFailed(f"{where}: there is no model at {model.uri or model.reference}")
+        raise LoadFailed(f"{where}: there is no model at {shown(model.uri) or model.reference}")
     if not model.artifact_version:
         return max(named, key=lambda each: readable(each.version))
     for each in named:
@@ -150,7 +152,7 @@ def _one(found: Sequence[ModelSpec], model: Model, name: str, where: str) -> Mod
             return each
     versions = ", ".join(sorted((each.version for each in named if each.version), key=readable)) or "none"
     raise LoadFailed(
-        f"{where}: artifactVersion '{model.artifact_version}' is not at {model.uri}; there are: {versions}"
+        f"{where}: artifactVersion '{model.artifact_version}' is not at {shown(model.uri)}; there are: {versions}"
     )
 
 
