@@ -141,9 +141,7 @@ class Handler:
         """The object's path, to name its output by; empty: it is not to be answered."""
         if not self._watched:
             # Whatever Lambda is told of is meant, but for what was written here: that would go on without end.
-            own = uri.parse(self._function.job.output)
-            below = f"{own.scheme}://{own.host}/{own.path.strip('/')}".rstrip("/") + "/"
-            if created.uri.startswith(below):
+            if created.uri.startswith(places.below(self._function.job.output)):
                 raise SettingsError(
                     f"{created.uri} is within the output {uri.shown(self._function.job.output)}: the function would "
                     "call itself without end. Give the trigger a prefix, or write to another bucket"

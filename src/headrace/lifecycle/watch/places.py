@@ -7,14 +7,15 @@ the first wrote, with the same.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from headrace.artifacts import uri
 from headrace.errors import SettingsError
-from headrace.lifecycle.batch import formats
 from headrace.lifecycle.batch.base import Format
+from headrace.lifecycle.batch.formats import names
 
 OWN: Final = "_headrace"
 """The folder of the output that holds claims. Readers of folders leave alone what begins with `_`."""
@@ -55,7 +56,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
             return False
         if self.glob:
             return uri.pattern(self.glob).fullmatch(path) is not None
-        return parts[-1][0] not in "._" and formats.format_of(path)[0] is not None
+        return parts[-1][0] not in "._" and names.format_of(path)[0] is not None
 
     def _is_bucket(self, bucket: str) -> bool:
         if bucket == self.bucket:
@@ -83,8 +84,6 @@ def watched(name: str, output: str) -> Watched:
     if place.scheme in {"http", "https"}:
         raise SettingsError(f"{place.shown}: a web server cannot be watched; watch a folder or a bucket (s3, gs, az)")
     if place.scheme == "file":
-        from pathlib import Path
-
         folder = Path(place.path).absolute()
         found = Watched(uri=str(folder), bucket=f"file://{folder}", prefix="", glob=glob)
     else:
@@ -96,21 +95,21 @@ def watched(name: str, output: str) -> Watched:
 
 def _apart(found: Watched, name: str, output: str) -> None:
     """An output that is itself watched would be answered, and its output too, without end."""
-    place = uri.parse(output)
-    if found.local != (place.scheme == "file"):
-        return
-    if place.scheme == "file":
-        from pathlib import Path
-
-        own, other = f"{found.bucket}/", f"file://{Path(place.path).absolute()}/"
-    else:
-        own = f"{found.bucket}/{found.prefix}"
-        other = f"{place.scheme}://{place.host}/{place.path.strip('/')}".rstrip("/") + "/"
-    if other.startswith(own):
+    if below(output).startswith(below(found.uri)):
         raise SettingsError(
             f"the output {uri.shown(output)} is within the input {uri.shown(name)}: what is written there would be "
             "read again, without end. Choose another bucket, or give both a prefix of their own"
         )
+
+
+def below(name: str) -> str:
+    """What the names of all objects below a bucket, prefix or folder begin with, as events have them."""
+    place = uri.parse(name)
+    if place.scheme == "file":
+        whole = f"file://{Path(place.path).absolute()}"
+    else:
+        whole = f"{place.scheme}://{place.host}/{place.path.strip('/')}"
+    return f"{whole.rstrip('/')}/"
 
 
 def checked_name(template: str) -> str:
@@ -143,9 +142,9 @@ def output_path(template: str, path: str, etag: str, output_format: Format | Lit
         output_format: `auto`: as the object's own; another changes the suffix.
     """
     folder, _, name = path.rpartition("/")
-    stem = formats.stem_of(name)
+    stem = names.stem_of(name)
     suffix = name.removeprefix(stem)
-    if output_format != "auto" and formats.format_of(name)[0] != output_format:
+    if output_format != "auto" and names.format_of(name)[0] != output_format:
         suffix = f".{output_format}"
     fields = {
         "path": f"{folder}/{stem}{suffix}" if folder else f"{stem}{suffix}",
