@@ -267,7 +267,10 @@ def test_a_target_names_a_server(uri, environment, control, serving):
     assert plugin.parse_target(uri, environment) == plugin.Target(control, serving)
 
 
-@pytest.mark.parametrize("uri", ["headrace:ftp://h", "headrace:http://h?uri=x"])
+@pytest.mark.parametrize(
+    "uri",
+    ["headrace:ftp://h", "headrace:http://h?uri=x", "headrace:/eu-west-1", "headrace:h:8083", "headrace:http://:1"],
+)
 def test_a_target_that_names_none_is_refused(uri):
     """The error shows the form that is expected."""
     with pytest.raises(MlflowException, match="expected headrace or headrace:http"):

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from headrace.errors import InvalidRequest, LoadFailed, SettingsError, UnsafeArtifact
 from headrace.runtimes.base import Source
 from headrace.runtimes.mlflow import MlflowRuntime
+from headrace.runtimes.optimize import Acceptance, optimize
 from headrace.testing.runtimes import RuntimeConformance
 
 with warnings.catch_warnings():
@@ -326,6 +327,87 @@ def test_the_input_example_is_a_sample_that_the_model_answers(tmp_path):
     sample = runtime.sample()
     assert list(sample) == [spec.name for spec in signature.inputs]
     assert len(runtime.predict(sample)["predict"]) == 2
+
+
+def test_what_the_input_example_lacks_comes_as_nothing(tmp_path):
+    """A text that is missing in the example is None in the sample, as a request brings it, and not the text `null`."""
+    example = pandas.DataFrame({"a": [1.0, 2.0], "word": ["x", None], "other": [None, None]})
+    path = save_code(tmp_path / "m", lambda x, _: x.isna().sum(axis=1).to_numpy(), input_example=example)
+    runtime, signature = loaded(path)
+    assert signature.warnings == ()
+    assert {name: value.tolist() for name, value in runtime.sample().items()} == {
+        "a": [1.0, 2.0],
+        "word": [b"x", None],
+        "other": [None, None],
+    }
+
+
+def test_an_input_example_answered_otherwise_than_by_mlflow_is_refused(tmp_path):
+    """A model that answers its example from tensors in another way than MLflow has it answer is served by consent only,
+    with a warning; one that answers differently each time is told so and served.
+    """
+    example = pandas.DataFrame({"a": [1, "x"]})  # which no signature describes, so that all of it is taken for text
+    path = save_code(tmp_path / "m", lambda x, _: [type(each).__name__ for each in x["a"]], input_example=example)
+    with pytest.raises(LoadFailed, match=r"by MLflow itself: output 'predict' differs in 1 of 2 rows.*accept_example"):
+        loaded(path)
+    _, signature = loaded(path, accept_example_mismatch=True)
+    assert any("served by consent" in each for each in signature.warnings)
+
+    def draw(table, _):
+        import random
+
+        return [random.random() for _ in table["a"]]
+
+    _, signature = loaded(save_code(tmp_path / "random", draw, input_example=pandas.DataFrame({"a": [1.0]})))
+    assert "the input example proves nothing: the model answers it differently each time" in signature.warnings
+
+
+# -- faster engines --
+
+
+def optimized(runtime, signature, tmp_path):
+    quick = Acceptance(rows=0.1, timing_seconds=0.003, speedup=1e-6)
+    return optimize(runtime, signature, mode="require", digest="", cache=tmp_path, accept=quick)
+
+
+@pytest.mark.parametrize("library", ["sklearn", "xgboost"])
+def test_an_estimator_inside_gets_a_faster_engine(library, tmp_path):
+    """A model whose predict is its library's is answered by an engine as by `mlflow.pyfunc`, from columns as they come,
+    and its input example stays its sample.
+    """
+    if library == "sklearn":
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(WINE.data, WINE.target)
+        save = flavor.save_model
+    else:
+        model = pytest.importorskip("xgboost").XGBClassifier(n_estimators=5).fit(WINE.data, WINE.target)
+        save = importlib.import_module("mlflow.xgboost").save_model
+    signature = infer_signature(WINE.data, model.predict(WINE.data))
+    quietly(save, model, str(tmp_path / "m"), signature=signature, input_example=WINE.data[:2], pip_requirements=[])
+    runtime, signature = loaded(tmp_path / "m")
+    assert runtime.optimizable
+    served, signature = optimized(runtime, signature, tmp_path)
+    assert any(seat.engine is not None for seat in served.seats), signature.properties
+    rows = {name: WINE.data[name].to_numpy() for name in WINE.data.columns}
+    native = quietly(pyfunc.load_model, str(tmp_path / "m"))
+    answer = served.predict(rows)["predict"]
+    assert (answer.dtype, answer.tolist()) == (np.int64, native.predict(WINE.data).tolist())
+    assert list(served.sample()) == list(WINE.data.columns)
+    served.unload()
+
+
+@pytest.mark.parametrize("why", ["params", "predict_proba", "code"])
+def test_a_predict_that_is_not_the_librarys_gets_none(why, tmp_path):
+    """Params, another method of the estimator's, and code of somebody's stay with MLflow."""
+    params = schema.ParamSchema([schema.ParamSpec("k", "long", 3)])
+    columns = infer_signature(WINE.data)
+    if why == "params":
+        made = ModelSignature(inputs=columns.inputs, params=params)
+        path = save_wine(tmp_path / "m", signature=made)
+    elif why == "predict_proba":
+        path = save_wine(tmp_path / "m", signature=columns, pyfunc_predict_fn=why)
+    else:
+        path = save_code(tmp_path / "m", lambda x, _: x["alcohol"].to_numpy(), columns)
+    assert not loaded(path)[0].optimizable
 
 
 # -- answers --

@@ -132,20 +132,22 @@ def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapp
 def parse_target(uri: str, environment: Mapping[str, str]) -> Target:
     """What a target uri names: `headrace`, `headrace:http://host:8083`, `headrace://host:8083?url=http://host:8080`.
 
+    `headrace:/http://host:8083` is the second, in MLflow's way of writing a target.
+
     Raises:
         MlflowException: it names no server.
     """
     rest = uri.removeprefix(TARGET).removeprefix(":")
-    if rest.startswith("//"):
-        rest = f"http:{rest}"
+    rest = f"http:{rest}" if rest.startswith("//") else rest.removeprefix("/")
     parts = urlsplit(rest)
     query = parse_qs(parts.query)
-    if set(query) - {"url"} or (parts.netloc and parts.scheme not in {"http", "https"}):
+    names_none = parts._replace(query="").geturl() == ""
+    if set(query) - {"url"} or not (names_none or (parts.hostname and parts.scheme in {"http", "https"})):
         raise MlflowException(
             f"target {uri!r} names no server; expected headrace or headrace:http://HOST:8083?url=http://HOST:8080",
             INVALID_PARAMETER_VALUE,
         )
-    if not parts.netloc:
+    if names_none:
         control = environment.get("HEADRACE_CONTROL_URL") or DEFAULT_URL
         serving = environment.get("HEADRACE_URL", "")
     else:

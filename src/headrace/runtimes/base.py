@@ -62,7 +62,7 @@ class Runtime(abc.ABC):
     """The engine spends its time outside the interpreter lock, so a thread gains something."""
     concurrent: ClassVar[bool] = False
     """`predict` may be called from several threads at once."""
-    optimizable: ClassVar[bool] = False
+    optimizable: bool = False
     """`runtimes.optimize` can read the loaded model (attribute `model`) and may find a faster engine for it."""
     is_async: bool = False
     """`predict` returns an awaitable and `predict_stream` an async iterator."""

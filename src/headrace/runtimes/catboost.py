@@ -48,7 +48,7 @@ class CatboostRuntime(Runtime):
     """A CatBoost model. Inputs: one matrix [rows, features] of numbers, or its named columns one each."""
 
     extra: ClassVar[str] = "catboost"
-    optimizable: ClassVar[bool] = True
+    optimizable: bool = True
     releases_lock: ClassVar[bool] = True
 
     def __init__(self, source: Source) -> None:

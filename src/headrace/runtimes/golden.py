@@ -83,12 +83,13 @@ def check_golden(path: Path, predict: Callable[[Mapping[str, Array], Sequence[st
     except Exception as error:  # noqa: BLE001 - a model broken by its library's version fails in any way
         return Check(path, rows, f"the model fails on them: {type(error).__name__}: {error}")
     for name, golden in wanted.items():
-        if difference := _difference(golden, np.asarray(answers[name])):
-            return Check(path, rows, f"output {name!r} {difference}")
+        if found := difference(golden, np.asarray(answers[name])):
+            return Check(path, rows, f"output {name!r} {found}")
     return Check(path, rows)
 
 
-def _difference(golden: Array, answer: Array) -> str:
+def difference(golden: Array, answer: Array) -> str:
+    """Where an answer is not the golden one, beyond `TOLERANCE`; empty: nowhere."""
     if golden.shape != answer.shape:
         return f"has shape {list(answer.shape)}, golden {list(golden.shape)}"
     if golden.dtype.kind == "f" and answer.dtype.kind == "f":

@@ -32,7 +32,7 @@ class LightgbmRuntime(Runtime):
     """A LightGBM model. Inputs: one matrix [rows, features] of numbers, or its named columns one each."""
 
     extra: ClassVar[str] = "lightgbm"
-    optimizable: ClassVar[bool] = True
+    optimizable: bool = True
     releases_lock: ClassVar[bool] = True
 
     def __init__(self, source: Source) -> None:

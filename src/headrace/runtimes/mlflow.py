@@ -9,7 +9,11 @@ dict is an output for each name, anything else is `predict` or the one name that
 What the model has no name for is passed over where nothing is missing, as MLflow does. As many columns as a tensor
 without a name is wide stand for it, in the caller's order.
 
-A model behind a known library is batchable; one in Python is when `parameters: {batchable: true}` says so.
+A model behind a known library is batchable; one in Python is when `parameters: {batchable: true}` says so. Where
+`predict` is the library's own, the estimator may get a faster engine (`runtimes.optimize`).
+
+The input example is asked at load, as a request would bring it and by MLflow itself: a model that answers the two
+differently is not served, unless `parameters: {accept_example_mismatch: true}` consents to it.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import yaml
 
 from headrace.errors import InvalidRequest, LoadFailed, MissingExtra, SettingsError, UnsafeArtifact
 from headrace.payload import DTYPES, EMPTY, Array, Signature, TensorSpec, datatype_of
-from headrace.runtimes import pickles
+from headrace.runtimes import golden, pickles
 from headrace.runtimes.base import Recognition, Runtime, Source, Values, check_parameters, missing_extra
 
 _FILE: Final = "MLmodel"
@@ -51,6 +55,7 @@ _LIBRARIES: Final = frozenset(
 _ARRAYS: Final = frozenset({"mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost"})
 """Loaders of models whose predict gives an array."""
 _CALLERS_FAULT: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+_PARAMETERS: Final = frozenset({"batchable", "accept_example_mismatch"})
 _INPUT: Final = "input-0"
 _OUTPUT: Final = "predict"
 
@@ -85,6 +90,9 @@ class MlflowRuntime(Runtime):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self._model: Any = None
+        self.model: Any = None
+        """The estimator inside, where the model's predict is that of its library and nothing else: `runtimes.optimize`
+        looks at it."""
         self._pandas: Any = None
         self._columns: tuple[Column, ...] = ()
         self._form = "any"
@@ -120,10 +128,11 @@ class MlflowRuntime(Runtime):
             UnsafeArtifact: under an allow-list, a flavor that unpickles or runs code.
             SettingsError: an unknown parameter.
         """
-        check_parameters(self.source.parameters, {"batchable"}, runtime="mlflow")
+        check_parameters(self.source.parameters, _PARAMETERS, runtime="mlflow")
+        for key, value in self.source.parameters.items():
+            if not isinstance(value, bool):
+                raise SettingsError(f"parameters of a mlflow model: {key} is {value!r}; expected true or false")
         batchable = self.source.parameters.get("batchable")
-        if not isinstance(batchable, (bool, type(None))):
-            raise SettingsError(f"parameters of a mlflow model: batchable is {batchable!r}; expected true or false")
         path = self.source.path
         if path is not None:
             description = _description(path)
@@ -149,6 +158,9 @@ class MlflowRuntime(Runtime):
         self._example = self._values(example) if example is not None else None
         answer, unsaid = self._ask_example()
         self._outputs = self._read_outputs(metadata, answer)
+        if answer is not None:
+            unsaid = (*unsaid, *self._check_example(example, answer))
+        self._read_estimator(loader, flavor)
         if batchable is None:
             batchable = not self._in_code
         binary = ",".join(each.name for each in self._columns if each.kind == "binary")
@@ -202,7 +214,7 @@ class MlflowRuntime(Runtime):
 
     def unload(self) -> None:
         """Let the model go."""
-        self._model = None
+        self._model = self.model = None
 
     # -- loading --
 
@@ -251,10 +263,11 @@ class MlflowRuntime(Runtime):
     def _read_inputs(self, metadata: Any, example: Any) -> None:
         schema = metadata.get_input_schema()
         if schema is not None and schema.inputs:
+            from_type_hint = getattr(metadata, "_is_signature_from_type_hint", None)  # of newer releases
             self._columns = _columns(schema, _INPUT)
             if schema.is_tensor_spec():
                 self._form = "tensors" if schema.has_input_names() else "tensor"
-            elif getattr(self._model.metadata, "_is_signature_from_type_hint", False):
+            elif from_type_hint is not None and from_type_hint():
                 self._form = "records" if schema.has_input_names() else "list"
             else:
                 self._form = "columns" if schema.has_input_names() else "frame"
@@ -285,7 +298,42 @@ class MlflowRuntime(Runtime):
         try:
             return self._model.predict(self._data(self._example)), ()
         except Exception as error:  # noqa: BLE001 - the model serves though its own example fails
+            self._example = None
             return None, (f"the input example is not answered: {_line(error)}",)
+
+    def _check_example(self, example: Any, answer: Any) -> tuple[str, ...]:
+        """Compare what a request with the input example is answered with what MLflow itself answers to it.
+
+        Returns:
+            Warnings: where nothing can be compared, and of a difference that was consented to.
+
+        Raises:
+            LoadFailed: they differ.
+        """
+        try:
+            native = self._named(self._model.predict(example), ())
+            difference = _difference(native, self._named(answer, ()))
+            if difference and _difference(native, self._named(self._model.predict(example), ())):
+                return ("the input example proves nothing: the model answers it differently each time",)
+        except Exception as error:  # noqa: BLE001 - the model serves though MLflow cannot ask it its own example
+            return (f"the input example is not answered by MLflow itself: {_line(error)}",)
+        if not difference:
+            return ()
+        problem = f"the input example is answered otherwise from tensors than by MLflow itself: {difference}"
+        if self.source.parameters.get("accept_example_mismatch", False):
+            return (f"served by consent: {problem}",)
+        raise LoadFailed(
+            f"{self.source.path}: {problem}; log the model with the signature of what it takes, or consent to that: "
+            "`parameters: {accept_example_mismatch: true}`"
+        )
+
+    def _read_estimator(self, loader: str, flavor: Mapping[str, Any]) -> None:
+        """Whether the model's predict is that of an estimator, so that a faster engine may be looked for."""
+        plain = flavor.get("predict_fn", "predict") == "predict" and not self._params
+        if loader in _ARRAYS and plain:
+            with contextlib.suppress(NotImplementedError):  # a flavor without a model of its own
+                self.model = self._model.get_raw_model()
+        self.optimizable = self.model is not None
 
     def _read_outputs(self, metadata: Any, answer: Any) -> tuple[Column, ...]:
         """What the signature says, or else what the input example is answered."""
@@ -316,11 +364,19 @@ class MlflowRuntime(Runtime):
             return {name: _carried(value) for name, value in example.items()}
         if self._form == "tensor":
             return {_INPUT: _carried(example.to_numpy())}
-        return {
-            str(name): _carried(example[name].to_numpy())
-            for name in example.columns
-            if not example[name].isna().all() or example[name].dtype.kind == "f"
-        }
+        texts = {each.name for each in self._columns if each.datatype == "BYTES"}
+        values = {}
+        for name in map(str, example.columns):
+            column = example[name]
+            missing = column.isna().to_numpy()
+            carried = _carried(column.to_numpy())
+            if name in texts:
+                carried = carried if carried.dtype.kind == "O" or not missing.all() else carried.astype(object)
+                carried[missing] = None
+            elif missing.all() and column.dtype.kind != "f":
+                continue  # an optional column, left out: no number says that it has no value
+            values[name] = carried
+        return values
 
     def _data(self, inputs: Values) -> Any:
         """What the model's predict takes."""
@@ -631,6 +687,16 @@ def _numbers(column: Column, value: Array) -> Array:
         if dtype.kind != "i" or np.array_equal(narrowed, value):
             return narrowed
     raise InvalidRequest(f"input {column.name!r} is {datatype_of(value)}; expected {column.datatype}")
+
+
+def _difference(native: Values, served: Values) -> str:
+    """Where two answers differ; empty: nowhere."""
+    if native.keys() != served.keys():
+        return f"outputs {', '.join(served)}, for {', '.join(native)}"
+    for name, value in native.items():
+        if found := golden.difference(np.asarray(value), np.asarray(served[name])):
+            return f"output {name!r} {found}"
+    return ""
 
 
 def _text(name: str, value: Any) -> str | None:

@@ -87,7 +87,7 @@ class SklearnRuntime(Runtime):
     """A fitted estimator. `predict` costs what the estimator's own method costs, and some microseconds."""
 
     extra: ClassVar[str] = "sklearn"
-    optimizable: ClassVar[bool] = True
+    optimizable: bool = True
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)

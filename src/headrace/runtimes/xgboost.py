@@ -43,7 +43,7 @@ class XgboostRuntime(Runtime):
     """An XGBoost model. Inputs: one matrix [rows, features] of numbers, or the booster's named columns one each."""
 
     extra: ClassVar[str] = "xgboost"
-    optimizable: ClassVar[bool] = True
+    optimizable: bool = True
     releases_lock: ClassVar[bool] = True
     concurrent: ClassVar[bool] = False
 

@@ -28,7 +28,7 @@ from sklearn import (
 from xgboost import XGBClassifier, XGBRegressor, XGBRFRegressor
 
 from headrace.errors import InvalidRequest, LoadFailed
-from headrace.payload import Signature, TensorSpec
+from headrace.payload import EMPTY, Signature, TensorSpec
 from headrace.runtimes import optimize
 from headrace.runtimes.base import Runtime, Source
 from headrace.runtimes.lightgbm import LightgbmRuntime
@@ -426,6 +426,34 @@ def test_a_model_that_answers_otherwise_keeps_its_answers(odd):
     served, told = odd(lambda rows: odd.model.predict(rows) * (1 + 1e-9))
     assert isinstance(served, Odd)
     assert "scores of" in told.properties["engine.refused"]
+
+
+class Peculiar(SklearnRuntime):
+    """A model that carries a row which nobody would aim at it, and answers that one in a way of its own."""
+
+    def predict(self, inputs, outputs=(), parameters=EMPTY):
+        answers = super().predict(inputs, outputs, parameters)
+        (rows,) = inputs.values()
+        answers["predict"] = np.where(rows[:, 0] == 0.4711, 4711.0, answers["predict"])
+        return answers
+
+    def sample(self):
+        return {"input-0": np.full((2, 6), 0.4711)}
+
+
+def test_a_sample_answered_otherwise_keeps_the_native_model(data, tmp_path):
+    """An engine that passed the gate does not serve where the sample that the model carries shows a difference: the
+    native model does, with the reason; where one is required, the load fails. Stored engines are asked it too.
+    """
+    runtime = Peculiar(Source(model=linear_model.LinearRegression().fit(data.rows, data.target)))
+    signature = runtime.load()
+    for checked in ("now", "earlier"):
+        served, told = optimize.optimize(runtime, signature, mode="auto", digest="d", cache=tmp_path, accept=QUICK)
+        assert served is runtime
+        assert "sample that the model carries is answered otherwise: scores of 2" in told.properties["engine.refused"]
+        assert f"checked {checked}" in told.properties["engine.check"]
+    with pytest.raises(LoadFailed, match="the sample that the model carries"):
+        optimize.optimize(runtime, signature, mode="require", digest="d", cache=tmp_path, accept=QUICK)
 
 
 def test_an_engine_that_is_no_faster_gets_no_seat(odd):

@@ -5,7 +5,7 @@ A candidate only claims; `choose` exports it, compares its structure, puts it th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from headrace.runtimes.optimize.numpy_forms import KernelVotes, LinearBooster, N
 from headrace.runtimes.optimize.steps import NumpyStep
 from headrace.runtimes.optimize.table import Table
 from headrace.runtimes.optimize.tree_forms import NativeTrees, OnnxTrees, SingleRow
+
+_SCORES: Final = frozenset({"FP32", "FP64"})
 
 
 def candidates(subject: Subject) -> list[Candidate]:
@@ -138,7 +140,8 @@ def _lightgbm(model: Any) -> Any:
 
 def _classes(subject: Subject, model: Any, count: int) -> Any:
     """The classes of a booster's model; None where its runtime answers scores only."""
-    if "predict_proba" not in subject.specs:
+    answer = subject.specs.get("predict")
+    if "predict_proba" not in subject.specs and (answer is None or answer.datatype in _SCORES):
         return None
     classes = getattr(model, "classes_", None)
     return np.arange(count) if classes is None else classes

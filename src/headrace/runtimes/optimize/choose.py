@@ -1,6 +1,7 @@
 """A loaded model gets the fastest engine proven to answer the same. Step *load* of the walk; called by the loader.
 
     candidates -> export -> structure -> gate -> time -> ranges by number of rows -> verdict, stored by content
+    -> the sample that the model carries
 
 The loader calls `optimize` in a thread, after `runtime.load()`. Nothing here breaks a load: whatever raises or does not
 end in time becomes a refusal with its reason, and the native model serves.
@@ -71,7 +72,7 @@ def optimize(
     mode: Literal["auto", "stored", "require", "off"],
     digest: str,
     cache: Path,
-    accept: Acceptance = Acceptance(),  # noqa: B008 - frozen
+    accept: Acceptance = Acceptance(),
 ) -> tuple[Runtime, Signature]:
     """Give a loaded model faster engines, where they are proven to answer the same.
 
@@ -120,16 +121,22 @@ def optimize(
             except OSError as error:
                 origin += f", not stored: {error.strerror}"
     spent = f"{time.monotonic() - started:.2f} s, {origin}"
-    if verdict.refusal:
-        if mode == "require":
-            raise LoadFailed(
-                f"optimize: require, but the model gets no faster engine: {verdict.refusal}. "
-                "Set optimize to auto to serve it as it is"
-            )
-        told = {NAME: signature.platform, f"{NAME}.refused": verdict.refusal, f"{NAME}.check": spent}
-        return runtime, _told(signature, {**told, **verdict.properties})
-    signature = _told(signature, {**verdict.properties, f"{NAME}.check": spent})
-    return case.switch(verdict, engines, signature), signature
+    if not verdict.refusal:
+        faster = _told(signature, {**verdict.properties, f"{NAME}.check": spent})
+        served = case.switch(verdict, engines, faster)
+        difference = case.difference(served)
+        if not difference:
+            return served, faster
+        for engine in engines.values():
+            engine.close()
+        verdict = Verdict(refusal=f"the sample that the model carries is answered otherwise: {difference}")
+    if mode == "require":
+        raise LoadFailed(
+            f"optimize: require, but the model gets no faster engine: {verdict.refusal}. "
+            "Set optimize to auto to serve it as it is"
+        )
+    told = {NAME: signature.platform, f"{NAME}.refused": verdict.refusal, f"{NAME}.check": spent}
+    return runtime, _told(signature, {**told, **verdict.properties})
 
 
 def _told(signature: Signature, properties: Mapping[str, str]) -> Signature:
@@ -371,6 +378,20 @@ class Case:
 
         served = held(mixed=True)
         return served if not self._columns or self._mixes(served) else held(mixed=False)
+
+    def difference(self, served: Engines) -> str:
+        """How the sample that the artifact carries is answered otherwise than natively; empty: not, or there is none.
+
+        Asked at each load, of stored engines too: nobody made these rows up.
+        """
+        try:
+            sample = self.runtime.sample()
+            if sample is None:
+                return ""
+            want, have = self.runtime.predict(sample, self._default), served.predict(sample, self._default)
+            return gate.compare(want, have, gate.SINGLE).refusal(gate.SINGLE)
+        except Exception as error:  # noqa: BLE001 - as in `optimize`: the native model serves
+            return _reason(error)
 
     def _mixes(self, served: Engines) -> bool:
         """Whether whole numbers in every other column, as INT64 beside FP64, are answered as natively."""

@@ -139,6 +139,10 @@ class Engines(Runtime):
             return None
         return np.stack([part.reshape(-1) for part in parts], axis=1)
 
+    def sample(self) -> Values | None:
+        """The native runtime's."""
+        return self.native.sample()
+
     def unload(self) -> None:
         """Close the engines, then unload the native runtime."""
         for engine in {id(seat.engine): seat.engine for seat in self.seats}.values():
