@@ -50,15 +50,15 @@ def prepare(folder: Path, rows: int) -> None:
 
 def ours(folder: Path) -> int:
     """The job."""
-    from headrace.lifecycle.batch import run
     from headrace.lifecycle.batch.base import Job
+    from headrace.lifecycle.batch.run import run
     from headrace.offline import open_model
 
     source, output = str(folder / "rows.parquet"), str(folder / "out.parquet")
     job = Job(model=str(folder / "model.onnx"), inputs=(source,), output=output, id_column="id")
     model = open_model(job.model)
     begin = time.perf_counter()
-    outcome = run.run(job, open_predictor=lambda _: model, state=folder / "state", overwrite=True)
+    outcome = run(job, open_predictor=lambda _: model, state=folder / "state", overwrite=True)
     say(outcome.rows, time.perf_counter() - begin)
     return outcome.rows
 

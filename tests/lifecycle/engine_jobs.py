@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from headrace.errors import InvalidRequest, RuntimeFailed
-from headrace.lifecycle.batch import run
 from headrace.lifecycle.batch.base import Job
 from headrace.lifecycle.batch.engines import base, work
+from headrace.lifecycle.batch.run import run
 from headrace.payload import EMPTY, Signature, Tensor, TensorSpec
 
 OPENER = "tests.lifecycle.engine_jobs:open_model"
@@ -136,7 +136,7 @@ def a_job(folder, name, output, **more):
 def locally(asked, output):
     """The same job on this machine."""
     job = msgspec.structs.replace(asked, output=str(output))
-    return run.run(job, open_predictor=lambda each: open_model(each.model))
+    return run(job, open_predictor=lambda each: open_model(each.model))
 
 
 def same(one, other):

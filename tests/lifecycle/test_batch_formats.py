@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import ArtifactCorrupt, InvalidRequest, NotSupported
-from headrace.lifecycle.batch import formats
+from headrace.lifecycle.batch.formats import registry, text
 
 FORMATS = ["csv", "jsonl", "parquet", "arrow"]
 
@@ -26,7 +26,7 @@ def table(rows):
 
 def written(kind, *batches, compression=""):
     file = io.BytesIO()
-    writer = formats.open_writer(file, kind, compression)
+    writer = registry.open_writer(file, kind, compression)
     for batch in batches:
         writer.write(batch)
     writer.close()
@@ -34,7 +34,7 @@ def written(kind, *batches, compression=""):
 
 
 def opened(data, name, wanted="auto", names=None, texts=frozenset()):
-    reader = formats.open_reader(io.BytesIO(data), name, wanted)
+    reader = registry.open_reader(io.BytesIO(data), name, wanted)
     reader.want(frozenset(names or reader.schema.names), texts)
     return reader
 
@@ -42,7 +42,7 @@ def opened(data, name, wanted="auto", names=None, texts=frozenset()):
 @pytest.mark.parametrize("rows", [1, 1000])
 def test_a_file_without_a_header_has_the_names_that_are_given(rows):
     """With names given the first line of a CSV file is a row, the one with line 1, and a line with other fields is not."""
-    reader = formats.open_reader(
+    reader = registry.open_reader(
         io.BytesIO(b"\xef\xbb\xbf39, Private\n50, ?\n7\n"), "adult.data", names=("age", "class")
     )
     assert (reader.schema.names, reader.header_lines) == (["age", "class"], 0)
@@ -52,7 +52,7 @@ def test_a_file_without_a_header_has_the_names_that_are_given(rows):
     assert [fault.row for fault in told.faults] == [2]
     assert block.originals()[0] == (1, "39, Private")
     with pytest.raises(InvalidRequest, match="expected rows"):
-        formats.open_reader(io.BytesIO(b""), "adult.data", "csv", names=("age",))
+        registry.open_reader(io.BytesIO(b""), "adult.data", "csv", names=("age",))
 
 
 def rows_of(blocks):
@@ -180,7 +180,7 @@ def test_bom_and_other_delimiters_are_understood():
 
 def test_a_quote_that_is_never_closed_ends_the_job(monkeypatch):
     """A row that does not end within the bound is an error that says where it begins, not endless reading."""
-    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 1 << 18)
+    monkeypatch.setattr(text, "MAX_ROW_BYTES", 1 << 18)
     data = b'a,b\n1,2\n3,"' + b"x" * (1 << 20)
     with pytest.raises(InvalidRequest, match=r"byte 8 .*quote not closed"):
         list(opened(data, "x.csv").blocks(0, rows=100))

@@ -13,9 +13,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from headrace.errors import ModelNotFound, Temporary
-from headrace.lifecycle.batch import run
 from headrace.lifecycle.batch.base import Job
 from headrace.lifecycle.batch.remote import open_remote
+from headrace.lifecycle.batch.run import run
 from headrace.offline import open_model
 
 ROWS = 3000
@@ -81,9 +81,9 @@ def job(files, output, **more):
 def test_a_server_answers_as_the_model_does_here(files, server, tmp_path, scheme, port):
     """The answers of a server are those of the same model in this process, on either wire."""
     url = f"{scheme}://127.0.0.1:{server.ports[port]}"
-    run.run(job(files, tmp_path / "there.parquet", model="sums", url=url), open_predictor=open_remote)
+    run(job(files, tmp_path / "there.parquet", model="sums", url=url), open_predictor=open_remote)
     here = job(files, tmp_path / "here.parquet", model=str(files / "models" / "sums"))
-    run.run(here, open_predictor=lambda given: open_model(given.model, settings={"models.optimize": "off"}))
+    run(here, open_predictor=lambda given: open_model(given.model, settings={"models.optimize": "off"}))
     there, here = (pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("there", "here"))
     assert there.to_pydict() == here.to_pydict()
     assert there.num_rows == ROWS
@@ -93,9 +93,9 @@ def test_what_the_server_does_not_have_is_said_at_once(files, server, tmp_path):
     """A model that the server does not know, and a server that is not there, are errors before a row is asked."""
     url = f"http://127.0.0.1:{server.ports['REST']}"
     with pytest.raises(ModelNotFound, match="nosuch"):
-        run.run(job(files, tmp_path / "x.csv", model="nosuch", url=url), open_predictor=open_remote)
+        run(job(files, tmp_path / "x.csv", model="nosuch", url=url), open_predictor=open_remote)
     with pytest.raises(Temporary, match=r"127\.0\.0\.1:1"):
-        run.run(job(files, tmp_path / "x.csv", model="sums", url="http://127.0.0.1:1"), open_predictor=open_remote)
+        run(job(files, tmp_path / "x.csv", model="sums", url="http://127.0.0.1:1"), open_predictor=open_remote)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,7 +117,7 @@ def test_a_server_killed_in_the_middle_loses_nothing(files, tmp_path):
 
     try:
         given_job = job(files, tmp_path / "out.parquet", model="sums", url=f"http://127.0.0.1:{ports['REST']}")
-        outcome = run.run(given_job, open_predictor=open_remote, report=report)
+        outcome = run(given_job, open_predictor=open_remote, report=report)
         assert starting
         assert (outcome.answered, outcome.rejected) == (ROWS, 0)
         assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["id"].to_pylist() == list(range(ROWS))

@@ -16,8 +16,10 @@ import pyarrow.parquet
 import pytest
 
 from headrace.errors import Conflict, InvalidRequest, RuntimeFailed
-from headrace.lifecycle.batch import run
+from headrace.lifecycle.batch import file
 from headrace.lifecycle.batch.base import Job
+from headrace.lifecycle.batch.formats import registry
+from headrace.lifecycle.batch.run import run
 from headrace.payload import EMPTY, Signature, Tensor, TensorSpec
 
 ROWS = 3000
@@ -58,7 +60,7 @@ def source(folder, kind):
         return path
     plain, _, compression = kind.partition(".")
     with path.open("wb") as file:
-        writer = run.formats.open_writer(file, plain, compression)
+        writer = registry.open_writer(file, plain, compression)
         for batch in table.to_batches(1000):
             writer.write(batch)
         writer.close()
@@ -103,7 +105,7 @@ def test_a_job_that_is_stopped_again_and_again_has_each_row_once(tmp_path, kind)
             if not left[0]:
                 cancel.set()
 
-        outcome = run.run(
+        outcome = run(
             job(path, output),
             open_predictor=lambda _: model,
             state=tmp_path / "state",
@@ -138,7 +140,7 @@ def test_a_job_that_failed_goes_on(tmp_path):
 
 def go(path, output, model, folder, **more):
     given_job = job(path, output, **{key: more.pop(key) for key in ("keep",) if key in more})
-    return run.run(given_job, open_predictor=lambda _: model, state=folder / "state", seal_seconds=0, **more)
+    return run(given_job, open_predictor=lambda _: model, state=folder / "state", seal_seconds=0, **more)
 
 
 def half(tmp_path):
@@ -205,7 +207,7 @@ def test_a_bad_row_that_ends_a_job_ends_it_again(tmp_path):
     path, output = source(tmp_path, "csv"), tmp_path / "out.parquet"
     for _ in range(2):
         with pytest.raises(InvalidRequest, match=r"row 50 \(line 52\)"):
-            run.run(
+            run(
                 job(path, output, on_error="fail"),
                 open_predictor=lambda _: Double(),
                 state=tmp_path / "state",
@@ -219,8 +221,10 @@ from pathlib import Path
 
 import numpy as np
 
-from headrace.lifecycle.batch import run
 from headrace.lifecycle.batch.base import Job
+from headrace.lifecycle.batch import file
+from headrace.lifecycle.batch.formats import registry
+from headrace.lifecycle.batch.run import run
 from headrace.payload import EMPTY, Signature, Tensor, TensorSpec
 
 
@@ -242,7 +246,7 @@ class Double:
 source, output, state = sys.argv[1:]
 job = Job(model="double", inputs=(source,), output=output, id_column="id", batch_rows=100, threads=2)
 print("open", flush=True)
-outcome = run.run(
+outcome = run(
     job,
     open_predictor=lambda job: Double(),
     state=Path(state),
@@ -290,16 +294,16 @@ def test_a_job_killed_with_9_again_and_again_has_each_row_once(tmp_path, kind):
 def test_the_moment_before_the_manifest_doubles_nothing(tmp_path, monkeypatch):
     """A job that ends between its output and its manifest is finished by the next run, with the same output."""
     path, output = source(tmp_path, "csv"), tmp_path / "out.parquet"
-    real = run.manifest.render
+    real = file.manifest.render
 
     def torn(told):
         raise RuntimeFailed("the machine went away")
 
-    monkeypatch.setattr(run.manifest, "render", torn)
+    monkeypatch.setattr(file.manifest, "render", torn)
     with pytest.raises(RuntimeFailed, match="went away"):
         go(path, output, Double(), tmp_path)
     assert output.exists()
-    monkeypatch.setattr(run.manifest, "render", real)
+    monkeypatch.setattr(file.manifest, "render", real)
     model = Double()
     assert go(path, output, model, tmp_path).resumed_rows == ROWS
     assert model.asked.total() == 0
@@ -312,12 +316,12 @@ def test_a_part_that_was_killed_before_its_seal_is_not_taken(tmp_path):
     stop = threading.Event()
     job_ = job(path, output)
     options = {"open_predictor": lambda _: Double(), "state": tmp_path / "state", "seal_seconds": 0}
-    assert run.run(job_, cancel=stop, report=lambda outcome, _: stop.set(), **options).interrupted
+    assert run(job_, cancel=stop, report=lambda outcome, _: stop.set(), **options).interrupted
     folder = next((tmp_path / "state").iterdir())
     number = len(list(folder.glob("*.json"))) - 1  # job.json is no entry
     shutil.copy(folder / "000000.arrow", folder / f"{number:06d}.arrow")
     (folder / f"{number:06d}.rejects").write_bytes(b'[{"file":"f","row":0,"reason":"of a part that never was"}]')
-    assert run.run(job_, **options | {"seal_seconds": 1000}).rows == ROWS
+    assert run(job_, **options | {"seal_seconds": 1000}).rows == ROWS
     check(output)
 
 

@@ -12,8 +12,12 @@ import pytest
 
 from headrace.artifacts.objects import expand
 from headrace.errors import ArtifactCorrupt, ArtifactFailed, Conflict, InvalidRequest, Overloaded, RuntimeFailed
-from headrace.lifecycle.batch import rows, run
+from headrace.lifecycle.batch import rows
 from headrace.lifecycle.batch.base import Job
+from headrace.lifecycle.batch.file import run_file
+from headrace.lifecycle.batch.formats import registry
+from headrace.lifecycle.batch.run import run
+from headrace.lifecycle.batch.sketch import sketch
 from headrace.payload import EMPTY, Signature, Tensor, TensorSpec
 
 
@@ -53,7 +57,7 @@ def job(inputs, output, **more):
 
 def do(given_job, model=None, **more):
     model = model or Sum()
-    return run.run(given_job, open_predictor=lambda _: model, **more)
+    return run(given_job, open_predictor=lambda _: model, **more)
 
 
 def csv(path, count, *, bad=()):
@@ -200,7 +204,7 @@ def test_formats_answer_alike(tmp_path, suffix):
     batch = pa.table({"a": [float(at) for at in range(300)], "b": [1.0] * 300})
     path = tmp_path / f"in.{suffix}"
     with path.open("wb") as file:
-        writer = run.formats.open_writer(file, suffix)
+        writer = registry.open_writer(file, suffix)
         for each in batch.to_batches():
             writer.write(each)
         writer.close()
@@ -326,7 +330,7 @@ def test_one_file_is_done_as_watchers_do_it(tmp_path):
     """`run_file` does one object to one output, and leaves the model open."""
     (info,) = expand(str(csv(tmp_path / "in.csv", 20)))
     model = Sum()
-    outcome = run.run_file(job("", "", id_column="id"), info, str(tmp_path / "o" / "x.jsonl"), model)
+    outcome = run_file(job("", "", id_column="id"), info, str(tmp_path / "o" / "x.jsonl"), model)
     assert (outcome.answered, model.closed) == (20, False)
     assert len(lines(tmp_path / "o" / "x.jsonl")) == 20
 
@@ -334,7 +338,7 @@ def test_one_file_is_done_as_watchers_do_it(tmp_path):
 def test_a_sketch_writes_nothing(tmp_path):
     """What a job would do is told with the answers to the first rows, and nothing is written."""
     path = csv(tmp_path / "in.csv", 20, bad={1})
-    told = run.sketch(job(path, tmp_path / "out.csv", id_column="id"), open_predictor=lambda _: Sum())
+    told = sketch(job(path, tmp_path / "out.csv", id_column="id"), open_predictor=lambda _: Sum())
     assert told.answers == {"id": "string", "sum": "float"}
     assert [row["sum"] for row in told.sample] == [0, 6, 9, 12]
     assert [reject.row for reject in told.rejects] == [1]

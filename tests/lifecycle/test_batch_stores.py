@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from headrace.errors import ArtifactDenied, ArtifactFailed, ArtifactNotFound
-from headrace.lifecycle.batch import run
 from headrace.lifecycle.batch.base import Job
+from headrace.lifecycle.batch.run import run
 from headrace.payload import EMPTY, Signature, Tensor, TensorSpec
 
 ROWS = 2000
@@ -43,7 +43,7 @@ def job(source, output, **more):
 
 
 def do(given_job, model, **more):
-    return run.run(given_job, open_predictor=lambda _: model, **more)
+    return run(given_job, open_predictor=lambda _: model, **more)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.lifecycle import engine_jobs
 from tests.lifecycle.engine_jobs import OPENER, Here, a_job, driver, locally, outcomes, same
 
-from headrace.errors import Conflict, InvalidRequest, NotSupported, RuntimeFailed, SettingsError, Temporary
+from headrace.errors import Conflict, InvalidRequest, RuntimeFailed, SettingsError, Temporary
 from headrace.lifecycle.batch.engines import base, work
 from headrace.testing.brokers import free_port
 
@@ -92,6 +92,26 @@ def test_several_files(tmp_path):
     locally(a_job(tmp_path, "in", "there/"), tmp_path / "here/")
     for number in range(3):
         same(tmp_path / f"there/{number}.parquet", tmp_path / f"here/{number}.parquet")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "csv.gz"])
+@pytest.mark.parametrize("limit", [1, 450, 501, 2000])
+def test_a_limit_is_of_all_files_together(tmp_path, kind, limit):
+    """With a limit, the first rows of the files are answered and no more, as on one machine, though tasks know nothing
+    of one another; the same job again has nothing to do.
+    """
+    (tmp_path / "in").mkdir()
+    for name in ("1", "2"):
+        (tmp_path / written(tmp_path, kind, 500, (0, 5, 450))).rename(tmp_path / "in" / f"{name}.{kind}")
+    asked = a_job(tmp_path, "in", "there/", limit=limit)
+    here = locally(asked, tmp_path / "here/")
+    there = on_engine(asked)
+    assert (there.rows, there.rejected, there.files) == (here.rows, here.rejected, here.files)
+    assert there.rows == min(limit, 1000)
+    for each in (tmp_path / "here").glob(f"[12].{kind}"):
+        same(tmp_path / "there" / each.name, each)
+    assert on_engine(asked, engine := Here()).rows == there.rows
+    assert engine.done == 0
 
 
 def test_an_engine_that_dies(tmp_path):
@@ -185,9 +205,8 @@ def test_stopping(tmp_path):
         ({"columns": {"x": ("a", "b", "zz")}}, InvalidRequest, "no column 'zz'"),
         ({"on_error": "fail"}, InvalidRequest, r"row 0 \(line 2\).*oops"),
         ({"max_rejects": 2}, InvalidRequest, "more than 2 rows"),
-        ({"limit": 10}, NotSupported, "engine local"),
     ],
-    ids=["missing-column", "on-error-fail", "max-rejects", "limit"],
+    ids=["missing-column", "on-error-fail", "max-rejects"],
 )
 def test_what_ends_a_job(tmp_path, more, kind, said):
     """What ends a job on one machine ends it here with the same words, and no output is there."""

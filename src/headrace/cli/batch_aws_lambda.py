@@ -152,7 +152,7 @@ def command(**given: Any) -> None:
     def unopened(_: object) -> Any:
         raise AssertionError  # nothing is answered here
 
-    job = job_of(given, model=given["model"], output=given["target"])
+    job = job_of(given, output=given["target"])
     function = Function(job=job, inputs=given["inputs"], name=given["name"])
     Handler(function, open_predictor=unopened)  # says now what it would say there
     if given["where"] is None:

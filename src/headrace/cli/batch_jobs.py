@@ -1,9 +1,8 @@
-"""What `headrace batch watch` and `headrace batch aws-lambda` take of a batch job, under the names of `batch run`."""
+"""What `batch run`, `batch watch` and `batch aws-lambda` take of a batch job, and who answers it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -28,6 +27,31 @@ load_policy_option: Callable[[_F], _F] = click.option(
     help="What a pickle may name while it is loaded; `trusted` runs any code that it holds. Default: the setting "
     "models.load_policy, which is auto.",
 )
+
+
+def server_options(command: _F) -> _F:
+    """The options that say which model of which server answers, and how it is asked."""
+    options = (
+        click.option(
+            "--url",
+            default="",
+            metavar="URL",
+            help="Ask the model of this server, http://host:port or grpc://host:port, and load none here.",
+        ),
+        click.option("--model-version", default="", metavar="VERSION", help="Of the model; default: the newest."),
+        click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Of each request to --url."),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            default=60.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long the server at --url may take for a batch.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def job_options(command: _F) -> _F:
@@ -70,8 +94,8 @@ def job_options(command: _F) -> _F:
     return command
 
 
-def job_of(given: Mapping[str, Any], *, model: str, output: str, url: str = "", version: str = "") -> Job:
-    """The job that the options say.
+def job_of(given: Mapping[str, Any], *, output: str, **more: Any) -> Job:
+    """The job that the options say; `more` are members that not every command has options for.
 
     Raises:
         UsageError: a value cannot be understood.
@@ -79,11 +103,8 @@ def job_of(given: Mapping[str, Any], *, model: str, output: str, url: str = "", 
     from headrace.lifecycle.batch.base import Job
 
     return Job(
-        model=model,
-        inputs=(),
+        model=given["model"],
         output=output,
-        url=url,
-        version=version,
         input_format=given["input_format"],
         names=names_of(given["names"]),
         output_format=given["output_format"],
@@ -96,27 +117,22 @@ def job_of(given: Mapping[str, Any], *, model: str, output: str, url: str = "", 
         threads=given["threads"],
         parameters=dict(parameter_of(each) for each in given["parameters"]),
         load_policy=given["load_policy"] or "",
+        **{"inputs": (), **more},
     )
 
 
-@contextmanager
-def opened(job: Job, *, headers: Mapping[str, str], timeout_seconds: float) -> Iterator[Predictor]:
-    """Who answers, while the body runs: the model, loaded here, or the one of a server."""
+def open_predictor(job: Job, *, headers: Mapping[str, str], timeout_seconds: float) -> Predictor:
+    """Who answers: the model, loaded here, or the one of a server. Close it."""
     from headrace.cli import output
 
     if job.url:
         from headrace.lifecycle.batch.remote import open_remote
 
-        predictor: Predictor = open_remote(job, timeout_seconds=timeout_seconds, headers=headers)
-    else:
-        from headrace.offline import open_model
+        return open_remote(job, timeout_seconds=timeout_seconds, headers=headers)
+    from headrace.offline import open_model
 
-        with output.progress("loading the model"):
-            predictor = open_model(job.model, settings=job.model_settings)
-    try:
-        yield predictor
-    finally:
-        predictor.close()
+    with output.progress("loading the model"):
+        return open_model(job.model, settings=job.model_settings)
 
 
 def mapping_of(text: str) -> tuple[str, tuple[str, ...]]:

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from headrace.cli import output as screen
-from headrace.cli.batch_jobs import load_policy_option, mapping_of, names_of, names_option, parameter_of
+from headrace.cli.batch_jobs import job_of, job_options, open_predictor, server_options
 
 if TYPE_CHECKING:
     from headrace.lifecycle.batch.base import Job, Outcome, Predictor
-    from headrace.lifecycle.batch.run import Sketch
+    from headrace.lifecycle.batch.sketch import Sketch
 
 _PLAIN_SECONDS = 5.0
 _TELLING_SHARE = 0.01  # of the bytes; before it, how long it takes to begin says nothing of how long it takes
-_FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
 
 
 @click.command(short_help="Ask a model for whole files, now.")
 @click.argument("model")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.argument("output")
-@click.option(
-    "--url", default="", metavar="URL", help="Ask MODEL of this server: http://host:port or grpc://host:port."
-)
-@click.option("--model-version", default="", metavar="VERSION", help="Of the model; default: the newest.")
-@click.option("--input-format", type=click.Choice(_FORMATS), default="auto", show_default=True)
-@names_option
-@click.option("--output-format", type=click.Choice(_FORMATS), default="auto", show_default=True)
-@click.option(
-    "--columns",
-    "mappings",
-    multiple=True,
-    metavar="INPUT=COLUMN,...",
-    help="Which columns make up an input of the model, in order. Default: by the model's signature.",
-)
-@click.option("--keep", multiple=True, metavar="COLUMN,...", help="Columns to stand beside the answers; * keeps all.")
-@click.option("--id-column", default="", metavar="COLUMN", help="Stands first. Default: `row`, the number in the file.")
-@click.option("--outputs", multiple=True, metavar="NAME,...", help="Of the model, to be written. Default: all.")
+@server_options
+@job_options
 @click.option(
     "--on-error",
     type=click.Choice(["reject", "fail"]),
@@ -52,39 +37,10 @@ _FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
     show_default=True,
     help="Put bad rows into OUTPUT.rejects.jsonl, or end with the first.",
 )
-@click.option(
-    "--max-rejects",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="End where more rows are bad. 0: no bound.",
-)
 @click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="Only the first N rows. 0: all.")
 @click.option(
     "--dry-run", is_flag=True, help="Show what would be done, and the answers to the first rows; write nothing."
 )
-@click.option(
-    "--batch-rows",
-    type=click.IntRange(min=1),
-    default=16_384,
-    show_default=True,
-    metavar="N",
-    help="Rows asked at once.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Batches at once. 0: as many as there are cores.",
-)
-@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of each request.")
-@load_policy_option
-@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Of each request to --url.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS",
-    help="How long the server at --url may take for a batch.",
-)  # fmt: skip
 @click.option(
     "--engine",
     default="local",
@@ -101,35 +57,7 @@ _FORMATS = ("auto", "csv", "jsonl", "parquet", "arrow")
 )
 @click.option("--overwrite", is_flag=True, help="Begin anew, whatever stands at OUTPUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def command(
-    model: str,
-    *,
-    inputs: tuple[str, ...],
-    output: str,
-    url: str,
-    model_version: str,
-    input_format: Any,
-    names: tuple[str, ...],
-    output_format: Any,
-    mappings: tuple[str, ...],
-    keep: tuple[str, ...],
-    id_column: str,
-    outputs: tuple[str, ...],
-    on_error: Any,
-    max_rejects: int,
-    limit: int,
-    dry_run: bool,
-    batch_rows: int,
-    threads: int,
-    parameters: tuple[str, ...],
-    load_policy: Any,
-    headers: tuple[str, ...],
-    timeout: float,
-    engine: str,
-    state: Path,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def command(**given: Any) -> None:
     """Ask a model for whole files: CSV, JSON lines, Parquet or Arrow.
 
     MODEL is a path or uri, or with --url the model's name on a server. INPUT are files, globs, folders or prefixes,
@@ -147,52 +75,34 @@ def command(
       headrace batch run churn rows.csv scores.csv --url http://localhost:8080
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     from headrace.cli.remote import header_pairs
-    from headrace.lifecycle.batch.base import Job
+    from headrace.lifecycle.batch.run import run
 
-    job = Job(
-        model=model,
-        inputs=inputs,
-        output=output,
-        url=url,
-        version=model_version,
-        input_format=input_format,
-        names=names_of(names),
-        output_format=output_format,
-        columns=dict(mapping_of(each) for each in mappings),
-        keep=names_of(keep),
-        id_column=id_column,
-        outputs=names_of(outputs),
-        on_error=on_error,
-        max_rejects=max_rejects,
-        limit=limit,
-        batch_rows=batch_rows,
-        threads=threads,
-        parameters=dict(parameter_of(each) for each in parameters),
-        load_policy=load_policy or "",
+    job = job_of(
+        given,
+        inputs=given["inputs"],
+        output=given["output"],
+        url=given["url"],
+        version=given["model_version"],
+        on_error=given["on_error"],
+        limit=given["limit"],
     )
-    opened = _opener(headers=header_pairs(headers, option="--header"), timeout=timeout)
-    if dry_run:
-        _sketch(job, opened, as_json=as_json)
+    headers = header_pairs(given["headers"], option="--header")
+    if headers and given["engine"] != "local":
+        raise click.UsageError("--header goes with --engine local: it would be sent to machines that may not see it")
+    opened = functools.partial(open_predictor, headers=headers, timeout_seconds=given["timeout"])
+    if given["dry_run"]:
+        _sketch(job, opened, as_json=given["as_json"])
         return
     cancel = threading.Event()
     with _heeding(cancel), _display() as report:
-        if engine == "local":
-            from headrace.lifecycle.batch import run
-
-            outcome = run.run(
-                job,
-                open_predictor=opened,
-                settings=_settings(),
-                state=state,
-                report=report,
-                cancel=cancel,
-                overwrite=overwrite,
-            )
+        options: dict[str, Any] = {"report": report, "cancel": cancel, "overwrite": given["overwrite"]}
+        if given["engine"] == "local":
+            outcome = run(job, open_predictor=opened, settings=_settings(), state=given["state"], **options)
         else:
             from headrace.lifecycle.batch.engines.base import run_on
 
-            outcome = run_on(engine, job, settings=_settings(), report=report, cancel=cancel, overwrite=overwrite)
-    _conclude(outcome, as_json=as_json)
+            outcome = run_on(given["engine"], job, settings=_settings(), **options)
+    _conclude(outcome, as_json=given["as_json"])
 
 
 def _settings() -> Any:
@@ -201,20 +111,6 @@ def _settings() -> Any:
     from headrace import settings
 
     return settings.load(settings.Settings(), "", os.environ, {}).artifacts
-
-
-def _opener(*, headers: Mapping[str, str], timeout: float) -> Callable[[Job], Predictor]:
-    def opened(job: Job) -> Predictor:
-        if job.url:
-            from headrace.lifecycle.batch.remote import open_remote
-
-            return open_remote(job, timeout_seconds=timeout, headers=headers)
-        from headrace.offline import open_model
-
-        with screen.progress("loading the model"):
-            return open_model(job.model, settings=job.model_settings)
-
-    return opened
 
 
 @contextlib.contextmanager
@@ -240,30 +136,8 @@ def _display() -> Iterator[Callable[[Outcome, int], None]]:
     if not sys.stderr.isatty():
         yield _printer()
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[counts]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None, counts="")
-
-        def show(outcome: Outcome, total: int) -> None:
-            bar.update(task, completed=outcome.bytes, total=total or None, counts=_counts(outcome))
-
-        yield show
+    with screen.bar() as shown:
+        yield lambda outcome, total: shown(outcome.bytes, total, _counts(outcome))
 
 
 def _printer() -> Callable[[Outcome, int], None]:
@@ -324,9 +198,9 @@ def _said(outcome: Outcome) -> str:
 
 
 def _sketch(job: Job, opened: Callable[[Job], Predictor], *, as_json: bool) -> None:
-    from headrace.lifecycle.batch import run
+    from headrace.lifecycle.batch.sketch import sketch as sketched
 
-    sketch = run.sketch(job, open_predictor=opened, settings=_settings())
+    sketch = sketched(job, open_predictor=opened, settings=_settings())
     if as_json:
         import msgspec
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output
-from headrace.cli.batch_jobs import job_of, job_options, opened
+from headrace.cli.batch_jobs import job_of, job_options, open_predictor, server_options
 
 if TYPE_CHECKING:
     from headrace.lifecycle.batch.base import Job, Outcome, Predictor
@@ -39,17 +39,7 @@ _AGAIN_SECONDS = 2.0
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("--model", default="", metavar="MODEL", help="Path or uri of the model; with --url, its name there.")
 @click.option("--output", "-o", "target", default="", metavar="URI", help="Bucket, prefix or folder of the answers.")
-@click.option("--url", default="", metavar="URL", help="Ask this server, http:// or grpc://, and load no model here.")
-@click.option("--model-version", default="", metavar="VERSION", help="Of the model; default: the newest.")
-@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Of each request to --url.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the server at --url may take for a batch.",
-)
+@server_options
 @click.option("--sqs", "queues", multiple=True, metavar="URL", help="A queue that the bucket tells.")
 @click.option("--webhook", default="", metavar="[HOST:]PORT", help="Listen for events here.")
 @click.option(
@@ -162,7 +152,7 @@ def _watch(given: Mapping[str, Any], ledger: Ledger) -> tuple[Tally, bool]:
     from headrace.lifecycle.watch.watch import Options, Watch
 
     settings = settings_.load(settings_.Settings(), "", os.environ, {})
-    job = job_of(given, model=given["model"], output=given["target"], url=given["url"], version=given["model_version"])
+    job = job_of(given, output=given["target"], url=given["url"], version=given["model_version"])
     for each in given["inputs"]:
         objects.open_objects(places.watched(each, given["target"]).uri, settings=settings.artifacts).close()
     objects.open_objects(given["target"], settings=settings.artifacts).close()  # now, not when the model is loaded
@@ -219,7 +209,8 @@ def _predictor(
 
     while True:
         try:
-            return stack.enter_context(opened(job, headers=headers, timeout_seconds=given["timeout"]))
+            predictor = open_predictor(job, headers=headers, timeout_seconds=given["timeout"])
+            return stack.enter_context(contextlib.closing(predictor))
         except Temporary as error:
             if not patient:
                 raise

@@ -249,25 +249,10 @@ def _display(target: str) -> Iterator[tuple[Callable[[Progress], None], float]]:
     if not sys.stderr.isatty():
         yield _print_progress, _PLAIN_SECONDS
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[counts]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"asking for {target}" if target != "-" else "asking", total=None, counts="")
+    with screen.bar(f"asking for {target}" if target != "-" else "asking") as shown:
 
         def show(progress: Progress) -> None:
-            bar.update(
-                task, completed=progress.bytes_done, total=progress.bytes_total or None, counts=_counts(progress)
-            )
+            shown(progress.bytes_done, progress.bytes_total, _counts(progress))
 
         yield show, _TERMINAL_SECONDS
 

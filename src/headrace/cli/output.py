@@ -136,6 +136,34 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
+@contextlib.contextmanager
+def bar(text: str = "") -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on a terminal while the body runs, with the time left; what is yielded takes how much is done, of how much
+    (0: not known), and what stands beside the bar.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[beside]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(text, total=None, beside="")
+        yield lambda done, total, beside: shown.update(task, completed=done, total=total or None, beside=beside)
+
+
 def age_of(moment: dt.datetime | None) -> str:
     """How long ago: `12s`, `5m`, `3h`, `9d`; empty when it is not known."""
     if moment is None:

@@ -73,7 +73,9 @@ class Predictor(Protocol):
 
     @property
     def digest(self) -> str:
-        """`sha256:...` of the artifact; empty where it is not known (a server's model)."""
+        """`sha256:...` of the artifact; empty where it is not known. A server's model may be changed: then it is that
+        of the one that was there after the last answer, and so is `version`.
+        """
 
     @property
     def signature(self) -> Signature:
@@ -144,3 +146,19 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """It was cancelled; the same job goes on where it was."""
     failures: tuple[Failure, ...] = ()
     """Of several files, those that could not be answered at all; they are not among `files`."""
+
+    def __add__(self, other: Outcome) -> Outcome:
+        """What two parts of a job have done together."""
+        return Outcome(
+            rows=self.rows + other.rows,
+            answered=self.answered + other.answered,
+            rejected=self.rejected + other.rejected,
+            files=self.files + other.files,
+            bytes=self.bytes + other.bytes,
+            seconds=self.seconds + other.seconds,
+            resumed_rows=self.resumed_rows + other.resumed_rows,
+            outputs=self.outputs + other.outputs,
+            finished_before=self.finished_before + other.finished_before,
+            interrupted=self.interrupted or other.interrupted,
+            failures=self.failures + other.failures,
+        )

@@ -75,12 +75,16 @@ def identity_of(job: Job, info: ObjectInfo, predictor: Predictor, limit: int) ->
     asked = msgspec.structs.replace(
         shown(job), inputs=(), output="", threads=0, batch_rows=0, limit=limit, load_policy=""
     )
-    model = predictor.digest or f"{predictor.name} {predictor.version}".strip()
     return {
         "job": hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()[:16],
         "input": f"{info.uri} {info.etag or info.size}",
-        "model": model,
+        "model": model_of(predictor),
     }
+
+
+def model_of(predictor: Predictor) -> str:
+    """What tells a model from any other: its digest; of one that has none, name and version."""
+    return predictor.digest or f"{predictor.name} {predictor.version}".strip()
 
 
 def shown(job: Job) -> Job:

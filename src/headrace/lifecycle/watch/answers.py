@@ -12,11 +12,10 @@ from headrace.artifacts import objects as objects_
 from headrace.artifacts.objects import ObjectInfo
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactDenied, Conflict
-from headrace.lifecycle.batch import manifest, run
+from headrace.lifecycle.batch import manifest
 from headrace.lifecycle.batch.base import Job, Outcome, Predictor
+from headrace.lifecycle.batch.file import run_file
 from headrace.lifecycle.watch.watch import Stopped
-
-_DEFAULTS = ArtifactSettings()
 
 
 def answer(
@@ -25,14 +24,14 @@ def answer(
     output: str,
     predictor: Predictor,
     *,
-    settings: ArtifactSettings = _DEFAULTS,
+    settings: ArtifactSettings = ArtifactSettings(),
     state: Path | None = None,
     cancel: threading.Event | None = None,
 ) -> Outcome:
     """Answer an object, unless its output stands already.
 
     Args:
-        job: As of `run.run_file`.
+        job: As of `batch.file.run_file`.
         info: The object.
         output: Uri of the answers. What stands there is written over if it is of this object (as it was before, or by
             another model), or if no manifest says what it is: whoever began it was killed at its end.
@@ -44,11 +43,11 @@ def answer(
     Raises:
         Stopped: it was told to.
         Conflict: the output is that of another object.
-        HeadraceError: as of `run.run_file`.
+        HeadraceError: as of `batch.file.run_file`.
     """
 
     def once(*, overwrite: bool) -> Outcome:
-        return run.run_file(
+        return run_file(
             job, info, output, predictor, settings=settings, state=state, cancel=cancel, overwrite=overwrite
         )
 

@@ -19,10 +19,10 @@ import importlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 import pyarrow as pa
@@ -33,14 +33,17 @@ from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
 from headrace.artifacts.objects import Objects
 from headrace.artifacts.settings import ArtifactSettings
-from headrace.errors import ArtifactNotFound, Conflict, NotSupported, SettingsError, Temporary
-from headrace.lifecycle.batch import formats, manifest, run
+from headrace.errors import ArtifactNotFound, Conflict, SettingsError, Temporary
+from headrace.lifecycle.batch import manifest, source
 from headrace.lifecycle.batch.base import Job, Outcome, Predictor, Reject
+from headrace.lifecycle.batch.block import Done, Place
 from headrace.lifecycle.batch.columns import Plan
 from headrace.lifecycle.batch.engines import work
-from headrace.lifecycle.batch.engines.work import Mark, Task
-from headrace.lifecycle.batch.formats import Reader
-from headrace.lifecycle.batch.run import Done, Place, Report, Target
+from headrace.lifecycle.batch.engines.work import Cut, Mark, Task
+from headrace.lifecycle.batch.file import Report, finished, run_file
+from headrace.lifecycle.batch.formats.base import Reader
+from headrace.lifecycle.batch.formats.parquet import ParquetReader
+from headrace.lifecycle.batch.targets import Target, targets
 
 ENGINES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -160,25 +163,24 @@ def run_on(
         task_bytes: See TASK_BYTES.
 
     Raises:
-        NotSupported: the job has a limit.
         HeadraceError: as of `run.run`, and of `Engine`.
     """
-    if job.limit:
-        raise NotSupported("a limit is for the engine local: workers do not know how many rows others have done")
     started = time.monotonic()
     workers = engine_of(engine) if isinstance(engine, str) else engine
     stop = cancel if cancel is not None else threading.Event()
-    found = run.targets(job, settings=settings)
+    found = targets(job, settings=settings)
     total = sum(max(0, target.info.size) for target in found)
     predictor = work.open_predictor(job, opener)
     with contextlib.ExitStack() as stack:
         stack.callback(predictor.close)
-        files = [
-            stack.enter_context(_File(target, job, predictor, settings=settings, opener=opener, overwrite=overwrite))
-            for target in found
-        ]
-        for file in files:
-            file.prepare(task_bytes)
+        files: list[_File] = []
+        left = job.limit
+        for target in found:
+            if job.limit and not left:
+                break
+            file = _File(target, job, predictor, settings=settings, opener=opener, overwrite=overwrite, limit=left)
+            files.append(stack.enter_context(file))
+            left = max(0, left - file.prepare(task_bytes))
 
         def tick() -> None:
             if report is not None:
@@ -197,7 +199,7 @@ def run_on(
         # assemble
         done = Outcome()
         for file in files:
-            now = run.run_file(
+            now = run_file(
                 job,
                 file.target.info,
                 file.target.output,
@@ -205,6 +207,7 @@ def run_on(
                 settings=settings,
                 cancel=stop,
                 overwrite=overwrite,
+                limit=file.limit,
                 answers=file.answers,
             )
             if not now.interrupted:
@@ -213,7 +216,7 @@ def run_on(
                     now = msgspec.structs.replace(
                         now, resumed_rows=file.resumed_rows, bytes=max(0, file.target.info.size)
                     )
-            done = run.added(done, now)
+            done = done + now
             if now.interrupted:
                 break
         done = msgspec.structs.replace(done, seconds=time.monotonic() - started)
@@ -257,11 +260,13 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What parts are of."""
 
     identity: dict[str, str]
-    cuts: tuple[tuple[int, int], ...]
+    cuts: tuple[Cut, ...]
+    rows: int
+    """Of the file, where the job has a limit; else 0: nobody has counted."""
 
 
 class _Where(msgspec.Struct):
-    """`run.Place` of a part."""
+    """`block.Place` of a part."""
 
     end: int
     done_bytes: int
@@ -280,14 +285,15 @@ class _File:
         settings: ArtifactSettings,
         opener: str,
         overwrite: bool,
+        limit: int,
     ) -> None:
-        self.target = target
+        self.target, self.limit = target, limit
         self._job, self._predictor, self._settings = job, predictor, settings
         self._opener, self._overwrite = opener, overwrite
         where, _, name = everywhere(target.output).rstrip("/").rpartition("/")
         self._parts_uri = f"{where}/_{name}.parts"
         self._parts: Objects = objects_.open_objects(self._parts_uri, settings=settings)
-        self._cuts: tuple[tuple[int, int], ...] = ()
+        self._cuts: tuple[Cut, ...] = ()
         self.marks: dict[int, Mark] = {}
         """Of the parts that are done, by number."""
         self.resumed_rows = 0
@@ -315,44 +321,45 @@ class _File:
                 info=info,
                 parts=self._parts_uri,
                 number=number,
-                start=start,
-                end=end,
+                cut=cut,
                 settings=self._settings,
                 opener=self._opener,
-                digest=self._predictor.digest,
+                model=manifest.model_of(self._predictor),
             )
-            for number, (start, end) in enumerate(self._cuts)
+            for number, cut in enumerate(self._cuts)
             if number not in self.marks
         ]
 
     # -- cutting --
 
-    def prepare(self, task_bytes: int) -> None:
-        """See what is done, and cut the rest.
+    def prepare(self, task_bytes: int) -> int:
+        """See what is done, and cut the rest; how many rows of the file are wanted, where the job has a limit.
 
         Raises:
             Conflict: the output, or what an unfinished job left, is another job's.
             InvalidRequest: columns do not fit the model.
             ArtifactFailed: what cannot be read, or written: said before the first row is asked.
         """
-        identity = manifest.identity_of(self._job, self.target.info, self._predictor, 0)
+        identity = manifest.identity_of(self._job, self.target.info, self._predictor, self.limit)
         kept = self._kept()
         same = kept is not None and kept.identity == identity
         if self._overwrite:
             self.clear()
             kept = None
-        elif self._is_finished(identity, known=kept is not None):
-            return
+        elif (done := self._finished(identity, known=kept is not None)) is not None:
+            return done.rows
         if kept is not None and not same:
             self._refuse(kept, identity)
             self.clear()
             kept = None
         if kept is None:
-            kept = _Kept(identity=identity, cuts=self._cut(task_bytes))
+            cuts, rows = self._cut(task_bytes)
+            kept = _Kept(identity=identity, cuts=cuts, rows=rows)
             self._parts.put(_JOB, msgspec.json.encode(kept))
         self._cuts = kept.cuts
         self.look()
         self.resumed_rows = sum(mark.rows for mark in self.marks.values())
+        return kept.rows
 
     def _kept(self) -> _Kept | None:
         try:
@@ -360,11 +367,11 @@ class _File:
         except (ArtifactNotFound, msgspec.MsgspecError):
             return None
 
-    def _is_finished(self, identity: dict[str, str], *, known: bool) -> bool:
+    def _finished(self, identity: dict[str, str], *, known: bool) -> Outcome | None:
         where, path = objects_.split_uri(self.target.output)
         out = objects_.open_objects(where, settings=self._settings)
         try:
-            return run.finished(out, path, self.target.output, identity, known=known) is not None
+            return finished(out, path, self.target.output, identity, known=known)
         finally:
             out.close()
 
@@ -380,21 +387,14 @@ class _File:
                 f"({'; '.join(changed)}): begin anew with --overwrite"
             )
 
-    def _cut(self, task_bytes: int) -> tuple[tuple[int, int], ...]:
+    def _cut(self, task_bytes: int) -> tuple[tuple[Cut, ...], int]:
         info = self.target.info
         with contextlib.ExitStack() as stack:
-            where, path = objects_.split_uri(info.uri)
-            source = objects_.open_objects(where, settings=self._settings)
-            stack.callback(source.close)
-            file = stack.enter_context(source.open(path))
-            reader = formats.open_reader(file, info.uri, self._job.input_format, names=self._job.names)
-            run.planned(info, self._job, self._predictor, reader)  # columns that do not fit are told here
-            if 0 <= info.size <= task_bytes or reader.format == "arrow":
-                return ((0, -1),)
-            if reader.format == "parquet":
-                file.seek(0)
-                return _by_groups(pyarrow.parquet.ParquetFile(file).metadata, info.size, task_bytes)
-            return _by_bytes(reader, task_bytes, self._job.batch_rows)
+            file = source.opened(info, self._job, self._settings, stack)
+            file.plan(self._job, self._predictor)  # columns that do not fit are told here
+            if not self.limit and 0 <= info.size <= task_bytes:
+                return (Cut(),), 0
+            return _cuts(_pieces(file.reader, self._job.batch_rows, count=bool(self.limit)), task_bytes, self.limit)
 
     # -- what is done --
 
@@ -406,7 +406,7 @@ class _File:
                 self.marks[int(stem)] = msgspec.json.decode(self._parts.read(info.path), type=Mark)
 
     def answers(self, reader: Reader, plan: Plan) -> Iterator[tuple[Place, Done]]:
-        """As of `run.Answers`: the parts, in order."""
+        """As of `file.Answers`: the parts, in order."""
         for number in range(len(self._cuts)):
             mark = msgspec.json.decode(self._parts.read(work.mark_name(number)), type=Mark)
             rejects: list[Reject] = []
@@ -435,35 +435,45 @@ def everywhere(name: str) -> str:
     return name if path is None or (":" in name and not path.exists()) else str(path.absolute())
 
 
-def _by_groups(metadata: Any, size: int, task_bytes: int) -> tuple[tuple[int, int], ...]:
-    """Ranges of rows that hold whole row groups."""
-    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
-    scale = size / max(1, sum(group.total_byte_size for group in groups))
-    cuts: list[tuple[int, int]] = []
-    start = at = 0
-    gathered = 0.0
-    for group in groups:
-        at += group.num_rows
-        gathered += group.total_byte_size * scale
-        if gathered >= task_bytes:
-            cuts.append((start, at))
-            start, gathered = at, 0.0
-    if at > start or not cuts:
-        cuts.append((start, -1))
-    return tuple(cuts)
+class _Piece(msgspec.Struct, frozen=True):
+    """Of a file, between places where it may be cut."""
+
+    end: int
+    bytes: int
+    """As it is stored; 0: it may not be cut there."""
+    rows: int
+    """0: not counted."""
 
 
-def _by_bytes(reader: Reader, task_bytes: int, batch_rows: int) -> tuple[tuple[int, int], ...]:
-    """Ranges of text that end where rows do; what is compressed is one."""
-    cuts: list[tuple[int, int]] = []
-    start = end = 0
+def _pieces(reader: Reader, batch_rows: int, *, count: bool) -> Iterator[_Piece]:
+    """Row groups of Parquet, blocks of text. Text that is compressed, and Arrow, are looked at for their rows only."""
+    at = 0
+    if isinstance(reader, ParquetReader):
+        for rows, size in reader.groups:
+            at += rows
+            yield _Piece(at, size, rows)
+        return
     for block in reader.blocks(0, rows=batch_rows):
-        if block.done_bytes != block.end:  # places are those of the uncompressed text
-            return ((0, -1),)
-        end = block.end
-        if end - start >= task_bytes:
-            cuts.append((start, end))
-            start = end
+        whole = reader.format not in source.TEXT or block.done_bytes != block.end  # places are no bytes of the file
+        if whole and not count:
+            return
+        yield _Piece(block.end, 0 if whole else block.end - at, block.parse().count if count else 0)
+        at = block.end
+
+
+def _cuts(pieces: Iterable[_Piece], task_bytes: int, limit: int) -> tuple[tuple[Cut, ...], int]:
+    """Ranges of so many bytes, and how many rows they have; with a limit, those that hold the first rows."""
+    cuts: list[Cut] = []
+    start = end = gathered = rows = before = 0
+    for piece in pieces:
+        end = piece.end
+        rows += piece.rows
+        gathered += piece.bytes
+        if limit and rows >= limit:
+            return (*cuts, Cut(start=start, rows=limit - before)), limit
+        if gathered >= task_bytes:
+            cuts.append(Cut(start=start, end=end))
+            start, gathered, before = end, 0, rows
     if end > start or not cuts:
-        cuts.append((start, -1))
-    return tuple(cuts)
+        cuts.append(Cut(start=start))
+    return tuple(cuts), rows

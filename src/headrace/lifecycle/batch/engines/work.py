@@ -13,7 +13,7 @@ import contextlib
 import importlib
 import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -25,14 +25,25 @@ from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
 from headrace.artifacts.objects import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
-from headrace.errors import ArtifactCorrupt, Conflict, HeadraceError, RuntimeFailed
-from headrace.lifecycle.batch import formats, run
+from headrace.errors import Conflict, HeadraceError, RuntimeFailed
+from headrace.lifecycle.batch import manifest, source
 from headrace.lifecycle.batch.base import Job, Predictor, Reject
+from headrace.lifecycle.batch.block import answer_block, moved
+from headrace.lifecycle.batch.sink import conformed
 
-TEXT: Final = frozenset({"csv", "jsonl"})
-"""Formats whose places are bytes."""
 OPENER: Final = "headrace.offline:open_model"
 """Opens a model by its path or uri; by name, since this room may not import it."""
+
+
+class Cut(msgspec.Struct, frozen=True, kw_only=True):
+    """A range of a file."""
+
+    start: int = 0
+    """Where the first block begins, as `formats.base.Block.end` counts."""
+    end: int = -1
+    """Where the last one ends; -1: with the file."""
+    rows: int = 0
+    """That are wanted at most, from the first; 0: all."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,14 +56,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """Uri of the folder that the part is written to."""
     number: int
     """Of the part."""
-    start: int
-    """Where the first block begins, as `formats.Block.end` counts."""
-    end: int
-    """Where the last one ends; -1: with the file."""
+    cut: Cut
     settings: ArtifactSettings
     opener: str
-    digest: str
-    """Of the model as the driver sees it; empty: not known."""
+    model: str
+    """As of `manifest.model_of`, as the driver sees it."""
     version: str = __version__
 
 
@@ -122,45 +130,42 @@ def _done(task: Task) -> Mark:
     with contextlib.ExitStack() as stack:
         parts = objects_.open_objects(task.parts, settings=task.settings)
         stack.callback(parts.close)
-        where, path = objects_.split_uri(task.info.uri)
-        source = objects_.open_objects(where, settings=task.settings)
-        stack.callback(source.close)
-        file: Any = Until(stack.enter_context(source.open(path)))
-        _same(source, path, task.info)
-        reader = formats.open_reader(file, task.info.uri, task.job.input_format, names=task.job.names)
-        plan = run.planned(task.info, task.job, predictor, reader)
-        if reader.format in TEXT:
-            file.end = task.end
+        file = source.opened(task.info, task.job, task.settings, stack, end=task.cut.end)
+        file.check()
+        plan = file.plan(task.job, predictor)
         job = msgspec.structs.replace(task.job, on_error="reject")  # the driver judges, in the order of the file
         rows = lines = answered = 0
         rejects: list[Reject] = []
-        end, done_bytes = task.start, 0
+        cut = task.cut
+        end, done_bytes = cut.start, 0
         with contextlib.ExitStack() as published:
             part = _Part(parts, task.number, published)
-            for block in reader.blocks(task.start, rows=job.batch_rows):
-                done = run.answer_block(block, plan, job, predictor, probe=not answered)
+            for block in file.reader.blocks(cut.start, rows=job.batch_rows):
+                done = answer_block(
+                    block,
+                    plan,
+                    job,
+                    predictor,
+                    model=task.model,
+                    left=cut.rows - rows if cut.rows else 0,
+                    probe=not answered,
+                )
                 for batch in done.batches:
-                    part.write(batch if job.id_column else run.moved(batch, rows))
+                    part.write(batch if job.id_column else moved(batch, rows))
                 rejects += [
                     msgspec.structs.replace(each, row=each.row + rows, line=each.line + lines if each.line else 0)
                     for each in done.rejects
                 ]
                 rows, lines, answered = rows + done.rows, lines + block.lines, answered + done.answered
                 end, done_bytes = block.end, block.done_bytes
-                if 0 <= task.end <= end:
+                if 0 <= cut.end <= end or (cut.rows and rows >= cut.rows):
                     break
-        _same(source, path, task.info)
+        file.check()
         if rejects:
             parts.put(rejects_name(task.number), msgspec.json.encode(rejects))
         mark = Mark(rows=rows, lines=lines, answered=answered, rejected=len(rejects), end=end, done_bytes=done_bytes)
         parts.put(mark_name(task.number), msgspec.json.encode(mark))
         return mark
-
-
-def _same(source: Objects, path: str, info: ObjectInfo) -> None:
-    now = source.head(path)
-    if (now.etag, now.size) != (info.etag, info.size):
-        raise ArtifactCorrupt(f"{info.uri} has changed since the job began: run it again when it is written")
 
 
 class _Part:
@@ -180,31 +185,8 @@ class _Part:
             self._schema = batch.schema
             self._writer = self._stack.enter_context(pyarrow.ipc.new_stream(file, batch.schema))
         elif not batch.schema.equals(self._schema):
-            batch = run.conformed(batch, self._schema)
+            batch = conformed(batch, self._schema)
         self._writer.write_batch(batch)
-
-
-class Until:
-    """A file that ends at a place. It is one that other libraries read.
-
-    Args:
-        file: The whole.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.end = -1
-        """In bytes; -1: where the file ends."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """As of a file."""
-        if self.end >= 0:
-            left = max(0, self.end - self._file.tell())
-            size = left if size < 0 else min(size, left)
-        return self._file.read(size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
 
 
 # -- one model for each process --
@@ -217,7 +199,7 @@ _open: Final[dict[bytes, Predictor]] = {}
 def _opened(task: Task) -> Predictor:
     """The model, loaded at the first task of a process and kept: a cluster's process does many tasks of a job."""
     job = task.job
-    key = msgspec.json.encode([task.opener, job.model, job.url, job.version, task.digest])
+    key = msgspec.json.encode([task.opener, job.model, job.url, job.version, task.model])
     with _open_lock:
         known = _open.get(key)
         if known is not None:
@@ -225,11 +207,12 @@ def _opened(task: Task) -> Predictor:
         for old in list(_open):
             _open.pop(old).close()
         predictor = open_predictor(job, task.opener)
-        if task.digest and predictor.digest != task.digest:
+        if manifest.model_of(predictor) != task.model:
+            found = manifest.model_of(predictor)
             predictor.close()
             raise Conflict(
-                f"the worker's model {uri.shown(job.model)} is {predictor.digest}, the driver's is {task.digest}: the "
-                "same path or uri must lead to the same model on all machines"
+                f"the worker's model {uri.shown(job.model)} is {found}, the driver's is {task.model}: the same path or "
+                "uri must lead to the same model on all machines"
             )
         _open[key] = predictor
         return predictor
