@@ -10,7 +10,6 @@ import contextlib
 import datetime as dt
 import math
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -75,8 +74,7 @@ class Labels:
     """Labels by request id, in a database of its own on disk. Use it in a `with`."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="headrace-labels-")
-        self._database = sqlite3.connect(Path(self._folder.name) / "labels.db")
+        self._database = sqlite3.connect("")  # a file without a name: it goes with the process, however that ends
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute("CREATE TABLE labels (id TEXT PRIMARY KEY, labels BLOB) WITHOUT ROWID")
@@ -88,7 +86,6 @@ class Labels:
 
     def __exit__(self, *_: object) -> None:
         self._database.close()
-        self._folder.cleanup()
 
     def add(self, lines: Sequence[dict[str, Any]]) -> None:
         """Add some; of a request that had labels before, the later ones count."""

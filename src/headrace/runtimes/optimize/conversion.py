@@ -7,9 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -45,25 +43,21 @@ def convert(model: Any, task: Task) -> bytes:
         pickled = pickle.dumps(model, protocol=5)
     except Exception as error:  # whatever a user's class raises when it is pickled
         raise Refused(f"the model does not reach a child process: {error}") from error
-    with tempfile.TemporaryDirectory(prefix="headrace-convert-") as name, _TURN:
-        folder = Path(name)
-        (folder / "model.pickle").write_bytes(pickled)
-        (folder / "task.json").write_bytes(msgspec.json.encode(task))
-        artefact = _run(folder)
+    with _TURN:
+        artefact = _run(pickled, task)
     if len(artefact) > max(1 << 20, GROWTH * len(pickled)):
         raise Refused(f"the converted model is {len(artefact):,} bytes, the model itself {len(pickled):,}")
     return artefact
 
 
-def _run(folder: Path) -> bytes:
-    command = [sys.executable, "-m", "headrace.runtimes.optimize.convert", str(folder)]
+def _run(pickled: bytes, task: Task) -> bytes:
+    command = [sys.executable, "-m", "headrace.runtimes.optimize.convert", msgspec.json.encode(task).decode()]
     try:
         done = subprocess.run(  # noqa: S603 - no shell, our own module
             command,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            input=pickled,
+            capture_output=True,
             timeout=SECONDS + START_SECONDS,
             check=False,
         )
@@ -72,4 +66,4 @@ def _run(folder: Path) -> bytes:
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise Refused(f"skl2onnx: {lines[-1][:300] if lines else f'exit code {done.returncode}'}")
-    return (folder / "model.onnx").read_bytes()
+    return done.stdout

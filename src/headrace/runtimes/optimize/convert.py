@@ -1,17 +1,17 @@
 """The child process that turns a scikit-learn estimator into an ONNX file. Run by `conversion` as `python -m`.
 
-Importing a converter costs a second and 190 MiB, which a server should not carry. The child reads `task.json` and
-`model.pickle`, which its parent has just written, and leaves `model.onnx`, or nothing and its error on stderr. Outputs
-are renamed, reshaped and cast to those of the native runtime, so the engine needs to know nothing of the converter.
+Importing a converter costs a second and 190 MiB, which a server should not carry. The child is given the task as its
+argument and the pickled model on stdin, and writes the file to stdout, or nothing and its error to stderr. Outputs are
+renamed, reshaped and cast to those of the native runtime, so the engine needs to know nothing of the converter.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
 import sys
 import warnings
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -42,13 +42,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[Output, ...]
 
 
-def main(folder: Path) -> None:
-    """Convert the model in a folder."""
+def main(task: Task) -> None:
+    """Convert the model on stdin."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    task = msgspec.json.decode((folder / "task.json").read_bytes(), type=Task)
-    with (folder / "model.pickle").open("rb") as file:
-        model = pickle.load(file)  # noqa: S301 - written by the parent a moment ago, in a folder of its own
-    (folder / "model.onnx").write_bytes(convert(model, task))
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as out:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints does not get into the file
+        model = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by the parent a moment ago
+        out.write(convert(model, task))
 
 
 def convert(model: Any, task: Task) -> bytes:
@@ -142,4 +142,4 @@ def _dtype(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(msgspec.json.decode(sys.argv[1], type=Task))
