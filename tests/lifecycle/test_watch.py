@@ -489,6 +489,7 @@ def test_foreign_claim(store):
         ("s3://b/in/*.csv", "s3://b/in/out"),
         ("in", "in/out"),
         ("in/*.csv", "in"),
+        ("/", "/srv/out"),
     ],
 )
 def test_output_within_input(source, target):
@@ -499,7 +500,7 @@ def test_output_within_input(source, target):
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [("s3://b/in/", "s3://b/in-out/"), ("s3://b/in", "gs://b/in/"), ("in", "out"), ("in", "s3://in")],
+    [("s3://b/in/", "s3://b/in-out/"), ("s3://b/in", "gs://b/in/"), ("in", "out"), ("in", "in-out"), ("in", "s3://in")],
 )
 def test_output_beside_input(source, target):
     """An output beside the input, or elsewhere, is as good as any."""

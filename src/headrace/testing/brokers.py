@@ -9,6 +9,7 @@ KIP-848 and cooperative rebalancing.
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import time
@@ -19,7 +20,8 @@ from typing import Any
 
 import pytest
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
+_RANDOM = random.SystemRandom()  # which no seed of a test makes repeat itself
 
 
 class Broker:
@@ -53,7 +55,7 @@ class Broker:
                 stderr=log,
                 cwd=self._folder,
             )
-        wait_for_port(self.port, _START_SECONDS)
+        wait_for_port(self.port, process=self._process)
 
     def stop(self) -> None:
         """End it as whoever runs it would. What it took is there at the next start, which a crash does not promise."""
@@ -71,24 +73,39 @@ class Broker:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, below those that the system gives to whoever connects: while nobody listens yet,
+    or no more, a client that tries again and again would else take it itself one day.
+    """
+    while True:
+        port = _RANDOM.randrange(10_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
-def wait_for_port(port: int, seconds: float) -> None:
+def wait_for_port(
+    port: int, seconds: float = _START_SECONDS, *, process: subprocess.Popen[bytes] | None = None
+) -> None:
     """Return once something takes connections there.
 
+    Args:
+        port: Of this machine.
+        seconds: It may take.
+        process: Whose port it is; None: nobody's that can be looked at.
+
     Raises:
-        TimeoutError: nothing did.
+        TimeoutError: nothing did, or the process has ended.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
+            if process is not None and process.poll() is not None:
+                raise TimeoutError(f"{process.args!r} ended with {process.returncode}") from None
             if time.monotonic() > deadline:
                 raise TimeoutError(f"nothing listens on port {port} after {seconds:g} s") from None
             time.sleep(0.02)
@@ -129,7 +146,7 @@ def mock_kafka() -> Iterator[str]:
     """Bootstrap servers of librdkafka's mock cluster: topics are made when they are first used, with 4 partitions."""
     confluent_kafka = pytest.importorskip("confluent_kafka")
     holder: Any = confluent_kafka.Producer({"bootstrap.servers": "127.0.0.1:1", "test.mock.num.brokers": 1})
-    brokers = holder.list_topics(timeout=10).brokers.values()
+    brokers = holder.list_topics(timeout=60).brokers.values()
     yield ",".join(f"{each.host}:{each.port}" for each in brokers)
     del holder
 

@@ -21,7 +21,7 @@ import pytest
 
 from headrace.testing.brokers import free_port, wait_for_port
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 
 
 class S3:
@@ -103,7 +103,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
             cwd=folder,
         )
     try:
-        wait_for_port(int(server.endpoint.rpartition(":")[2]), _START_SECONDS)
+        wait_for_port(int(server.endpoint.rpartition(":")[2]), process=process)
         _until_writable(server)
         yield server
     finally:
@@ -145,7 +145,7 @@ def aws_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        wait_for_port(port, _START_SECONDS)
+        wait_for_port(port, process=process)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
