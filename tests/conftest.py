@@ -57,7 +57,7 @@ class ControlServer:
             self.run(stop())
         finally:
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self.thread.join(10)
+            self.thread.join(60)
             self.loop.close()
             self.store.close()
 

@@ -24,7 +24,6 @@ def modules(requirement):
     return sorted(tops) or sorted(deeper, key=len)[-1:]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_imports(extra):
     """A fresh interpreter imports every library of the extra."""

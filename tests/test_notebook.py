@@ -45,7 +45,7 @@ def test_estimator(estimator):
         np.testing.assert_array_equal(server.client.predict(X), estimator.predict(X))
         assert server.models == ["logistic-regression"]
         assert repr(server) == f"<headrace.Server logistic-regression at {server.url}>"
-        with urllib.request.urlopen(f"{server.url}/v2/health/ready", timeout=10) as reply:
+        with urllib.request.urlopen(f"{server.url}/v2/health/ready", timeout=60) as reply:
             assert reply.status == 200
     assert repr(server) == "<headrace.Server logistic-regression, stopped>"
 

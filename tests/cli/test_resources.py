@@ -355,7 +355,7 @@ def test_watching(args, control_server, run, folder):
             run("apply", "-f", folder / "model.yaml")
             assert "scale" in process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=20)
+            _, error = process.communicate(timeout=60)
             assert process.returncode == 130, error
             assert not error.strip()
         finally:

@@ -93,7 +93,7 @@ def test_pasted_request_is_answered(server):
     _, printed = server
     words = shlex.split(printed[-1])
     request = urllib.request.Request(words[1], words[3].encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         assert json.loads(reply.read())["outputs"]
 
 
@@ -265,7 +265,7 @@ def mlserver_folder(tmp_path):
 def fetch(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return json.loads(reply.read())
 
 
@@ -389,7 +389,7 @@ def test_resources_survive_a_kill(shop, tmp_path):
         result = asked(printed[-1], "apply", "-f", shop, "--wait", "--timeout", 30)
         assert result.exit_code == 0, result.stderr
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
     with serving_resources(cwd=tmp_path) as (process, printed):
         assert process.poll() is None, process.communicate()
         rows = {line.split()[0]: line.split()[1:] for line in printed if line}
@@ -398,7 +398,7 @@ def test_resources_survive_a_kill(shop, tmp_path):
         words = shlex.split(process.stdout.readline() + process.stdout.readline())
         assert words[1].endswith("/v2/pipelines/shop/infer")
         request = urllib.request.Request(words[1], words[3].encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:
             assert json.loads(reply.read())["outputs"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

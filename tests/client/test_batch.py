@@ -64,7 +64,7 @@ def test_order(job, server):
 
     def script(asked):
         if asked.first == 0:
-            late.wait(10)
+            late.wait(60)
         elif asked.first == 20:
             late.set()
 
@@ -82,7 +82,7 @@ def test_unordered(job, server):
 
     def script(asked):
         if asked.first == 0:
-            late.wait(10)
+            late.wait(60)
         elif asked.first == 20:
             late.set()
 
@@ -183,7 +183,7 @@ def test_retry_after(job, server):
 def test_timeout(job, server):
     """A try that takes longer than the time-out is given up, and the line asked again on another connection."""
     release = threading.Event()
-    server.script = lambda asked: release.wait(10) and None if len(server.asked) == 1 else None
+    server.script = lambda asked: release.wait(60) and None if len(server.asked) == 1 else None
     summary, answers = job([line(1)], timeout_seconds=0.1, workers=1)
     release.set()
     assert values(answers) == [[2.0]]
@@ -433,7 +433,7 @@ def test_killed(job, server, tmp_path, workers):
     def script(asked):
         if asked.first > 100:
             reached.set()
-            hold.wait(20)
+            hold.wait(60)
 
     server.script = script
     process = command(server.url, tmp_path, "--workers", str(workers))
@@ -459,7 +459,7 @@ def test_interrupted(job, server, tmp_path, number):
     def script(asked):
         if asked.first == 50:
             reached.set()
-            hold.wait(20)
+            hold.wait(60)
 
     server.script = script
     process = command(server.url, tmp_path, "--workers", "1")

@@ -173,7 +173,7 @@ async def test_a_cancelled_request_leaves_its_turn(url):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    response = await asyncio.wait_for(remote.infer(asked(tensor([7.0], "FP64"))), 10)
+    response = await asyncio.wait_for(remote.infer(asked(tensor([7.0], "FP64"))), 60)
     assert response.outputs[0].data.tolist() == [7.0]
     await remote.close()
 

@@ -172,7 +172,7 @@ async def test_one_call_at_a_time():
 
 async def test_concurrent_calls():
     """A function that says `concurrent` is in as many calls as come: each waits for the other here."""
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=60)
 
     def f():
         return barrier.wait()
@@ -204,7 +204,7 @@ async def test_too_many_wait(monkeypatch):
     """A bounded number of calls waits for the thread; one more is Overloaded."""
     monkeypatch.setattr(code, "_WAITING", 1)
     gate = threading.Event()
-    call = Call(lambda: gate.wait(20), name="f")
+    call = Call(lambda: gate.wait(60), name="f")
     first = asyncio.create_task(call())
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):

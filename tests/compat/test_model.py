@@ -250,7 +250,7 @@ async def test_small_helpers():
     assert generate_uuid() != generate_uuid()
     done = asyncio.Event()
     task = schedule_with_callback(asyncio.sleep(0, "v"), lambda task: done.set())
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
     assert task.result() == "v"
 
 

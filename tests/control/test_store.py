@@ -246,9 +246,9 @@ def test_five_thousand_at_once(store):
     """5,000 resources are applied in one go, and each costs no more than each of 100 does."""
     took = {}
     for count in (100, 5000):
-        began = time.perf_counter()
+        began = time.thread_time()
         store.apply([model(f"m{count}-{n}") for n in range(count)])
-        took[count] = time.perf_counter() - began
+        took[count] = time.thread_time() - began
     assert took[5000] / 5000 < 5 * took[100] / 100
     assert len(reopened(store).all()) == 5100
 

@@ -96,9 +96,9 @@ def test_permutations_cost_a_few_times_the_distances():
     both = np.concatenate([reference, sample])
 
     def elapsed(work):
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     distances = min(elapsed(lambda: cdist(both, both, "sqeuclidean")) for _ in range(4))
     assert min(elapsed(lambda: fitted.test(sample)) for _ in range(4)) < 25 * distances

@@ -92,7 +92,7 @@ def serve(tmp_path_factory):
         while len(ports) < 3 + ("--control-port" in arguments):
             line = lines.get(timeout=60)
             if line is None:
-                process.wait(timeout=10)
+                process.wait(timeout=60)
                 pytest.fail(f"the server ended with {process.returncode}: {''.join(seen)}{''.join(errors)}")
             seen.append(line)
             found = re.match(r"(REST|gRPC|metrics|control)\s+\S*?:(\d+)(/\S*)?(\s|$)", line.replace("http://", ""))
@@ -115,7 +115,7 @@ def end(processes):
     while processes:
         process = processes.pop()
         try:
-            process.wait(timeout=15)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

@@ -111,7 +111,7 @@ def test_tritonclient_streams(server):
         name = client.get_model_metadata("custom", as_json=True)["inputs"][0]["name"]
         client.start_stream(receive)
         client.async_stream_infer("custom", asked(tritonclient.grpc, name, words, "BYTES"))
-        assert done.wait(20), answers
+        assert done.wait(60), answers
         client.stop_stream()
     assert answers == [b"A", b"B", b"C"]
 

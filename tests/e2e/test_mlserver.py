@@ -291,7 +291,7 @@ def at_once(*works):
     gate = threading.Barrier(len(works))
 
     def run(work):
-        gate.wait(timeout=10)
+        gate.wait(timeout=60)
         return work()
 
     with concurrent.futures.ThreadPoolExecutor(len(works)) as pool:
@@ -390,7 +390,7 @@ def test_what_a_runtime_raises_has_its_status_and_no_traceback(shop, what, statu
 def test_streams_flow_though_gzip_is_accepted(shop, folder, model):
     """Each word arrives before the next is written, from the server's loop and from a worker alike, uncompressed."""
     gates = folder[1] / model
-    connection = http.client.HTTPConnection("127.0.0.1", shop.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", shop.http_port, timeout=60)
     words = ["one", "two", "three"]
     body = json.dumps({"inputs": [tensor(words)]})
     connection.request("POST", f"/v2/models/{model}/infer_stream", body, {"Accept-Encoding": "gzip"})
@@ -434,7 +434,7 @@ def test_custom_handlers_run_where_the_model_is(shop):
 
 
 def scrape(server, path="/stats"):
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}{path}", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}{path}", timeout=60) as reply:
         return reply.read().decode()
 
 
@@ -520,10 +520,10 @@ def test_a_worker_that_is_killed_costs_what_was_in_it_and_no_more(shop, folder):
         held = [pool.submit(ask, shop, "worker", tensor([25.0])) for _ in range(4)]
         wait_for(lambda: begun.exists() and len(begun.read_text()) == 4)
         os.kill(pid, signal.SIGKILL)
-        ended = [each.result(timeout=10) for each in held]
+        ended = [each.result(timeout=60) for each in held]
         wait_for(lambda: ask(shop, "worker", tensor([0.0]))[0] == 200)
         stop.set()
-        others.result(timeout=10)
+        others.result(timeout=60)
     assert [status for status, _, _ in ended] == [503] * 4
     assert all("error" in reply for _, _, reply in ended)
     assert set(answers) == {200}
@@ -569,7 +569,7 @@ def test_a_reload_under_load_loses_no_request(shop, folder):
                 assert ask(shop, "weighed", tensor([1.0]))[2]["outputs"][0]["data"] == [value]
         finally:
             stop.set()
-        seen = [each.result(timeout=20) for each in callers]
+        seen = [each.result(timeout=60) for each in callers]
     assert not failures
     assert min(seen) >= 3
 
@@ -611,7 +611,7 @@ def test_grpc_carries_ids_headers_and_content_types(shop):
     each = request.inputs.add(name="x", datatype="FP64", shape=[2, 4])
     each.contents.fp64_contents.extend(np.ravel(TWO))
     with grpc.insecure_channel(f"127.0.0.1:{shop.grpc_port}") as channel:
-        reply, call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.with_call(request, timeout=10)
+        reply, call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.with_call(request, timeout=60)
     trailers = dict(call.trailing_metadata())
     assert (reply.id, reply.model_name) == ("g1", "derived")
     assert {name: trailers.get(name) for name in ("ce-id", "ce-endpoint", "x-estimator")} == {

@@ -62,7 +62,7 @@ async def appears(path: Path) -> None:
 
 async def gone(pid: int) -> None:
     """Until a process has ended (a zombie of another parent's has)."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (status := Path(f"/proc/{pid}/stat")).exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":
             await asyncio.sleep(0.02)
 
@@ -297,7 +297,7 @@ async def test_killed_half_way(yard, pip_only):
         await appears(mark)
     finally:
         killed.send_signal(signal.SIGKILL)
-        killed.communicate(timeout=10)
+        killed.communicate(timeout=60)
     os.kill(int(mark.read_text()), signal.SIGKILL)  # the minute that nobody waits for
     left = yard.left()
     assert left

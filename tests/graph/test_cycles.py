@@ -51,7 +51,7 @@ def make(text, models):
 
 async def run(pipeline, *tensors):
     request = InferenceRequest(model_name="counter-pipeline", inputs=tensors)
-    response = await asyncio.wait_for(pipeline.infer(request), 20)
+    response = await asyncio.wait_for(pipeline.infer(request), 60)
     await pipeline.close()
     return {each.name: each.data.tolist() for each in response.outputs}
 

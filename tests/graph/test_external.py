@@ -105,7 +105,7 @@ async def test_outer_goes_on_when_its_window_has_passed():
     """What came within the window is what the pipeline runs on."""
     world = World("{externalInputs: [one.outputs, two.outputs], joinType: outer, joinWindowMs: 2}")
     await world.ask("one", "7", tensor("x", 1))
-    await asyncio.wait_for(world.came.wait(), 10)
+    await asyncio.wait_for(world.came.wait(), 60)
     assert world.asked == [("7", {"x": 2})]
     await world.close()
 

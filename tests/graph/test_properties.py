@@ -190,7 +190,7 @@ def test_any_pipeline_answers_as_a_naive_reading_of_it(case):
         made_pipeline = made(pipeline, behaviours)
         for _ in range(2):
             try:
-                response = await asyncio.wait_for(made_pipeline.infer(asked(request)), 20)
+                response = await asyncio.wait_for(made_pipeline.infer(asked(request)), 60)
             except HeadraceError:
                 assert expected is None or expected is Fatal or _fails_beside(pipeline, behaviours, request)
             else:

@@ -336,7 +336,7 @@ async def test_independent_branches_run_at_the_same_time():
     pipeline = make(
         "{steps: [{name: a}, {name: b}], output: {steps: [a, b]}}", {"a": meeting(0, 1), "b": meeting(1, 0)}
     )
-    assert await asyncio.wait_for(run(pipeline, tensor("INPUT", 1)), 10) == {"x0": [0], "x1": [1]}
+    assert await asyncio.wait_for(run(pipeline, tensor("INPUT", 1)), 60) == {"x0": [0], "x1": [1]}
 
 
 # -- failures, deadlines, cancellation --
@@ -395,7 +395,7 @@ async def test_a_failure_ends_the_steps_beside_it():
     pipeline = make("{steps: [{name: a}, {name: b}], output: {steps: [a, b]}}", {"a": never, "b": fail})
     with pytest.raises(ModelNotReady, match="step 'b'"):
         await run(pipeline, tensor("INPUT", 1))
-    await asyncio.wait_for(cancelled.wait(), 10)
+    await asyncio.wait_for(cancelled.wait(), 60)
     await pipeline.close()
 
 
@@ -737,7 +737,7 @@ async def test_steps_off_the_path_follow_one_another():
 
     pipeline = make(text, {"mul10": MUL10, "slow": failing(RuntimeFailed("x")), "outlier": outlier, "log": last})
     assert await run(pipeline, tensor("INPUT", 1)) == {"OUTPUT": [10]}
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 60)
     await pipeline.close()
 
 
@@ -756,7 +756,7 @@ async def test_steps_off_the_path_go_on_without_what_was_cancelled_on_it():
     """
     pipeline = make(text, {"mul10": MUL10, "slow": late(asyncio.Event()), "log": log})
     assert await run(pipeline, tensor("INPUT", 1)) == {"OUTPUT": [10]}
-    await asyncio.wait_for(asked.wait(), 10)
+    await asyncio.wait_for(asked.wait(), 60)
     await pipeline.close()
 
 
@@ -873,7 +873,7 @@ async def test_a_router_of_ones_own_may_ask_for_its_task():
 
     class Own:
         async def choose(self, asked):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 return ("a",)
 
         def close(self):

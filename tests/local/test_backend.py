@@ -277,7 +277,7 @@ async def test_a_pipeline_is_fed_by_another(app, backend, folder):
     for version in (1, 2):
         await put(backend, pipeline(folder, Step(name="a"), name="first", version=version))
         await ask(app, "first")
-        _, reference, tensors = await asyncio.wait_for(heard.get(), 5)
+        _, reference, tensors = await asyncio.wait_for(heard.get(), 60)
         assert (reference, tensors[0].data.tolist()) == ("outputs", [[2.0]])
 
 
@@ -289,11 +289,11 @@ async def test_a_tap_follows_its_pipeline(app, backend, folder):
     end = backend.tap("p", "a.outputs", lambda *what: heard.put_nowait(what[1]))
     await put(backend, pipeline(folder, Step(name="a"), version=2))
     await ask(app, "p")
-    assert await asyncio.wait_for(heard.get(), 5) == "a.outputs"
+    assert await asyncio.wait_for(heard.get(), 60) == "a.outputs"
     await take(backend, ("pipeline", "p", 0))
     await put(backend, pipeline(folder, Step(name="a"), version=3))
     await ask(app, "p")
-    assert await asyncio.wait_for(heard.get(), 5) == "a.outputs"
+    assert await asyncio.wait_for(heard.get(), 60) == "a.outputs"
     end()
     await put(backend, pipeline(folder, Step(name="a"), version=4))
     await ask(app, "p")
@@ -347,7 +347,7 @@ async def test_a_mirror_gets_copies_and_harms_nobody(app, backend, folder):
     await put(backend, model(folder, "b", amount=10.0))
     await put(backend, split(Share(name="a"), mirror=Share(name="b", weight=100), compares=True))
     assert {await ask(app, "s", value) for value in range(20)} == {float(value + 1) for value in range(20)}
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not any(each.compared >= 20 for each in backend.counts("s").values()):
             await asyncio.sleep(0.01)
     assert {name: (each.compared, each.agreed) for name, each in backend.counts("s").items() if each.compared} == {

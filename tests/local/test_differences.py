@@ -34,7 +34,7 @@ async def test_differences_of_a_mirror_are_counted_summarised_and_shown():
         before = backend.counts("m")["new"].compared
         tensor = Tensor("x", "FP64", np.array([value]))
         await models.route("m").infer(InferenceRequest(model_name="m", inputs=(tensor,)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while backend.counts("m")["new"].compared == before:
                 await asyncio.sleep(0)
 

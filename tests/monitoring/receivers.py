@@ -20,7 +20,7 @@ class Receiver:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
-                outer.delay.wait(20)
+                outer.delay.wait(60)
                 with outer.changed:
                     outer.seen += 1
                     status, headers = outer.answers.pop(0) if outer.answers else (204, {})
@@ -49,20 +49,20 @@ class Receiver:
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
 
-    def wait(self, count, timeout=20):
+    def wait(self, count, timeout=60):
         """Until so many arrived."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.received) >= count, timeout), self.received
             return list(self.received)
 
-    def wait_seen(self, count, timeout=20):
+    def wait_seen(self, count, timeout=60):
         with self.changed:
             assert self.changed.wait_for(lambda: self.seen >= count, timeout), self.seen
 
     def close(self):
         self.delay.set()
         self.server.shutdown()
-        self.thread.join(10)
+        self.thread.join(60)
         self.server.server_close()
 
 

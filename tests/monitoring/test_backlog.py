@@ -231,7 +231,7 @@ def test_payload_events_survive_a_kill(tmp_path):
             killed.send_signal(signal.SIGKILL)
             break
     lines += [int(line) for line in killed.stdout if line.strip().isdecimal()]
-    killed.wait(20)
+    killed.wait(60)
     killed.stdout.close()
     with receiver(port) as sink:
         log = PayloadLog(PayloadSettings(mode="request", sink=sink.url, spool=spool, event_mode="structured"))

@@ -609,6 +609,6 @@ def test_taking_does_not_wait_for_writing(tmp_path):
         flusher.start()
         log.take([exchange()])
         assert len(log._waiting) == 1
-    flusher.join(20)
+    flusher.join(60)
     log.close()
     assert log.counts()["sent"] == 1

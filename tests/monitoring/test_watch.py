@@ -23,8 +23,6 @@ from headrace.trust import states
 from headrace.trust.folder import open_folder
 from headrace.trust.spec import DetectorSpec, Window
 
-pytestmark = pytest.mark.timeout(120)
-
 
 class Site:
     """A watch and the models that it asks."""

@@ -12,7 +12,7 @@ def settle():
     """Let what is scheduled run until a condition holds."""
 
     async def until(condition):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.001)
 

@@ -53,10 +53,10 @@ def test_a_folder_waits_for_another_with_the_same_names_only(tmp_path):
     with first.importable():
         waiting.start()
         passing.start()
-        passing.join(10)
+        passing.join(60)
         assert found == ["other"]
         assert first.module("own_a").NAME == "one"
-    waiting.join(10)
+    waiting.join(60)
     assert found == ["other", "two"]
     for code in (first, second, other):
         code.forget()
@@ -78,7 +78,7 @@ def load():
         found.append(own_helper.VALUE)
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     return found
 """,
         )
@@ -204,7 +204,7 @@ async def test_steps_of_a_coroutine_take_turns(tmp_path):
             found.append(importlib.import_module("own_a").X)
         return found
 
-    found = await asyncio.wait_for(asyncio.gather(*(code.run(load(each)) for each, code in enumerate(both))), 10)
+    found = await asyncio.wait_for(asyncio.gather(*(code.run(load(each)) for each, code in enumerate(both))), 60)
     assert found == [["one"] * 3, ["two"] * 3]
     for code in both:
         code.forget()

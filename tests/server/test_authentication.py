@@ -28,7 +28,7 @@ def server(tmp_path_factory):
 
 
 def ask(server, method, path, body=None, headers=()):
-    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
     connection.request(method, path, body, dict(headers))
     reply = connection.getresponse()
     answer = reply.status, reply.getheader("www-authenticate"), reply.read()
@@ -67,7 +67,7 @@ def test_grpc_asks_for_the_key_too(server):
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
 
         def call(path, *metadata):
-            return channel.unary_unary(path)(b"", timeout=20, metadata=metadata)
+            return channel.unary_unary(path)(b"", timeout=60, metadata=metadata)
 
         with pytest.raises(grpc.RpcError) as caught:
             call("/inference.GRPCInferenceService/ServerMetadata")

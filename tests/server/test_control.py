@@ -54,7 +54,7 @@ def two(folder, text=TWO):
 
 
 def ask(server, method, path, body=None, headers=JSON):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request(method, path, body=body, headers=headers)
         reply = connection.getresponse()
@@ -175,7 +175,7 @@ def test_bodies_of_anything(control_server, body):
 
 def test_a_body_that_is_too_large(control_server):
     """A body over the limit is refused before it is read."""
-    with socket.create_connection(("127.0.0.1", control_server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", control_server.port), timeout=60) as connection:
         connection.sendall(b"POST /v1/apply HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\n\r\n")
         assert b" 413 " in connection.recv(4096)
 
@@ -292,7 +292,7 @@ def test_a_watch_waits_for_a_change(client, control_server, folder):
     watching.start()
     with ControlClient(control_server.url) as other:
         other.delete("Pipeline", "chain")
-    watching.join(20)
+    watching.join(60)
     assert found[0].deleted == (("Pipeline", "chain"),)
     assert found[0].resource_version > version
 
@@ -307,7 +307,7 @@ def test_a_watch_of_nothing_waits(client):
     assert not found
     with ControlClient(client.url) as other:
         other.apply([File(name="s.yaml", text=SERVER)])
-    watching.join(20)
+    watching.join(60)
     assert found
 
 
@@ -338,7 +338,7 @@ def test_closing_ends_watches_and_taps(control_server, client, folder):
     control_server.run(both_wait())
     control_server.loop.call_soon_threadsafe(control_server.api.close)
     for each in threads:
-        each.join(10)
+        each.join(60)
     assert sorted(ended) == ["tap of 0", "watch"]
 
 

@@ -136,7 +136,7 @@ async def test_routes_come_back_as_trailers_and_stick(client):
     tensor.contents.fp32_contents.append(1.0)
 
     async def ask(*metadata):
-        answer, done = await asyncio.to_thread(call.with_call, request, metadata=metadata, timeout=5)
+        answer, done = await asyncio.to_thread(call.with_call, request, metadata=metadata, timeout=60)
         return answer.model_name, dict(done.trailing_metadata())["x-seldon-route"]
 
     name, route = await ask()
@@ -144,4 +144,4 @@ async def test_routes_come_back_as_trailers_and_stick(client):
     for _ in range(10):
         assert await ask(("x-seldon-route", route)) == (name, route)
     with pytest.raises(grpc.RpcError):
-        await asyncio.to_thread(call, request, metadata=(("seldon-model", "q.pipeline"),), timeout=5)
+        await asyncio.to_thread(call, request, metadata=(("seldon-model", "q.pipeline"),), timeout=60)

@@ -37,7 +37,7 @@ async def serving(answer):
 def ask(port, path, method):
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:
             return reply.status, reply.headers, reply.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -196,11 +196,11 @@ async def test_calls_and_the_messages_of_streams_are_counted_for_mlserver():
                 "response_deserializer": lambda payload: payload,
             }
             unary = channel.unary_unary(f"/{SERVICE}/ModelInfer", **options)
-            unary(message, timeout=10)
+            unary(message, timeout=60)
             with pytest.raises(grpc.RpcError):
-                unary(bad, timeout=10)
+                unary(bad, timeout=60)
             stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer", **options)
-            return len(list(stream(iter([message] * 3), timeout=10)))
+            return len(list(stream(iter([message] * 3), timeout=60)))
 
     try:
         assert await asyncio.to_thread(call) == 6

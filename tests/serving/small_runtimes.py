@@ -117,7 +117,7 @@ class Gated(Small):
 
     def predict(self, inputs, outputs=(), parameters=EMPTY):
         self.entered.release()
-        self.gate.wait(10)
+        self.gate.wait(60)
         return super().predict(inputs, outputs, parameters)
 
 

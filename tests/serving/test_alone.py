@@ -158,6 +158,6 @@ async def test_closing_waits_first_and_then_says_why():
     model.close("it was unloaded")
     with pytest.raises(ModelNotReady, match="it was unloaded"):
         await running
-    await asyncio.wait_for(drained, 1)
+    await asyncio.wait_for(drained, 60)
     with pytest.raises(ModelNotReady):
         await model.infer(asked())

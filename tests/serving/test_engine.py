@@ -438,7 +438,7 @@ async def test_a_load_that_is_cancelled_leaves_nothing():
     happened = small_runtimes.SlowToLoad.happened
     happened.clear()
     loading = asyncio.ensure_future(load_engine(spec("SlowToLoad", seconds=0.1)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not happened:
             await asyncio.sleep(0.005)
         loading.cancel()
@@ -555,7 +555,7 @@ async def test_a_stream_that_is_left_stops_the_model(load, tmp_path, kind, place
     stream = engine.infer_stream(ask(1_000_000))
     assert (await anext(stream)).outputs[0].data.tolist() == [0]
     await stream.aclose()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not note.exists():
             await asyncio.sleep(0.005)
     assert 1 <= int(note.read_text()) <= 20
@@ -621,7 +621,7 @@ async def test_cancelling_a_request_cancels_an_async_model(load, tmp_path, place
             await engine.infer(request([[0, 0, 20, 0]], deadline=time.monotonic() + seconds))
 
     for give_up in (leave, pass_deadline):
-        for seconds in (0.02, 0.2, 2.0):  # on a busy machine the request may not have come to the model so soon
+        for seconds in (0.02, 0.2, 2.0, 10.0):  # on a busy machine the request may not have come to the model so soon
             await give_up(seconds)
             if await is_noted():
                 break

@@ -95,7 +95,7 @@ async def test_a_worker_is_started_again_in_its_environment(environment):
         os.kill(int(before[-1]), 9)
         with pytest.raises(WorkerDied):
             await told(engine)
-        await asyncio.wait_for(back.wait(), 20)
+        await asyncio.wait_for(back.wait(), 60)
         after = await told(engine)
         assert after[:-1] == before[:-1]
         assert after[-1] != before[-1]

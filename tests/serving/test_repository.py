@@ -159,7 +159,7 @@ class Clock:
 
     async def pause(self):
         """The next pause, once somebody makes it: its length, and what ends it."""
-        return await asyncio.wait_for(self._pauses.get(), 10)
+        return await asyncio.wait_for(self._pauses.get(), 60)
 
 
 class House:
@@ -209,7 +209,7 @@ class House:
         }
 
     async def until(self, condition):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.001)
 
@@ -229,7 +229,7 @@ async def make(tmp_path):
             hold.set()
         for engine in house.loader.engines:
             engine.gate.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await house.repository.close()
         assert house.loader.open == []
         assert not house.repository._tasks
@@ -885,7 +885,7 @@ async def test_a_real_model_is_replaced_under_load(tmp_path):
             save(float(number))
             assert await repository.reload_changed() == [("iris", "")]
             seen = len(answers)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(answers) < seen + 8:
                     await asyncio.sleep(0.001)
             assert answers[-1] == number

@@ -164,7 +164,7 @@ class World:
         return sorted(box.spec.name for box in self.boxes if not box.closed)
 
     async def until(self, condition):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0)
 
@@ -203,7 +203,7 @@ async def make():
     for world in worlds:
         for event in (*world.holds.values(), *world.answers.values()):
             event.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for seat in world.seats.values():
                 await seat.close(1.0)
             await world.residency.close()
@@ -824,7 +824,7 @@ async def test_200_models_are_served_in_the_memory_of_20(tmp_path):
         assert 15 <= most_resident <= 31
         for number in list(latest)[-10:]:  # the least recently used left, so these are here
             assert residency.is_resident(f"m{number}", "")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while residency._sweeping is not None:
                 await asyncio.sleep(0.01)
         gc.collect()
@@ -859,11 +859,11 @@ async def test_a_resident_model_costs_next_to_nothing(tmp_path):
         def best(infer):
             times = []
             for _ in range(20):
-                began = time.perf_counter_ns()
+                began = time.thread_time_ns()
                 for _ in range(1000):
                     with contextlib.suppress(StopIteration):
                         infer(request).send(None)
-                times.append(time.perf_counter_ns() - began)
+                times.append(time.thread_time_ns() - began)
             return min(times) / 1000
 
         infer = seat.infer

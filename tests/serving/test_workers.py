@@ -83,7 +83,7 @@ class Ear:
         self.changed.set()
 
     async def until(self, ready):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not self.states or self.states[-1][0] is not ready:
                 self.changed.clear()
                 await self.changed.wait()
@@ -139,7 +139,7 @@ async def test_a_kill_from_outside_fails_what_is_in_flight(load):
     await asyncio.sleep(0.1)
     os.kill(engine2._pool.workers[0].pid, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="SIGKILL"):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     await ear2.until(ready=True)
     assert (await engine.infer(request())).outputs
     assert ear.restarts == []
@@ -176,7 +176,7 @@ async def test_the_other_replicas_carry_on(load):
         await engine.infer(request(-1))
     answers = await asyncio.gather(*(engine.infer(request()) for _ in range(10)))
     assert len({pid_of(each) for each in answers} & pids) == 1
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any(not worker.pid for worker in engine._pool.workers):
             await asyncio.sleep(0.01)
     assert ear.states == []
@@ -190,7 +190,7 @@ async def test_a_restart_that_fails_is_tried_again(load, tmp_path):
     flag.touch()
     with pytest.raises(WorkerDied):
         await engine.infer(request(-1))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not ear.states or "did not come back: told to refuse" not in ear.states[-1][1]:
             ear.changed.clear()
             await ear.changed.wait()
@@ -305,7 +305,7 @@ async def test_a_stream_waits_for_its_reader(load, tmp_path):
     await anext(stream)
     await asyncio.sleep(0.8)
     await stream.aclose()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not note.exists():
             await asyncio.sleep(0.005)
     assert int(note.read_text()) <= 12
