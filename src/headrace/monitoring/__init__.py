@@ -3,6 +3,6 @@
 Models with a trust folder are watched in a process of their own (`watch` starts `watcher`), so that no request waits
 for statistics.
 
-May import: payload, errors, child, protocols, detectors, trust; scipy, scikit-learn and matplotlib in that process
-alone.
+May import: payload, errors, child, brokers, protocols, detectors, features, trust; scipy, scikit-learn and matplotlib
+in that process alone.
 """

@@ -1,7 +1,8 @@
 """Runtimes: the model itself. One file per framework, each framework imported only there and only when first used.
 
 Belongs here: recognising an artifact by its content, loading it, calling it on arrays, describing it (Signature).
-Does not belong here: wires, content types, batching, threads, processes. May import: payload, errors (detector: trust).
+Does not belong here: wires, content types, batching, threads, processes. May import: payload, errors
+(detector: trust, detectors; what is made for other servers: compat).
 
 `RUNTIMES` is the registry: adding a runtime is one row here, or one entry point of the group `headrace.runtimes` in
 somebody else's package, which `with_entry_points` merges into the table that the composition root passes on.
