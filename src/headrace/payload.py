@@ -191,6 +191,11 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Class labels by position, where the model knows them; the classification extension shows them."""
 
 
+DIGEST: Final = "digest"
+"""Property of a model: `sha256:` and what its file's or folder's bytes come to. A caller knows by it whether the model
+that answers is still the one that it has begun with."""
+
+
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded model declares of itself, inferred from its file, signature or a sample."""
 

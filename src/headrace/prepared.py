@@ -69,7 +69,7 @@ def prepare(
         path = Path(spec.path)
         runtime = runtime or recognise.recognise(path)[0]
         allowed = load_policy.decide(path, policy, origin=_origin(path, settings))
-        fingerprint = digest(path) if optimize != "off" else ""
+        fingerprint = digest(path)  # also tells callers of this server which model answers
     elif spec.folder:  # code that a headrace.yaml names, not the person who starts the server
         allowed = load_policy.decide(Path(spec.folder), policy, origin=_origin(Path(spec.folder), settings))
     place, wanted = _own_folder(spec), unless_set(spec.environment, "auto", defaults.environment)

@@ -1,9 +1,12 @@
 """Batch jobs on a running server, over REST and gRPC, against the same job in this process; and servers that go away."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import joblib
 import numpy as np
@@ -12,11 +15,12 @@ import pyarrow.parquet
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from headrace.errors import ModelNotFound, Temporary
+from headrace.errors import Conflict, ModelNotFound, Temporary
 from headrace.lifecycle.batch.base import Job
 from headrace.lifecycle.batch.remote import open_remote
 from headrace.lifecycle.batch.run import run
 from headrace.offline import open_model
+from headrace.serving.digest import digest
 
 ROWS = 3000
 
@@ -32,6 +36,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env={**os.environ, "HEADRACE_MODELS_OPTIMIZE": "off"},
         )
         self.ports = {}
         while len(self.ports) < 3:
@@ -97,6 +102,46 @@ def test_what_the_server_does_not_have_is_said_at_once(files, server, tmp_path):
     with pytest.raises(Temporary, match=r"127\.0\.0\.1:1"):
         run(job(files, tmp_path / "x.csv", model="sums", url="http://127.0.0.1:1"), open_predictor=open_remote)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_changed_in_the_middle_ends_the_job(files, server, tmp_path):
+    """A model that is changed on the server while a job asks it ends the job, and keeps it from going on, with both
+    models named; with the former one again, the job goes on, and every answer is the former one's.
+    """
+    served = files / "models" / "sums" / "model.joblib"
+    shutil.copy(served, tmp_path / "first.joblib")
+    url = f"http://127.0.0.1:{server.ports['REST']}"
+    rows = np.random.default_rng(1).standard_normal((50, 3))
+    joblib.dump(LogisticRegression().fit(rows, rows.sum(1) < 0), tmp_path / "other.joblib")
+
+    def swap(name):
+        shutil.copy(tmp_path / name, served)
+        address = f"{url}/v2/repository/models/sums/load"
+        with urllib.request.urlopen(urllib.request.Request(address, b"{}", method="POST"), timeout=60) as reply:
+            assert reply.status == 200
+
+    def report(outcome, _):
+        if outcome.rows == 600:
+            swap("other.joblib")
+
+    asked = job(files, tmp_path / "out.parquet", model="sums", url=url)
+    options = {"open_predictor": open_remote, "state": tmp_path / "state", "seal_seconds": 0}
+    models = [f"sha256:{digest(tmp_path / name)}" for name in ("first.joblib", "other.joblib")]
+    try:
+        with pytest.raises(Conflict, match=rf"changed while the job ran \(it was {models[0]}, is {models[1]}\)"):
+            run(asked, report=report, **options)
+        with pytest.raises(Conflict, match=rf"its model was {models[0]}, is {models[1]}.*--overwrite"):
+            run(asked, **options)
+        assert not (tmp_path / "out.parquet").exists()
+    finally:
+        swap("first.joblib")
+    outcome = run(asked, **options)
+    assert (outcome.answered, outcome.rejected) == (ROWS, 0)
+    assert outcome.resumed_rows >= 600
+    here = job(files, tmp_path / "here.parquet", model=str(files / "models" / "sums"))
+    run(here, open_predictor=lambda given: open_model(given.model, settings={"models.optimize": "off"}))
+    there, here = (pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("out", "here"))
+    assert there.to_pydict() == here.to_pydict()
 
 
 @pytest.mark.timeout(240)

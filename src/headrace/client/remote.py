@@ -51,6 +51,8 @@ FORWARDED: Final = frozenset({"traceparent", "tracestate", "baggage", "x-request
 """Headers of a caller that go on to the other server. An authorization does not: it was meant for this one."""
 _RETURNED: Final = frozenset({"x-seldon-route"})
 """Headers of the answer that go back."""
+VERSIONS: Final = "versions"
+"""Property of a model on another server: its versions there."""
 _BINARY: Final = frozenset({"binary_tensor_data", "binary_data"})
 _PAUSE_SECONDS: Final = 0.05
 """Before the one more try of a server that refused the connection: it may be starting again."""
@@ -222,16 +224,21 @@ def _parsed(response: InferenceResponse, headers: Mapping[str, str]) -> Inferenc
 
 
 def _signature(
-    platform: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], properties: Mapping[str, Any]
+    platform: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    properties: Mapping[str, Any],
+    versions: Sequence[str],
 ) -> Signature:
     rows = bool(inputs and outputs) and all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
+    known = {VERSIONS: ", ".join(versions)} if versions else {}
     return Signature(
         platform=platform or "remote",
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         strict=False,
         batchable=rows,
-        properties={name: str(value) for name, value in properties.items()},
+        properties=known | {name: str(value) for name, value in properties.items()},
     )
 
 
@@ -277,7 +284,7 @@ class _Rest:
 
     async def metadata(self) -> Signature:
         known = http.metadata_of((await self._exchange(self._path)).body)
-        return _signature(known.platform, known.inputs, known.outputs, known.properties)
+        return _signature(known.platform, known.inputs, known.outputs, known.properties, known.versions)
 
     async def close(self) -> None:
         while self._idle:
@@ -383,7 +390,7 @@ class _Grpc:
             [TensorSpec(name=each.name, datatype=each.datatype, shape=tuple(each.shape)) for each in side]
             for side in (answer.inputs, answer.outputs)
         ]
-        return _signature(answer.platform, inputs, outputs, dict(answer.properties))
+        return _signature(answer.platform, inputs, outputs, dict(answer.properties), answer.versions)
 
     async def close(self) -> None:
         channel, self._channel = self._channel, None

@@ -20,6 +20,7 @@ import msgspec
 
 from headrace.errors import DeadlineExceeded, ModelNotReady, NotFound
 from headrace.payload import (
+    DIGEST,
     Infer,
     InferenceRequest,
     InferenceResponse,
@@ -244,10 +245,10 @@ class Engine:
             await self._start_process()
         else:
             await self._start_here(movable=movable)
-        self.signature = msgspec.structs.replace(
-            self.signature,
-            properties={**self.signature.properties, "placement.reason": self.choice.reason},
-        )
+        properties = {**self.signature.properties, "placement.reason": self.choice.reason}
+        if self._spec.digest:
+            properties[DIGEST] = f"sha256:{self._spec.digest}"
+        self.signature = msgspec.structs.replace(self.signature, properties=properties)
         self._refuses = ""
 
     async def _start_here(self, *, movable: bool) -> None:

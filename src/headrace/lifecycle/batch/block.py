@@ -70,27 +70,25 @@ def answer_block(
         table = first_rows(table, left)
     batches, rejects, answered = [], [], 0
     positions = table.positions() if table.faults else None
-    for low in range(0, table.rows.num_rows, job.batch_rows):
-        batch, bad = rows.answer(
-            table.rows.slice(low, job.batch_rows),
-            job,
-            predictor,
-            first_row=low,
-            plan=plan,
-            probe=probe,
-            cancel=cancel,
-        )
-        if positions is not None:
-            batch = _numbered(batch, plan, positions)
-            bad = [msgspec.structs.replace(each, row=int(positions[each.row])) for each in bad]
-        answered += batch.num_rows
-        batches.append(batch)
-        rejects += bad
-    if (now := manifest.model_of(predictor)) != model:
-        raise Conflict(
-            f"model '{predictor.name}' was changed while the job ran (it was {model}, is {now}): "
-            "nothing that the new one answered is kept; begin anew with --overwrite, or serve the former one and go on"
-        )
+    try:
+        for low in range(0, table.rows.num_rows, job.batch_rows):
+            batch, bad = rows.answer(
+                table.rows.slice(low, job.batch_rows),
+                job,
+                predictor,
+                first_row=low,
+                plan=plan,
+                probe=probe,
+                cancel=cancel,
+            )
+            if positions is not None:
+                batch = _numbered(batch, plan, positions)
+                bad = [msgspec.structs.replace(each, row=int(positions[each.row])) for each in bad]
+            answered += batch.num_rows
+            batches.append(batch)
+            rejects += bad
+    finally:  # a failure may be another model's
+        _check(predictor, model)
     rejects += [Reject(file="", row=fault.row, reason=fault.reason) for fault in table.faults]
     if rejects:
         rejects.sort(key=lambda each: each.row)
@@ -126,3 +124,12 @@ def _as_it_stood(reject: Reject, originals: Sequence[tuple[int, str]]) -> Reject
         return reject
     line, text = originals[reject.row]
     return msgspec.structs.replace(reject, line=line, text=rows.shortened(text))
+
+
+def _check(predictor: Predictor, model: str) -> None:
+    """Raises Conflict: another model is there than the job has begun with."""
+    if (now := manifest.model_of(predictor)) != model:
+        raise Conflict(
+            f"model '{predictor.name}' was changed while the job ran (it was {model}, is {now}): nothing that the new "
+            "one answered is kept; begin anew with --overwrite, or serve the former one and go on"
+        )

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
-from headrace.client.remote import Remote
+from headrace.client.remote import VERSIONS, Remote
 from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady
 from headrace.lifecycle.batch.base import Job
-from headrace.payload import EMPTY, InferenceRequest, RequestedOutput, Signature, Tensor
+from headrace.payload import DIGEST, EMPTY, InferenceRequest, RequestedOutput, Signature, Tensor
 
 _T = TypeVar("_T")
 
@@ -43,6 +43,8 @@ class RemotePredictor:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-remote", daemon=True)
         self._signature: Signature | None = None
+        self._seen: Mapping[str, str] = EMPTY
+        self._looking = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<RemotePredictor {self._remote!r}{'' if self._signature else ', closed'}>"
@@ -56,7 +58,7 @@ class RemotePredictor:
         """
         self._thread.start()
         try:
-            self._signature = self._run(self._remote.metadata())
+            self._signature = self._run(self._look())
         except BaseException:
             self._end()
             raise
@@ -85,13 +87,13 @@ class RemotePredictor:
 
     @property
     def version(self) -> str:
-        """The model's, as it was asked for."""
-        return self._remote.version
+        """The model's, as it was asked for, else all that the server has of it."""
+        return self._remote.version or self._seen.get(VERSIONS, "")
 
     @property
     def digest(self) -> str:
-        """Empty: the server does not say it."""
-        return ""
+        """Of the model that was there after the last answer; empty: the server does not say it."""
+        return self._seen.get(DIGEST, "")
 
     @property
     def signature(self) -> Signature:
@@ -117,9 +119,22 @@ class RemotePredictor:
             parameters=parameters,
         )
         try:
-            return self._run(self._remote.infer(request)).outputs
+            return self._run(self._asked(request))
         except ModelNotFound as exc:
             raise ModelNotReady(f"{exc}, any more") from exc
+
+    async def _asked(self, request: InferenceRequest) -> Sequence[Tensor]:
+        try:
+            return (await self._remote.infer(request)).outputs
+        finally:
+            await self._look()  # a request that failed may have met another model
+
+    async def _look(self) -> Signature:
+        """See which model is there; one look at a time, so that the last is the latest."""
+        async with self._looking:
+            signature = await self._remote.metadata()
+            self._seen = signature.properties
+            return signature
 
 
 def open_remote(job: Job, *, timeout_seconds: float = 60.0, headers: Mapping[str, str] = EMPTY) -> RemotePredictor:
