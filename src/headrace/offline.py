@@ -11,14 +11,14 @@ import contextlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
 from headrace import settings as settings_
 from headrace.app import App
-from headrace.artifacts.uri import is_local
+from headrace.artifacts.uri import is_local, shown
 from headrace.errors import LoadFailed, SettingsError
 from headrace.local.copies import Copies
 from headrace.payload import (
@@ -45,19 +45,21 @@ class OpenModel:
         spec: The model.
         settings: By key, over the environment's: `{"models.optimize": "off"}`.
         headers: Of each request.
+        copies: What holds its files; closed with it. None: they are held by nobody.
     """
 
     def __init__(
         self,
         spec: ModelSpec,
         *,
-        settings: Mapping[str, Any] = MappingProxyType({}),
-        headers: Mapping[str, str] = MappingProxyType({}),
+        settings: Mapping[str, Any] = EMPTY,
+        headers: Mapping[str, str] = EMPTY,
+        copies: Copies | None = None,
     ) -> None:
         quiet = settings_.Settings(log=settings_.LogSettings(level="warning"))
         self._settings = settings_.load(quiet, "", os.environ, settings)
         self.spec = msgspec.structs.replace(spec, trust=Trust(enabled=False))
-        self._headers = dict(headers)
+        self._headers, self._copies = dict(headers), copies
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-model", daemon=True)
         self._loaded: Loaded | None = None
@@ -67,7 +69,7 @@ class OpenModel:
         return f"<OpenModel {self.spec.describe()}{'' if self._loaded else ', closed'}>"
 
     def __enter__(self) -> Self:
-        return self.open()
+        return self.open() if self._loaded is None else self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -104,11 +106,13 @@ class OpenModel:
             self._end()
 
     def _end(self) -> None:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # no thread is begun any more while the interpreter ends
             asyncio.run_coroutine_threadsafe(self._loop.shutdown_default_executor(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        if self._copies is not None:
+            self._copies.close()
 
     @property
     def name(self) -> str:
@@ -168,10 +172,8 @@ async def _answered(infer: Infer, request: InferenceRequest) -> InferenceRespons
     return await infer(request)  # called where it is awaited: on the model's own loop
 
 
-def open_model(
-    model: str, *, settings: Mapping[str, Any] = MappingProxyType({}), overrides: Overrides = EMPTY
-) -> OpenModel:
-    """The one model at a path, uri or `module:Class`, loaded. Close it.
+def open_model(model: str, *, settings: Mapping[str, Any] = EMPTY, overrides: Overrides = EMPTY) -> OpenModel:
+    """The one model at a path, uri or `module:Class`, loaded. Close it, by `with` or by `close`.
 
     Args:
         model: Where it is.
@@ -183,13 +185,17 @@ def open_model(
         LoadFailed: there is none, or it cannot be loaded.
         ArtifactFailed: it cannot be fetched.
     """
-    told = settings_.load(settings_.Settings(), "", os.environ, settings)
     if is_local(model):
         return OpenModel(one_model(discovery.discover([model], overrides=overrides), model), settings=settings).open()
-    fetched = Copies(told.artifacts).fetch(model)
-    spec = one_model(discovery.discover([fetched.path], overrides=overrides), model)
-    spec = msgspec.structs.replace(spec, version=spec.version or fetched.pinned.version)
-    return OpenModel(spec, settings=settings).open()
+    copies = Copies(settings_.load(settings_.Settings(), "", os.environ, settings).artifacts)
+    try:
+        fetched = copies.fetch(model)
+        spec = one_model(discovery.discover([fetched.path], overrides=overrides), shown(model))
+        spec = msgspec.structs.replace(spec, version=spec.version or fetched.pinned.version)
+        return OpenModel(spec, settings=settings, copies=copies).open()
+    except BaseException:
+        copies.close()
+        raise
 
 
 def one_model(specs: Sequence[ModelSpec], where: object) -> ModelSpec:
