@@ -13,11 +13,12 @@ import json
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady, RuntimeFailed
+from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady, RuntimeFailed, TooLarge
 from headrace.payload import InferenceResponse, Signature, Tensor, TensorSpec
 from headrace.protocols import invocations
 
@@ -190,7 +191,8 @@ def test_what_is_no_csv_is_refused(body, text):
         ("application/json; charset=latin-1", False),
         ("application/json; format=pandas-split", False),
         ("text/plain", False),
-        ("application/vnd.apache.parquet", False),
+        ("application/vnd.apache.parquet", True),
+        ("application/x-parquet", False),
     ],
 )
 def test_media_types_are_taken_or_refused_by_name(content_type, taken):
@@ -391,6 +393,57 @@ def test_what_is_no_array_is_refused(body, text):
     """A pickle inside of an array is never read."""
     with pytest.raises(InvalidRequest, match=text):
         parse(body, TABLE, "application/x-npy")
+
+
+def parquet(frame, **options):
+    told = io.BytesIO()
+    pd.DataFrame(frame).to_parquet(told, **options)
+    return told.getvalue()
+
+
+def test_parquet_is_the_table_that_pandas_wrote():
+    """Columns come by name and type, an index and columns that the model lacks do not, and what is missing is nothing."""
+    frame = pd.DataFrame(
+        {"b": [1, 2], "a": [None, 1.5], "c": pd.Categorical(["x", "é"]), "more": [[1], [2]]}, index=["first", "last"]
+    )
+    found = columns(parse(parquet(frame), TABLE, invocations.PARQUET))
+    assert {name: found[name] for name in "bc"} == {
+        "b": ("INT64", [1, 2]),
+        "c": ("BYTES", [b"x", "é".encode()]),
+    }
+    assert found["a"][0] == "FP64"
+    assert np.isnan(found["a"][1][0])
+    assert found.keys() == {"a", "b", "c"}
+    moments = pd.DataFrame({"when": pd.to_datetime(["2024-05-06T07:08:09"]), "blob": [b"\xff"], "list": [[1, 2]]})
+    specs = tuple(TensorSpec(name=name, datatype="BYTES", shape=(-1,)) for name in moments)
+    signature = Signature(platform="mlflow", inputs=specs, properties={"binary_columns": "blob"})
+    ((when,), (blob,), (nested,)) = (
+        data for _, data in columns(parse(parquet(moments), signature, invocations.PARQUET)).values()
+    )
+    assert pd.to_datetime(when.decode()) == moments["when"][0]
+    assert (blob, nested) == (b"\xff", b"[1,2]")
+    matrix = pd.DataFrame(np.eye(2, dtype=np.float32), columns=["x", "y"])
+    assert columns(parse(parquet(matrix), ARRAY, invocations.PARQUET)) == {
+        "input-0": ("FP32", [[1.0, 0.0], [0.0, 1.0]])
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "text"),
+    [
+        pytest.param(b"", InvalidRequest, "no Parquet", id="nothing"),
+        pytest.param(parquet({"a": [1.0]})[:-9], InvalidRequest, "no Parquet", id="cut off"),
+        pytest.param(parquet({"a": [1.0], "b": ["x"]}), InvalidRequest, "'b'", id="text for a number"),
+        pytest.param(parquet({"a": [np.timedelta64(1)]}), InvalidRequest, "'a' of the Parquet body", id="a duration"),
+        pytest.param(
+            parquet({"a": np.zeros(10_000_001, bool)}), TooLarge, "10000001 values", id="small, and huge within"
+        ),
+    ],
+)
+def test_what_is_no_parquet_for_the_model_is_refused(body, error, text):
+    """The error says what is wrong; what stands for more values than a request may bring is not unpacked."""
+    with pytest.raises(error, match=text):
+        parse(body, TABLE, invocations.PARQUET)
 
 
 def test_no_line_at_all_is_refused():

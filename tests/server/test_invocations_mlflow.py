@@ -1,86 +1,88 @@
 """`/invocations` against MLflow's own scoring server: the same models, the same bodies, the same statuses and values.
 
-The reference is `mlflow.pyfunc.scoring_server`, the application that `mlflow models serve` runs, on a port, with each
-model at a path of its own, so that one process is enough. What is meant to differ stands in `BETTER`, with both sides.
+The reference is the application of `mlflow.pyfunc.scoring_server`, which `mlflow models serve` runs, asked without a
+socket. What is meant to differ stands in `BETTER`, with both sides.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import io
 import json
-import os
-import re
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
+import warnings
 
+import numpy as np
+import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 import headrace
 
-pytest.importorskip("mlflow")
-pytest.importorskip("uvicorn")
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings("ignore"),  # of MLflow's code, which would answer them as errors
+]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    pytest.importorskip("mlflow")
+    pyfunc = importlib.import_module("mlflow.pyfunc")
+    flavor = importlib.import_module("mlflow.sklearn")
+    scoring_server = importlib.import_module("mlflow.pyfunc.scoring_server")
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-MAKE = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import numpy as np, pandas as pd, mlflow
-from mlflow.models import ModelSignature, infer_signature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from sklearn.linear_model import LogisticRegression
 
-class Mixed(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
-        frame, what, k = model_input, params["what"], params["k"]
-        if what == "frame":
-            return pd.DataFrame({"sum": frame["d"] * k + frame["l"], "text": frame["s"].astype(str)})
-        if what == "array":
+def answer(frame, params):
+    """What the model in Python gives, by what it is asked for."""
+    match params["what"]:
+        case "frame":
+            return pd.DataFrame({"sum": frame["d"] * params["k"] + frame["l"], "text": frame["s"].astype(str)})
+        case "array":
             return np.asarray(frame["d"], np.float32) * np.float32(0.1)
-        if what == "matrix":
+        case "matrix":
             return np.stack([frame["d"].to_numpy(), frame["l"].to_numpy().astype(float)], 1)
-        if what == "list":
+        case "list":
             return [str(each) for each in frame["s"]]
-        if what == "dict":
+        case "dict":
             return {"a": np.asarray(frame["d"]), "b": np.ones((len(frame), 2), np.float32) / 3}
-        if what == "types":
+        case "types":
             return [str(each) for each in frame.dtypes]
-        raise RuntimeError("secret")
+    raise RuntimeError("secret")
 
-columns = [("double", "d", True), ("long", "l", True), ("string", "s", True), ("boolean", "b", False)]
-signature = ModelSignature(
-    inputs=Schema([ColSpec(kind, name, required=required) for kind, name, required in columns]),
-    params=ParamSchema([ParamSpec("what", DataType.string, "frame"), ParamSpec("k", DataType.double, 1.0)]),
-)
-folder = sys.argv[1]
-mlflow.pyfunc.save_model(folder + "/mixed", python_model=Mixed(), signature=signature, pip_requirements=[])
-X = np.random.default_rng(0).normal(size=(20, 4))
-y = (X[:, 0] > 0).astype(int)
-fitted = LogisticRegression().fit(X, y)
-mlflow.sklearn.save_model(fitted, folder + "/tensor", signature=infer_signature(X, y), pip_requirements=[])
-X, y = pd.DataFrame(X, columns=list("abcd")), pd.Series(y, name="target")
-fitted = LogisticRegression().fit(X, y)
-mlflow.sklearn.save_model(fitted, folder + "/named", signature=infer_signature(X, y), pip_requirements=[])
-"""
 
-REFERENCE = """
-print(0, flush=True)
-import socket
-import uvicorn
-from fastapi import FastAPI
-from mlflow.pyfunc import load_model, scoring_server
+def save_models(folder):
+    """`mixed`, in Python with columns and params; `tensor` and `named`, of scikit-learn."""
 
-app = FastAPI()
-for name in ("mixed", "tensor", "named"):
-    app.mount(f"/{name}", scoring_server.init(load_model(f"{sys.argv[1]}/{name}")))
-listening = socket.create_server(("127.0.0.1", 0))
-print(listening.getsockname()[1], flush=True)
-uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listening])
-"""
+    class Mixed(pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            return answer(model_input, params)
+
+    columns = [("double", "d", True), ("long", "l", True), ("string", "s", True), ("boolean", "b", False)]
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(kind, name, required=required) for kind, name, required in columns]),
+        params=ParamSchema([ParamSpec("what", DataType.string, "frame"), ParamSpec("k", DataType.double, 1.0)]),
+    )
+    pyfunc.save_model(str(folder / "mixed"), python_model=Mixed(), signature=signature, pip_requirements=[])
+    rows = np.random.default_rng(0).normal(size=(20, 4))
+    labels = (rows[:, 0] > 0).astype(int)
+    frame, named = pd.DataFrame(rows, columns=list("abcd")), pd.Series(labels, name="target")
+    for name, x, y in (("tensor", rows, labels), ("named", frame, named)):
+        fitted = LogisticRegression().fit(x, y)
+        flavor.save_model(fitted, str(folder / name), signature=infer_signature(x, y), pip_requirements=[])
+
+
+def parquet(frame):
+    told = io.BytesIO()
+    pd.DataFrame(frame).to_parquet(told)
+    return told.getvalue()
+
 
 JSON = "application/json"
 CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
 ROWS = {"columns": ["d", "l", "s"], "data": [[1.5, 2, "x"], [2.5, 3, "\u00e9"]]}
 ONE = {"d": 1.5, "l": 2, "s": "a"}
 
@@ -116,6 +118,11 @@ ALIKE = [
     ("mixed", CSV, b",d,l,s\n0,1,2,07\n"),
     ("mixed", CSV, b"d,l\n1,2\n"),
     ("mixed", CSV, b""),
+    ("mixed", PARQUET, parquet({"d": [1.5, 2.5], "l": [2, 3], "s": ["x", "\u00e9"], "extra": [1, 2]})),
+    ("mixed", PARQUET, parquet({"d": [1.5], "s": ["x"]})),
+    ("mixed", PARQUET, b"PAR1"),
+    ("named", PARQUET, parquet(pd.DataFrame(np.eye(4) - 0.5, columns=list("dcba"), index=list("wxyz")))),
+    ("tensor", PARQUET, parquet(pd.DataFrame(np.eye(4) - 0.5, columns=list("abcd")))),
     *(
         (model, JSON, body)
         for model in ("tensor", "named")
@@ -156,8 +163,8 @@ BETTER = [
 ]
 
 
-def ask(url, body, content_type):
-    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+def ask_url(url, body, content_type):
+    sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(
             urllib.request.Request(url, sent, {"Content-Type": content_type}), timeout=60
@@ -168,56 +175,62 @@ def ask(url, body, content_type):
             return error.code, error.read()
 
 
-def first_port(process, pattern):
-    for line in process.stdout:
-        found = re.match(pattern, line)
-        if found:
-            return int(found[1])
-    pytest.fail(f"the server ended with {process.wait()}")
+def ask_app(app, path, body, content_type):
+    """One request to an ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+    sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET" if sent is None else "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", content_type.encode())],
+    }
+    given, told = [{"type": "http.request", "body": sent or b""}], []
+
+    async def receive():
+        return given.pop() if given else await asyncio.Event().wait()
+
+    async def send(message):
+        told.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return told[0]["status"], b"".join(each.get("body", b"") for each in told)
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
-    """Urls of MLflow's server and of ours, to which a model's name and a path are added."""
+def sides(tmp_path_factory):
+    """What asks MLflow's application and what asks our server: each takes a model, a path, a body, its content type."""
     folder = tmp_path_factory.mktemp("mlflow")
-    environment = {
-        **os.environ,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "PYTHONPATH": str(Path(headrace.__file__).parents[1]),
-    }
-    quiet = {"stderr": subprocess.DEVNULL, "text": True, "env": environment, "cwd": folder}
-    ports = [flag for kind in ("", "grpc-", "metrics-") for flag in (f"--{kind}port", "0")]
-    models = [str(folder / name) for name in ("mixed", "tensor", "named")]
-    running = []
-    try:
-        for command in (["-c", MAKE + REFERENCE, str(folder)], ["-m", "headrace", "serve", *ports, *models]):
-            process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, **quiet)
-            running.append(process)
-            if len(running) == 1:
-                first_port(process, r"(0)$")  # the models are saved
-        theirs = first_port(running[0], r"(\d+)$")
-        ours = first_port(running[1], r"REST\s.*?:(\d+)")
-        yield f"http://127.0.0.1:{theirs}", f"http://127.0.0.1:{ours}/v2/models"
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+    names = ("mixed", "tensor", "named")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(record=True),
+    ):  # MLflow shows some against filters
+        warnings.simplefilter("ignore")
+        patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # which its application sets for good
+        save_models(folder)
+        apps = {name: scoring_server.init(pyfunc.load_model(str(folder / name))) for name in names}
+        settings = {"grpc.enabled": False, "metrics.enabled": False}
+        with headrace.serve({name: str(folder / name) for name in names}, settings=settings) as server:
+
+            def theirs(model, path, body=None, content_type=JSON):
+                return ask_app(apps[model], f"/{path}", body, content_type)
+
+            def ours(model, path, body=None, content_type=JSON):
+                at = f"/v2/models/{model}/{path}" if path == "invocations" else f"/{path}"
+                return ask_url(f"{server.url}{at}", body, content_type)
+
+            yield theirs, ours
 
 
-def test_the_answers_are_those_of_mlflows_server(servers):
+def test_the_answers_are_those_of_mlflows_server(sides):
     """Status by status and value by value; a refusal is one on both sides and says nothing of a trace."""
     for model, content_type, body in ALIKE:
-        (status, theirs), (ours, answer) = (ask(f"{url}/{model}/invocations", body, content_type) for url in servers)
-        told = (model, content_type, str(body)[:200], theirs[:200], answer[:200])
-        assert ours == status, told
-        found = json.loads(answer)
+        (status, theirs), (code, ours) = (ask(model, "invocations", body, content_type) for ask in sides)
+        told = (model, content_type, str(body)[:200], theirs[:200], ours[:200])
+        assert code == status, told
+        found = json.loads(ours)
         if status == 200:
             assert found == json.loads(theirs), told
         else:
@@ -226,9 +239,9 @@ def test_the_answers_are_those_of_mlflows_server(servers):
 
 
 @pytest.mark.parametrize(("model", "content_type", "body", "theirs", "ours", "predictions"), BETTER)
-def test_what_differs_from_mlflows_server_is_meant_to(servers, model, content_type, body, theirs, ours, predictions):
+def test_what_differs_from_mlflows_server_is_meant_to(sides, model, content_type, body, theirs, ours, predictions):
     """Each difference is as the documents say, on both sides, so that a release of MLflow that changes it is seen."""
-    replies = [ask(f"{url}/{model}/invocations", body, content_type) for url in servers]
+    replies = [ask(model, "invocations", body, content_type) for ask in sides]
     assert [status for status, _ in replies] == [theirs, ours]
     if predictions is not None:
         assert json.loads(replies[1][1]) == {"predictions": predictions}
@@ -236,12 +249,8 @@ def test_what_differs_from_mlflows_server_is_meant_to(servers, model, content_ty
         assert "secret" not in json.loads(replies[1][1])["error_code"]
 
 
-def test_the_health_of_both_is_asked_alike(servers):
+def test_the_health_of_both_is_asked_alike(sides):
     """`/ping`, `/health` and `/version` have the same statuses and bytes."""
-    theirs, ours = servers[0], servers[1].removesuffix("/v2/models")
     for path in ("ping", "health", "version"):
-        replies = []
-        for url in (f"{theirs}/tensor/{path}", f"{ours}/{path}"):
-            with urllib.request.urlopen(url, timeout=30) as reply:
-                replies.append((reply.status, reply.read()))
-        assert replies[0] == replies[1], path
+        theirs, ours = (ask("tensor", path) for ask in sides)
+        assert theirs == ours, path

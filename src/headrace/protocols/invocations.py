@@ -6,7 +6,8 @@ data formats (https://docs.aws.amazon.com/sagemaker/latest/dg/cdf-inference.html
 
 * a JSON object with one of `dataframe_split`, `dataframe_records` (tables), `instances` (rows, as in V1) and `inputs`
   (tensors), beside `params`;
-* CSV (`csv_table`), a row of JSON a line (`application/jsonlines`), an array of numpy's (`application/x-npy`).
+* CSV (`csv_table`), Parquet (`parquet_table`), a row of JSON a line (`application/jsonlines`), an array of numpy's
+  (`application/x-npy`).
 
 The answer is `{"predictions": ...}`: a list for an array, records for a table, lists by name for several tensors; or
 CSV, JSON lines or numpy's form for those who accept nothing better.
@@ -14,7 +15,7 @@ CSV, JSON lines or numpy's form for those who accept nothing better.
 What differs from MLflow's own server, each time for the better: NaN and infinities are answered as `null`, which is
 JSON; a table of plain numbers without column names goes by the order of the model's columns; a number that its column's
 type cannot hold is refused rather than cut; CSV may lack its header. Columns that the model does not have are left out
-of tables, as there; bytes that are no text are answered in base64, as there. Parquet is not taken.
+of tables, as there; bytes that are no text are answered in base64, as there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import simdjson
 
 from headrace.errors import InvalidRequest, RuntimeFailed
 from headrace.payload import DTYPES, EMPTY, Array, InferenceRequest, InferenceResponse, Signature, Tensor, TensorSpec
-from headrace.protocols import csv_table, numbers, status
+from headrace.protocols import csv_table, numbers, parquet_table, status
 from headrace.protocols.documents import check_depth, read_json
 
 PROTOCOL: Final = "mlflow"
@@ -45,6 +46,7 @@ JSON: Final = "application/json"
 CSV: Final = "text/csv"
 LINES: Final = "application/jsonlines"
 NPY: Final = "application/x-npy"
+PARQUET: Final = "application/vnd.apache.parquet"
 _KINDS: Final[Mapping[str, str]] = {
     "": JSON,
     JSON: JSON,
@@ -54,6 +56,8 @@ _KINDS: Final[Mapping[str, str]] = {
     "application/x-ndjson": LINES,
     NPY: NPY,
 }
+_TAKEN: Final = {**_KINDS, PARQUET: PARQUET}
+"""Content types of bodies; those above are of answers too."""
 _ONE_ARRAY: Final = frozenset({"predict", "output-0", "output-1"})
 """What a runtime calls an answer that has no name."""
 _CODES: Final[Mapping[int, str]] = {
@@ -107,8 +111,10 @@ class _Inputs(msgspec.Struct, frozen=True):
 def refusal(content_type: str) -> str:
     """Why a body of this content type is not taken; empty: it is. No content type at all is taken as JSON."""
     kind, parameters = _media(content_type)
-    if kind not in _KINDS:
-        return f"content type '{content_type}' is not taken; send {JSON}, {CSV}, {LINES} or {NPY}"
+    if kind not in _TAKEN:
+        return f"content type '{content_type}' is not taken; send {JSON}, {CSV}, {PARQUET}, {LINES} or {NPY}"
+    if kind == PARQUET and not parquet_table.is_readable():
+        return f"content type '{content_type}' needs pyarrow on the server: pip install 'headrace[batch]'"
     if parameters.get("charset", "utf-8") not in {"utf-8", "utf8", "us-ascii"}:
         return f"charset '{parameters['charset']}' is not taken; send UTF-8"
     if "format" in parameters:
@@ -153,12 +159,14 @@ def parse(
         )
     parameters: Mapping[str, Any] = EMPTY
     kind, told = _media(content_type)
-    match _KINDS[kind]:
+    match _TAKEN[kind]:
         case "application/json":
             tensors, parameters = _of_json(body, inputs)
         case "text/csv":
             header = told["header"] == "present" if "header" in told else None
             tensors = _of_csv(csv_table.read(bytes(body), inputs.specs, header=header), inputs)
+        case "application/vnd.apache.parquet":
+            tensors = _of_table(parquet_table.read(bytes(body)), True, inputs)
         case "application/jsonlines":
             tensors = _of_lines(bytes(body), inputs)
         case _:
@@ -621,6 +629,8 @@ def _tensor(spec: TensorSpec | str, values: list[Any], inputs: _Inputs) -> Tenso
 
 
 def _unbased(value: Any, index: int, what: str) -> bytes:
+    if type(value) is bytes:  # of Parquet
+        return value
     if type(value) is not str:
         raise InvalidRequest(f"{what}: row {index} holds no text; expected bytes in base64")
     try:
