@@ -17,7 +17,7 @@ from headrace.control import events as happenings
 from headrace.control import plan
 from headrace.control import store as stores
 from headrace.control.events import Event
-from headrace.control.resources import Condition, Metadata, Model, Resource, Server, Status
+from headrace.control.resources import Condition, Metadata, Model, Resolved, Resource, Server, Status
 from headrace.control.store import Store
 from headrace.errors import NotFound, SettingsError, Temporary
 from headrace.graph.spec import Combine, Pipeline, Step
@@ -59,6 +59,20 @@ def test_what_was_applied_is_there_after_a_restart(store):
     assert before[0].spec == given[0].spec
     assert (before[0].base, before[0].notes, before[0].status.notes) == ("/b", ("n",), ("n",))
     assert before[1].spec == given[1].spec
+
+
+def test_what_a_uri_stood_for_goes_with_that_uri(store):
+    """It is kept by a declaration that leaves it out, and lost by one of another uri that was made of what stood here;
+    what a declaration says of its own uri holds.
+    """
+    old, new = Resolved(uri="s3://b/1", token="1"), Resolved(uri="s3://b/2", token="2")
+    store.apply([model(uri="s3://b/latest", resolved=old)])
+    store.apply([model(uri="s3://b/latest", idle_seconds=5)])
+    assert store.get("Model", "a").spec.resolved == old
+    store.apply([model(uri="s3://c/latest", resolved=old)])
+    assert store.get("Model", "a").spec.resolved is None
+    store.apply([model(uri="s3://b/latest", resolved=new)])
+    assert store.get("Model", "a").spec.resolved == new
 
 
 def test_generation_counts_specs_and_revision_what_is_loaded(store):

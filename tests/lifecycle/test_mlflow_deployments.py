@@ -279,7 +279,7 @@ def test_a_target_that_names_none_is_refused(uri):
 
 def test_config_is_fields_of_a_model(tmp_path, monkeypatch):
     """Texts are read as YAML, dots lead into parts, and what was there and is not named stays."""
-    before = {"uri": "s3://old", "replicas": 1, "resolvedUri": "s3://old/1", "parameters": {"a": 1}}
+    before = {"uri": "s3://old", "replicas": 1, "parameters": {"a": 1}}
     config = {"replicas": "2", "max_replicas": 4, "batching.max_batch_size": "8", "parameters.b": "[x]"}
     monkeypatch.chdir(tmp_path)
     assert plugin.spec_of("models:/m@a", {}, before)["uri"] == "models:/m@a"

@@ -28,7 +28,7 @@ from headrace.control import plan
 from headrace.control.events import Event
 from headrace.control.parse import encodable
 from headrace.control.plan import Revision
-from headrace.control.resources import KINDS, Metadata, Model, Resource, Spec, Status
+from headrace.control.resources import KINDS, Metadata, Model, Resolved, Resource, Spec, Status
 from headrace.errors import Conflict, NotFound, SettingsError, Temporary
 
 SCHEMA: Final = 2
@@ -344,8 +344,8 @@ class Store:
             status = Status(revision=newest + 1 if given.kind == "Model" else 0, notes=given.notes)
             return msgspec.structs.replace(given, metadata=meta, spec=spec, status=status), "created"
         past = before.spec
-        if isinstance(spec, Model) and isinstance(past, Model) and spec.uri == past.uri and spec.resolved is None:
-            spec = msgspec.structs.replace(spec, resolved=past.resolved)  # written by who follows the uri
+        if isinstance(spec, Model) and isinstance(past, Model):
+            spec = msgspec.structs.replace(spec, resolved=_resolved(spec, past))
         if not plan.looks_beside(spec):  # the same from another folder is no other
             given = msgspec.structs.replace(given, base=before.base)
         same_spec = spec == before.spec and given.base == before.base
@@ -606,7 +606,8 @@ class Store:
                         event = msgspec.structs.replace(event, id=written.lastrowid or 0)
                         self._trim_events(database, event)
                     self._last_event[new.key] = event
-                    self.heard(new)
+            for new in added:
+                self.heard(new)
 
     def _trim_events(self, database: sqlite3.Connection, event: Event) -> None:
         if event.id % 64:
@@ -643,6 +644,15 @@ def _carried_over(made: Resource, before: Resource | None, version: int) -> Reso
         status = msgspec.structs.replace(before.status, revision=status.revision, notes=status.notes)
     metadata = msgspec.structs.replace(made.metadata, resource_version=version)
     return msgspec.structs.replace(made, metadata=metadata, status=status)
+
+
+def _resolved(spec: Model, past: Model) -> Resolved | None:
+    """What a uri stands for is written by who follows it: a declaration that leaves it out does not forget it, and one
+    that was made of what stood here, with another uri in it, does not take it along.
+    """
+    if spec.uri == past.uri:
+        return spec.resolved or past.resolved
+    return None if spec.resolved == past.resolved else spec.resolved
 
 
 def _revises(spec: Model, base: str, before: Resource) -> bool:

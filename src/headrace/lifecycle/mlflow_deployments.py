@@ -172,7 +172,6 @@ def spec_of(model_uri: str, config: Mapping[str, Any], before: Mapping[str, Any]
     """
     spec: dict[str, Any] = json.loads(msgspec.json.encode(before))
     if model_uri:
-        spec.pop("resolvedUri", None)
         is_path = ":" not in model_uri or Path(model_uri).exists()
         spec["uri"] = str(Path(model_uri).absolute()) if is_path else model_uri
     for key, value in config.items():
