@@ -55,13 +55,12 @@ from headrace.serving import build
 from headrace.serving.ahead import Lookout
 from headrace.serving.discovery import Problem
 from headrace.serving.engine import Engine, load_engine
-from headrace.serving.explain import RUNTIME as EXPLAINER
 from headrace.serving.explain import LoadedExplainer
 from headrace.serving.loaded import Loaded
 from headrace.serving.models import Explain, Models, Served, State
 from headrace.serving.repository import Repository
 from headrace.serving.residency import Residency
-from headrace.serving.spec import ModelSpec
+from headrace.serving.spec import EXPLAINER, ModelSpec
 from headrace.settings import Settings
 from headrace.trusted import Trusted
 
@@ -430,7 +429,7 @@ class App:
     async def _load(self, spec: ModelSpec) -> LoadedModel | LoadedExplainer:
         """The load walk: what may it name, where does it run, is it warm; counted from the first request on."""
         if spec.runtime == EXPLAINER:
-            return await self._trusted.explaining.load(spec, ask=self.models.asking)
+            return await self._trusted.explaining.load(spec, ask=self.models.asking, explain=self.models.explain)
         counted = self.metrics.model(spec.name, spec.version)
         started = time.monotonic()
         defaults = self._settings.models

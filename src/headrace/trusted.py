@@ -23,7 +23,6 @@ from headrace.monitoring.guard_metrics import GuardMetrics
 from headrace.monitoring.trust_metrics import TrustMetrics
 from headrace.monitoring.watch import Watch
 from headrace.payload import Infer, InferenceRequest, Signature, TensorSpec
-from headrace.protocols.explain import ExplainReply, ExplainRequest, JobStatus
 from headrace.security import canaries, extraction, guards, output_policy, validation
 from headrace.security.audit import Audit, audited
 from headrace.security.callers import DEFAULT_ROLE, Callers, identified, who
@@ -55,24 +54,6 @@ class Around(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     streams: bool = True
     """Whether it may answer in parts: guards look at whole requests and answers, so what they protect may not."""
-
-
-class _Guarded:
-    """What explains a model, for callers who may have whole answers: an explanation says more than they do."""
-
-    def __init__(self, explain: Explain, check: Callable[[InferenceRequest], None]) -> None:
-        self._explain, self._check = explain, check
-        self.job, self.cancel = explain.job, explain.cancel
-
-    async def __call__(self, request: ExplainRequest) -> ExplainReply:
-        """As of `Explain`; Forbidden."""
-        self._check(request.inference)
-        return await self._explain(request)
-
-    def submit(self, request: ExplainRequest) -> JobStatus:
-        """As of `Explain`; Forbidden."""
-        self._check(request.inference)
-        return self._explain.submit(request)
 
 
 class Trusted:
@@ -170,10 +151,14 @@ class Trusted:
         if folder is not None:
             warnings += await self._canaries(spec, wanted, folder, bare)
             if folder.explainers.explainers:
-                explainable = self.explaining.add(
-                    model=spec.name, version=spec.version, folder=folder.path, infer=bare, artifact=artifact
+                explain = explainable = self.explaining.add(
+                    model=spec.name,
+                    version=spec.version,
+                    folder=folder.path,
+                    infer=bare,
+                    artifact=artifact,
+                    check=lambda request: self._may_explain(spec, request),
                 )
-                explain = _Guarded(explainable, lambda request: self._may_explain(spec, request))
                 if wanted.outputs and folder.explainers.model:
                     warnings.append(
                         f"'{folder.explainers.model}' is not served: callers get less than the whole answer by "

@@ -109,8 +109,17 @@ class Host:
         loaded = await self.explaining.load(
             ModelSpec(name="of-mlserver", runtime="explainer", parameters={"model": "m", "method": "permutation-shap"}),
             ask=self.models.asking,
+            explain=self.models.explain,
         )
         self.put("of-mlserver", infer=loaded.infer, explain=loaded.explain, routes=loaded.routes, visit=loaded.visit)
+        spec = ModelSpec(
+            name="dep-explainer",
+            runtime="explainer",
+            parameters={"model": "m", "method": "anchor-tabular", "endpoint": "dep"},
+        )
+        loaded = await self.explaining.load(spec, ask=self.models.asking, explain=self.models.explain)
+        self.put("dep", kind="pipeline", infer=self.infer, signature=SIGNATURE, graph=True)
+        self.put("dep-explainer", infer=loaded.infer, explain=loaded.explain, explains_at=spec.explains_at)
         self.put("own", infer=self.infer, routes=(Route(method="POST", path="/why", name="why"),), visit=self.visit)
         metrics = Metrics()
         rest = Rest(
@@ -201,6 +210,47 @@ def test_v1_says_why(shared):
     assert answer["meta"]["name"] == "permutation-shap"
     status, _, content = shared.ask("POST", "/v1/models/m:explain", {"instances": ROW * 2, "deadline_ms": 5000})
     assert len(json.loads(content)["explanations"]) == 2
+
+
+MESSAGE = {"data": {"ndarray": ROW}}
+V1 = {"instances": ROW}
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/v1/models/dep:explain", V1),
+        ("/v1/models/dep-explainer:explain", V1),
+        ("/v2/models/dep/explain", BODY),
+        ("/seldon/ns/dep-explainer/default/api/v1.0/explain", MESSAGE),
+        ("/seldon/ns/dep-explainer/default/v1/models/dep:explain", V1),
+        ("/seldon/ns/dep-explainer/default/v2/models/dep/explain", BODY),
+    ],
+)
+def test_what_is_declared_to_explain_a_name_is_asked_there(shared, path, content):
+    """A deployment that cannot be explained itself is, by the model that was declared to, at every name of either."""
+    status, _, answer = shared.ask("POST", path, content)
+    document = json.loads(answer)
+    assert status == 200, document
+    assert document["explanations"][0]["meta"]["name"] == "anchor-tabular"
+    assert "precision" in document["explanations"][0]["data"]
+
+
+def test_a_deployments_explainer_answers_as_mlservers(shared):
+    """Below the paths of a deployment's explainer, V2's inference answers the output `explanation`."""
+    status, _, answer = shared.ask("POST", "/seldon/ns/dep-explainer/default/v2/models/whatever/infer", BODY)
+    assert (status, json.loads(answer)["outputs"][0]["name"]) == (200, "explanation")
+
+
+def test_a_job_of_what_is_declared_to_explain_is_found_where_it_says(shared):
+    """The address of a job that a deployment's name was asked for leads to it."""
+    status, headers, _ = shared.ask("POST", "/v2/models/dep/explain", body(mode="job"))
+    assert status == 202
+    deadline = time.monotonic() + 50
+    while (job := json.loads(shared.ask("GET", headers["location"])[2]))["state"] in {"queued", "running"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert (job["state"], job["result"]["method"]) == ("done", "anchor-tabular")
 
 
 @pytest.mark.parametrize(

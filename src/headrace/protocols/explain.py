@@ -70,6 +70,8 @@ class ExplainRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The rows, as the model would be asked for them."""
     explainer: str = ""
     """One of the model's, or a method; empty: the model's first."""
+    method: str = ""
+    """Where no explainer is named: the model's first of this method, else the method."""
     options: Mapping[str, Any] = EMPTY
     """Of the method's `explain`, over those that the model's folder says."""
     deadline_seconds: float | None = None

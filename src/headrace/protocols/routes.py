@@ -339,6 +339,43 @@ _DEPLOYED: Final[tuple[Route, ...]] = (
         response="PredictResponse",
         errors=_INFER_ERRORS,
     ),
+    Route(
+        method="POST",
+        path=f"{_DEPLOYMENT}-explainer/{{predictor}}/api/v1.0/explain",
+        tag="Seldon Core v1",
+        summary="Ask a deployment's explainer why its predictor answers as it does",
+        request="SeldonMessage",
+        response="Any",
+        errors=_INFER_ERRORS,
+        error="SeldonMessage",
+    ),
+    Route(
+        method="POST",
+        path=f"{_DEPLOYMENT}-explainer/{{predictor}}/v1/models/{{model}}:explain",
+        tag="Seldon Core v1",
+        summary="The same, by V1",
+        request="PredictRequest",
+        response="Any",
+        errors=_INFER_ERRORS,
+    ),
+    Route(
+        method="POST",
+        path=f"{_DEPLOYMENT}-explainer/{{predictor}}/v2/models/{{model}}/explain",
+        tag="Seldon Core v1",
+        summary="The same, by V2",
+        request="ExplainRequest",
+        response="Any",
+        errors=_INFER_ERRORS,
+    ),
+    Route(
+        method="POST",
+        path=f"{_DEPLOYMENT}-explainer/{{predictor}}/v2/models/{{model}}/infer",
+        tag="Seldon Core v1",
+        summary="The same as an output `explanation`, as MLServer's explainers answer it",
+        request="InferenceRequest",
+        response="InferenceResponse",
+        errors=_INFER_ERRORS,
+    ),
 )
 
 SCORING: Final[tuple[Route, ...]] = (

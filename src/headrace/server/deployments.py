@@ -3,6 +3,9 @@
 A deployment is an experiment, a pipeline or a model, looked for in this order by the name in the path, as the ingress
 of Seldon Core has it: `/seldon/{namespace}/{deployment}/api/v1.0/predictions`. Without that prefix, the one meant is
 the header `seldon-model`'s, else the one graph there is, else the one endpoint there is. Namespaces are not told apart.
+
+A predictor's explainer is `/seldon/{namespace}/{deployment}-explainer/{predictor}/...`; it is the model
+`DEPLOYMENT-PREDICTOR-explainer` of several predictors, else `DEPLOYMENT-explainer`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import msgspec
 
 from headrace.errors import ModelNotFound, NotFound, NotSupported
 from headrace.payload import EMPTY, InferenceRequest, InferenceResponse
-from headrace.protocols import seldon_v1
+from headrace.protocols import explain, seldon_v1
 from headrace.routing import sticky
 from headrace.server.answer_headers import fields_of
 from headrace.server.http import HttpReply, HttpRequest
@@ -28,6 +31,8 @@ Call = Callable[[HttpRequest, "Target"], Awaitable[HttpReply]]
 Found = tuple[dict[str, Any], str, str, str]
 ROUTING: Final = "headrace-routing"
 """Header of an answer: which branches routers chose."""
+EXPLAINER: Final = "-explainer"
+"""How the name of a deployment's explainer ends."""
 _PUID: Final = b"seldon-puid"
 _VERSIONS: Final = frozenset({"v0.1", "v1.0"})
 
@@ -41,7 +46,7 @@ class Deployments:
         failed: Turns an error into a reply, whose body is then replaced by this protocol's.
         label: Told what was true of a request's rows.
         own: Calls of the other protocols that deployments answer below their prefix, by what they do: `infer`,
-            `infer_stream`, `predict`, `metadata`, `ready`.
+            `infer_stream`, `predict`, `explain`, `explain_v1`, `metadata`, `ready`.
     """
 
     def __init__(
@@ -69,6 +74,9 @@ class Deployments:
                 return self._match(rest, "/api/v1.0", "")
             case ["seldon", _, name, "api", version, *rest] if version in _VERSIONS and name:
                 return self._match(rest, "/seldon/{namespace}/{deployment}/api/v1.0", name)
+            case ["seldon", _, name, predictor, *rest] if name.endswith(EXPLAINER) and name != EXPLAINER:
+                found = self._match_explainer(rest, name, predictor)
+                return found or self._match_others([predictor, *rest], "/seldon/{namespace}/{deployment}", name)
             case ["seldon", _, name, *rest] if name:
                 return self._match_others(rest, "/seldon/{namespace}/{deployment}", name)
         return None
@@ -86,6 +94,20 @@ class Deployments:
             case ["metadata", model] if model:
                 call = self._told(partial(self._metadata, model=model))
                 return {"GET": call}, f"{base}/metadata/{{model}}", name, ""
+        return None
+
+    def _match_explainer(self, rest: list[str], name: str, predictor: str) -> Found | None:
+        """What a predictor's explainer answers, by each protocol of a deployment."""
+        base = f"/seldon/{{namespace}}/{{deployment}}{EXPLAINER}/{{predictor}}"
+        of_predictor = f"{name.removesuffix(EXPLAINER)}-{predictor}{EXPLAINER}"
+        key = of_predictor if self._models.versions(of_predictor) else name
+        match rest:
+            case ["api", version, "explain"] if version in _VERSIONS:
+                return {"POST": self._told(self._explain)}, f"{base}/api/v1.0/explain", key, ""
+            case ["v1", "models", model] if model.endswith(":explain"):
+                return {"POST": self._own["explain_v1"]}, f"{base}/v1/models/{{model}}:explain", key, ""
+            case ["v2", "models", _, "explain" | "infer" as what]:
+                return {"POST": self._own[what]}, f"{base}/v2/models/{{model}}/{what}", key, ""
         return None
 
     def _match_others(self, rest: list[str], base: str, name: str) -> Found | None:
@@ -188,6 +210,18 @@ class Deployments:
         )
         headers = fields_of(response) if response.headers else ()
         return HttpReply(body, headers=(*headers, (_PUID, inference.puid.encode("latin-1", errors="replace"))))
+
+    async def _explain(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.route(target.name)
+        inference = seldon_v1.parse(
+            self._message(request),
+            model_name=served.name,
+            model_version=served.version,
+            signature=served.signature,
+            headers=request.headers,
+            deadline=request.deadline,
+        )
+        return HttpReply(explain.render_v1(await served.explained()(explain.parse(inference, strict=False))))
 
     async def _feedback(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(self._asked(request, target).key)

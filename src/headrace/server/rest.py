@@ -140,6 +140,8 @@ class Rest:
                 "infer": self._infer,
                 "infer_stream": self._infer_stream,
                 "predict": self._v1_predict,
+                "explain": self._trust.explain,
+                "explain_v1": self._trust.explain_v1,
                 "metadata": self._metadata,
                 "ready": self._model_ready,
             },

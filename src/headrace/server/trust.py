@@ -20,13 +20,12 @@ from headrace.protocols.documents import read_json
 from headrace.protocols.explain import ExplainReply, ExplainRequest, JobStatus
 from headrace.server import model_routes
 from headrace.server.http import HttpReply, HttpRequest
-from headrace.serving.models import Explain, Models, Served
+from headrace.serving.models import Models, Served
 
 if TYPE_CHECKING:
     from headrace.server.rest import Target
 
 _HTML: Final = b"text/html; charset=utf-8"
-_HOW: Final = "write the model's trust folder by `headrace trust fit`, and load the model again"
 
 
 class TrustSurface(Protocol):
@@ -79,14 +78,14 @@ class Trust:
             path = request.target.decode("latin-1").partition("?")
             target_of_own = f"{own.route.path}{path[1]}{path[2]}"
             return await model_routes.visit(own, request, target=target_of_own, body=self._body(request))
-        explain = _explain(served)
+        by = self._explaining(served, target)
         asked = wire.parse(self._parse(request, served), accept=request.headers.get("accept", ""))
-        return await self._explained(served, explain, asked, v1_form=False)
+        return await self._explained(by, asked, v1_form=False)
 
     async def explain_v1(self, request: HttpRequest, target: Target) -> HttpReply:
         """V1: the same."""
         served = self._models.route(target.name, target.version)
-        explain = _explain(served)
+        by = self._explaining(served, target)
         inference = v1.parse(
             self._body(request),
             model_name=served.name,
@@ -96,9 +95,16 @@ class Trust:
             deadline=request.deadline,
         )
         asked = wire.parse_v1(inference, accept=request.headers.get("accept", ""))
-        return await self._explained(served, explain, asked, v1_form=True)
+        return await self._explained(by, asked, v1_form=True)
 
-    async def _explained(self, served: Served, explain: Explain, asked: ExplainRequest, *, v1_form: bool) -> HttpReply:
+    def _explaining(self, served: Served, target: Target) -> Served:
+        """What is asked why; of one version, itself. Raises NotFound where nothing explains it."""
+        by = served if target.version else self._models.explaining(served)
+        by.explained()
+        return by
+
+    async def _explained(self, served: Served, asked: ExplainRequest, *, v1_form: bool) -> HttpReply:
+        explain = served.explained()
         if asked.is_job:
             status = explain.submit(asked)
             location = self._address(served, status)
@@ -110,7 +116,7 @@ class Trust:
     async def job(self, request: HttpRequest, target: Target) -> HttpReply:
         """How far a job is; once it is done, its answer, in the form that Accept says."""
         served = self._models.find(target.name, target.version)
-        status = _explain(served).job(_last(request))
+        status = served.explained().job(_last(request))
         form = wire.negotiated(request.headers.get("accept", ""))
         if status.reply is not None and form != "machine":
             return _rendered(status.reply, form, v1_form=False)
@@ -119,7 +125,7 @@ class Trust:
     async def cancel(self, request: HttpRequest, target: Target) -> HttpReply:
         """End a job and forget it."""
         served = self._models.find(target.name, target.version)
-        status = _explain(served).cancel(_last(request))
+        status = served.explained().cancel(_last(request))
         return HttpReply(wire.render_job(status, self._address(served, status)))
 
     def _address(self, served: Served, status: JobStatus) -> str:
@@ -202,12 +208,6 @@ def says_reward(body: bytes) -> bool:
     """Whether feedback is for routers that learn: it has a reward, or is nothing else either."""
     document = read_json(body)
     return isinstance(document, dict) and ("reward" in document or not says_labels(body))
-
-
-def _explain(served: Served) -> Explain:
-    if served.explain is None:
-        raise NotFound(f"{served.describe()} has no explainer; {_HOW}")
-    return served.explain
 
 
 def _rendered(reply: ExplainReply, form: wire.Format, *, v1_form: bool) -> HttpReply:

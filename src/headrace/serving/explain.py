@@ -58,7 +58,8 @@ from headrace.protocols.explain import ExplainReply, ExplainRequest, JobStatus
 from headrace.runtimes.base import check_parameters
 from headrace.serving.build import RuntimeSpec, plain
 from headrace.serving.explain_process import Budget, Pool, Progress, Subject, tensors
-from headrace.serving.spec import ModelSpec
+from headrace.serving.models import Explain
+from headrace.serving.spec import EXPLAINER, ModelSpec
 from headrace.trust.folder import find_folder, is_folder, open_folder
 from headrace.trust.spec import Explainers, ExplainerSpec
 
@@ -68,11 +69,19 @@ _JOB_SECONDS: Final = 600.0  # of a job that says no deadline
 _JOBS_KEPT: Final = 64
 _JOB_KEPT_SECONDS: Final = 3600.0  # after its end
 _LEFT_SECONDS: Final = 0.5  # between an explanation's end and the end of its caller's patience, to send it
-RUNTIME: Final = "explainer"
-"""What `ModelSpec.runtime` says of a model that explains another."""
 OUTPUT: Final = "explanation"
-PARAMETERS: Final = ("model", "version", "explainer", "method", "parameters", "options", "deadline_seconds", "max_rows")
-"""Of a model of the runtime `explainer`."""
+PARAMETERS: Final = (
+    "model",
+    "version",
+    "explainer",
+    "method",
+    "parameters",
+    "options",
+    "deadline_seconds",
+    "max_rows",
+    "endpoint",
+)
+"""Of a model of the runtime `explainer`; `endpoint` is `ModelSpec.explains_at`."""
 _ALIBI: Final = ("meta.dill", "explainer.dill")
 _EXPLAIN: Final = Route(method="POST", path="/explain", name="explain")
 """As MLServer's explainers have it."""
@@ -106,7 +115,14 @@ class Explaining:
         return (*self._calls.pids, *self._works.pids)
 
     def add(
-        self, *, model: str, version: str, folder: Path, infer: Infer, artifact: RuntimeSpec | None = None
+        self,
+        *,
+        model: str,
+        version: str,
+        folder: Path,
+        infer: Infer,
+        artifact: RuntimeSpec | None = None,
+        check: Callable[[InferenceRequest], None] = lambda _: None,
     ) -> Explainable:
         """A model that can be explained from now on, in place of one of its name and version.
 
@@ -116,6 +132,7 @@ class Explaining:
             folder: Its trust folder.
             infer: What asks it, below everything that watches, logs and counts.
             artifact: What loads it, for methods that look into it; None: it is in memory alone.
+            check: Raises Forbidden for who may not have whole answers: an explanation says more than they do.
 
         Raises:
             LoadFailed: the folder cannot be used.
@@ -142,7 +159,8 @@ class Explaining:
             artifact=msgspec.json.encode(artifact, enc_hook=plain) if artifact is not None and artifact.path else b"",
         )
         self.forget(model, version)
-        made = self._known[model, version] = Explainable(subject, explainers, self._calls, self._works, self._jobs)
+        made = Explainable(subject, explainers, self._calls, self._works, self._jobs, check=check)
+        self._known[model, version] = made
         return made
 
     def forget(self, model: str, version: str) -> None:
@@ -152,35 +170,22 @@ class Explaining:
             self._calls.forget(gone.subject.key)
             self._works.forget(gone.subject.key)
 
-    def find(self, model: str, version: str = "") -> Explainable:
-        """What explains a model; of no version, the one added last.
-
-        Raises:
-            ModelNotReady: it has no trust folder, or is not loaded.
-        """
-        if version:
-            found = self._known.get((model, version))
-        else:
-            found = next((each for (name, _), each in reversed(self._known.items()) if name == model), None)
-        if found is None:
-            raise ModelNotReady(
-                f"model '{model}'{f' version {version!r}' if version else ''} cannot be explained now: it is not "
-                f"loaded, or has no trust folder, which `headrace trust fit` writes"
-            )
-        return found
-
-    async def load(self, spec: ModelSpec, *, ask: Callable[[str, str], Infer]) -> LoadedExplainer:
+    async def load(
+        self, spec: ModelSpec, *, ask: Callable[[str, str], Infer], explain: Callable[[str, str], Explain]
+    ) -> LoadedExplainer:
         """A model of the runtime `explainer`: it explains another, which its parameter `model` names.
 
         Args:
             spec: `path` may be a trust folder of its own; else that of the other model is used.
             ask: A model's name and version to what asks it (`Models.asking`).
+            explain: A model's name and version to what explains it by its own folder (`Models.explain`); called for
+                each explanation.
 
         Raises:
             LoadFailed: the path is an explainer of alibi's, or no trust folder; there is no such method.
             SettingsError: a parameter nobody knows.
         """
-        check_parameters(spec.parameters, PARAMETERS, runtime=RUNTIME)
+        check_parameters(spec.parameters, PARAMETERS, runtime=EXPLAINER)
         given = dict(spec.parameters)
         model, version = str(given.get("model") or ""), str(given.get("version") or "")
         if not model:
@@ -207,7 +212,7 @@ class Explaining:
             if own is not None and self._known.get((spec.name, spec.version)) is own:
                 self.forget(spec.name, spec.version)
 
-        return LoadedExplainer(spec, lambda: own or self.find(model, version), wanted, model, closed)
+        return LoadedExplainer(spec, lambda: own or explain(model, version), wanted, model, closed)
 
     async def close(self) -> None:
         """End the processes; what is under way fails."""
@@ -229,9 +234,18 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Explainable:
     """One model version that can be explained: what `Served.explain` is."""
 
-    def __init__(self, subject: Subject, explainers: Explainers, calls: Pool, works: Pool, jobs: Jobs) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        explainers: Explainers,
+        calls: Pool,
+        works: Pool,
+        jobs: Jobs,
+        *,
+        check: Callable[[InferenceRequest], None],
+    ) -> None:
         self.subject, self.explainers = subject, explainers
-        self._calls, self._works, self._jobs = calls, works, jobs
+        self._calls, self._works, self._jobs, self._check = calls, works, jobs, check
 
     def __repr__(self) -> str:
         names = ", ".join(each.name for each in self.explainers.explainers)
@@ -247,6 +261,7 @@ class Explainable:
         of a model also waits for a process to begin and to read the folder, which does not count.
 
         Raises:
+            Forbidden: the caller may not have whole answers.
             NotFound: the model has no explainers.
             InvalidRequest: no such explainer, option or row, or the rows do not fit the model.
             Overloaded: too many wait.
@@ -254,7 +269,8 @@ class Explainable:
             WorkerDied: the process that made it ended; the same request may succeed.
             RuntimeFailed: the model or the explainer failed.
         """
-        spec = self.chosen(request.explainer)
+        self._check(request.inference)
+        spec = self.chosen(request.explainer, request.method)
         latest = None if request.inference.deadline is None else request.inference.deadline - _LEFT_SECONDS
         budget = Budget(request.deadline_seconds or self.explainers.deadline_seconds, latest=latest)
         work = self._explain(self._calls, spec, request, budget, Progress())
@@ -266,7 +282,8 @@ class Explainable:
 
     def submit(self, request: ExplainRequest) -> JobStatus:
         """Begin to explain, and say where it will be. Raises as a call does, for what is known at once."""
-        spec = self.chosen(request.explainer)
+        self._check(request.inference)
+        spec = self.chosen(request.explainer, request.method)
         self._works.check()
         progress = Progress()
         budget = Budget(request.deadline_seconds or _JOB_SECONDS)
@@ -281,14 +298,17 @@ class Explainable:
         """End a job, and forget it. Raises NotFound."""
         return self._jobs.cancel(self.subject.model, identity)
 
-    def chosen(self, name: str) -> ExplainerSpec:
-        """The explainer of a name: one of the folder's, else the method of that name, made from the reference.
+    def chosen(self, name: str, method: str = "") -> ExplainerSpec:
+        """The explainer of a name: one of the folder's, else the method of that name, made from the reference. Of no
+        name, the folder's first of a method, else that method; of neither, the folder's first.
 
         Raises:
             NotFound: none is named, and the folder has none.
             InvalidRequest: there is no such one; names the nearest.
         """
         known = self.explainers.explainers
+        if method and not name:
+            name = next((each.name for each in known if each.method == method), method)
         for each in known:
             if name in {"", each.name}:
                 return each
@@ -426,12 +446,11 @@ class _Job:
 # -- a model that explains another --
 
 
-def _as_model(find: Callable[[], Explainable], wanted: _Wanted, name: str, version: str) -> Infer:
+def _as_model(find: Callable[[], Explain], wanted: _Wanted, name: str, version: str) -> Infer:
     """Requests for explanations in the form of inference: one output, a JSON text a row."""
 
     async def infer(request: InferenceRequest) -> InferenceResponse:
-        explainable = find()
-        reply = await explainable(_filled(wire.parse(request, strict=False), explainable, wanted))
+        reply = await find()(_filled(wire.parse(request, strict=False), wanted))
         data = np.empty(len(reply.explanations), np.object_)
         data[:] = [wire.render_row(each) for each in reply.explanations]
         return InferenceResponse(
@@ -450,14 +469,11 @@ def _as_model(find: Callable[[], Explainable], wanted: _Wanted, name: str, versi
     return infer
 
 
-def _filled(request: ExplainRequest, explainable: Explainable, wanted: _Wanted) -> ExplainRequest:
-    name = request.explainer or wanted.explainer
-    if not name and wanted.method:
-        folder = explainable.explainers.explainers
-        name = next((each.name for each in folder if each.method == wanted.method), wanted.method)
+def _filled(request: ExplainRequest, wanted: _Wanted) -> ExplainRequest:
     return msgspec.structs.replace(
         request,
-        explainer=name,
+        explainer=request.explainer or wanted.explainer,
+        method=wanted.method,
         options={**wanted.parameters, **wanted.options, **request.options},
         deadline_seconds=request.deadline_seconds or wanted.deadline_seconds,
         max_rows=request.max_rows or wanted.max_rows,
@@ -467,18 +483,16 @@ def _filled(request: ExplainRequest, explainable: Explainable, wanted: _Wanted) 
 class ExplainsAnother:
     """What `Served.explain` is of a model that explains another: that other's, as this one was declared."""
 
-    def __init__(self, find: Callable[[], Explainable], wanted: _Wanted) -> None:
+    def __init__(self, find: Callable[[], Explain], wanted: _Wanted) -> None:
         self._find, self._wanted = find, wanted
 
     async def __call__(self, request: ExplainRequest) -> ExplainReply:
         """As of `Explainable`; ModelNotReady where the other is not there."""
-        explainable = self._find()
-        return await explainable(_filled(request, explainable, self._wanted))
+        return await self._find()(_filled(request, self._wanted))
 
     def submit(self, request: ExplainRequest) -> JobStatus:
         """As of `Explainable`."""
-        explainable = self._find()
-        return explainable.submit(_filled(request, explainable, self._wanted))
+        return self._find().submit(_filled(request, self._wanted))
 
     def job(self, identity: str) -> JobStatus:
         """As of `Explainable`."""
@@ -503,7 +517,7 @@ class LoadedExplainer:
     def __init__(
         self,
         spec: ModelSpec,
-        find: Callable[[], Explainable],
+        find: Callable[[], Explain],
         wanted: _Wanted,
         model: str,
         closed: Callable[[], None],

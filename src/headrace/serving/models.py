@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from headrace.errors import ModelNotFound, ModelNotReady
+from headrace.errors import ModelNotFound, ModelNotReady, NotFound
 from headrace.payload import EMPTY, Infer, InferenceRequest, InferenceResponse, InferStream, Route, Signature, Visit
 from headrace.protocols.explain import ExplainReply, ExplainRequest, JobStatus
 
@@ -90,6 +90,8 @@ class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     """Set for pipelines whose routers learn."""
     explain: Explain | None = None
     """Set while READY, for models that can be explained."""
+    explains_at: str = ""
+    """Of a model that explains another: the name at which it is asked why, in place of what stands there."""
     results: Results | None = None
     """Set for pipelines whose requests are stored."""
     graph: bool = False
@@ -110,6 +112,19 @@ class Served(msgspec.Struct, kw_only=True, eq=False, gc=True):
     def key(self) -> str:
         """What it is called when nothing else can be meant: a model by its name, others by `NAME.KIND`."""
         return self.name if self.kind == "model" else f"{self.name}.{self.kind}"
+
+    def explained(self) -> Explain:
+        """What explains it.
+
+        Raises:
+            NotFound: nothing does.
+        """
+        if self.explain is None:
+            raise NotFound(
+                f"{self.describe()} has no explainer; write the model's trust folder by `headrace trust fit`, and load "
+                "the model again"
+            )
+        return self.explain
 
     def describe(self) -> str:
         """The model as a message names it."""
@@ -248,6 +263,28 @@ class Models:
             known = [key.removesuffix(f".{kind}") for key in self._by_key if key.endswith(f".{kind}")]
         near = difflib.get_close_matches(bare, known, n=1)
         return f"{kind} '{bare}' is not found" + (f"; did you mean '{near[0]}'?" if near else "")
+
+    def explaining(self, served: Served) -> Served:
+        """What is asked why something answers as it does: the model that was declared to explain at its name, if there
+        is one; else itself, or what its name stands for beside the split that has its requests.
+
+        Raises:
+            ModelNotReady: that model is loading, unloaded or failed.
+        """
+        for versions in self._by_key.values():
+            for each in versions.values():
+                if each.explains_at and each.explains_at in {served.name, served.key}:
+                    return self.route(each.key)
+        return served if served.explain is not None else self.direct(served.name)
+
+    def explain(self, name: str, version: str = "") -> Explain:
+        """What explains a model by its own trust folder.
+
+        Raises:
+            ModelNotFound, ModelNotReady: as `route`.
+            NotFound: nothing does.
+        """
+        return self.direct(name, version).explained()
 
     def versions(self, name: str) -> list[Served]:
         """All versions of a model, oldest first; empty when nobody heard of it."""

@@ -545,6 +545,7 @@ class Repository:
             row = self._row(*key)  # of a problem, which is solved now
             wanted = wanted or (row is not None and row.wanted)
             served = Served(name=spec.name, version=spec.version, state=State.LOADING, wanted=wanted)
+            served.explains_at = spec.explains_at
             entry = self._entries[key] = _Entry(spec, served)
             self._models.put(served)
         return entry
@@ -735,7 +736,7 @@ def _show(loaded: Loaded, spec: ModelSpec, served: Served) -> None:
     served.signature, served.placement = signature, loaded.placement
     served.infer, served.infer_stream = loaded.infer, loaded.infer_stream
     served.routes, served.visit = loaded.routes, loaded.visit
-    served.explain = loaded.explain
+    served.explain, served.explains_at = loaded.explain, spec.explains_at
     of_code = signature.declared if signature is not None else EMPTY
     served.dialect, served.declared = spec.dialect, {**loaded.declared, **spec.declared, **of_code}
     served.warnings = loaded.warnings

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final, Protocol
 
-from headrace.errors import DeadlineExceeded, HeadraceError, ModelNotReady, Overloaded
+from headrace.errors import DeadlineExceeded, HeadraceError, ModelNotReady, NotFound, Overloaded
 from headrace.payload import (
     EMPTY,
     Infer,
@@ -26,6 +26,7 @@ from headrace.payload import (
     Signature,
     Visit,
 )
+from headrace.protocols.explain import ExplainReply, ExplainRequest, JobStatus
 from headrace.serving import memory
 from headrace.serving.loaded import Loaded
 from headrace.serving.models import Explain
@@ -122,7 +123,7 @@ class Seat:
         self.failures = 0
         self.not_before = 0.0
         self.load_seconds = 1.0
-        self._streams = True  # until it is known
+        self._streams = self._explains = True  # until it is known
         self._house = house
         self._clock = clock
         self._still: asyncio.Event | None = None
@@ -150,8 +151,8 @@ class Seat:
 
     @property
     def explain(self) -> Explain | None:
-        """None while it is not in memory."""
-        return self.engine.explain if self.engine is not None else None
+        """None where it is known that nothing explains it."""
+        return _Explained(self) if self._explains else None
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         """The engine's answer, once it is there."""
@@ -183,6 +184,25 @@ class Seat:
                 close = getattr(parts, "aclose", None)  # whoever leaves early stops the model too
                 if close is not None:
                     await close()
+
+    async def explained(self, request: ExplainRequest) -> ExplainReply:
+        """The engine's explanation, once it is there; NotFound where it has none."""
+        engine = self.engine
+        if engine is None or self.present is None:
+            engine = await self._come_back(request.inference.deadline)
+        with self._using():
+            return await _explain_of(engine, self.spec)(request)
+
+    def explains(self) -> Explain:
+        """What explains it while it is in memory.
+
+        Raises:
+            ModelNotReady: it is not.
+            NotFound: nothing explains it.
+        """
+        if self.engine is None:
+            raise ModelNotReady(f"{self.spec.describe()} is not in memory, and a job of it needs that; ask it first")
+        return _explain_of(self.engine, self.spec)
 
     async def _visit(self, request: RouteRequest) -> RouteResponse:
         engine = self.engine
@@ -233,7 +253,7 @@ class Seat:
         self.engine, self.present = engine, engine.infer
         self.signature, self.placement, self.declared = engine.signature, engine.placement, engine.declared
         self.routes, self.warnings = engine.routes, engine.warnings
-        self._streams = engine.infer_stream is not None
+        self._streams, self._explains = engine.infer_stream is not None, engine.explain is not None
         self.failed, self.failures = None, 0
         self.used = self._clock()
 
@@ -303,6 +323,33 @@ class Seat:
                 house.notice()
                 self._tell()
             house.witness.waited(self._clock() - began)
+
+
+class _Explained:
+    """What explains a model that may be out of memory, as `Explain` has it: an explanation waits for it as a request
+    does; jobs are of the engine that is there.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+
+    def __call__(self, request: ExplainRequest) -> Awaitable[ExplainReply]:
+        return self._seat.explained(request)
+
+    def submit(self, request: ExplainRequest) -> JobStatus:
+        return self._seat.explains().submit(request)
+
+    def job(self, identity: str) -> JobStatus:
+        return self._seat.explains().job(identity)
+
+    def cancel(self, identity: str) -> JobStatus:
+        return self._seat.explains().cancel(identity)
+
+
+def _explain_of(engine: Loaded, spec: ModelSpec) -> Explain:
+    if engine.explain is None:
+        raise NotFound(f"{spec.describe()} has no explainer; write its trust folder by `headrace trust fit`")
+    return engine.explain
 
 
 def _without_frames(error: HeadraceError) -> HeadraceError:

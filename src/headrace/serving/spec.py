@@ -25,6 +25,8 @@ from headrace.trust.spec import Extraction, OutputPolicy, Trust, Validation
 
 FILE: Final = "headrace.yaml"
 """The name of the file beside a model. `STEM.headrace.yaml` speaks for one file among several."""
+EXPLAINER: Final = "explainer"
+"""The runtime of a model that explains another."""
 
 Overrides = Mapping[str, Any]
 """Fields of ModelSpec that somebody set, by name; those absent were not set."""
@@ -144,6 +146,13 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         place = self.path or self.reference or f"{type(self.model).__name__} in memory"
         return f"<ModelSpec {self.describe()}: {self.runtime or 'any runtime'}, {place}>"
+
+    @property
+    def explains_at(self) -> str:
+        """Of a model that explains another: the name at which it is asked why, in place of what stands there (its
+        parameter `endpoint`); empty: at its own alone.
+        """
+        return str(self.parameters.get("endpoint") or "") if self.runtime == EXPLAINER else ""
 
     def describe(self) -> str:
         """The model as a message names it."""

@@ -71,11 +71,90 @@ def test_predictor():
 
 
 def test_storage():
-    """A `storage` gives a uri of its type, bucket and path; an explainer is refused in a note."""
-    (found,) = sample("kserve_services", "old-xgb").values()
+    """A `storage` gives a uri of its type, bucket and path."""
+    found = sample("kserve_services", "old-xgb")["Model", "old-xgb"]
     assert found.spec == Model(uri="s3://models/xgb/iris", requirements=("xgboost",))
-    (note,) = [note for note in found.notes if note.startswith("spec.explainer: refused: ")]
-    assert "headrace trust fit" in note
+
+
+def test_explainer():
+    """An explainer becomes a model that explains the service's at its name, with what we have of its options; what
+    alibi saved is not read, and the notes say what to run.
+    """
+    by_key = sample("kserve_services", "old-xgb")
+    assert [*by_key] == [("Model", "old-xgb-explainer"), ("Model", "old-xgb")]
+    assert by_key["Model", "old-xgb-explainer"].spec == Model(
+        runtime="explainer",
+        parameters={
+            "model": "old-xgb",
+            "method": "anchor-tabular",
+            "options": {"batch": 20, "threshold": 0.9},
+            "endpoint": "old-xgb",
+        },
+        min_replicas=0,
+        load="onDemand",
+        idle_seconds=60.0,
+    )
+    notes = by_key["Model", "old-xgb"].notes
+    (saved,) = [note for note in notes if note.startswith("spec.explainer.alibi.storageUri: gs://")]
+    assert "headrace trust fit" in saved
+    assert (
+        "spec.explainer.alibi.config.binary_cache_size: without effect: our anchor-tabular has no such option" in notes
+    )
+
+
+def test_explainer_in_a_container():
+    """The arguments of KServe's server of alibi say what a container explains by."""
+    by_key = sample("kserve_services", "income")
+    assert by_key["Model", "income-explainer"].spec.parameters == {
+        "model": "income",
+        "method": "anchor-tabular",
+        "options": {"threshold": 0.8},
+        "endpoint": "income",
+    }
+    notes = by_key["Model", "income"].notes
+    place = "spec.explainer.containers[0]"
+    assert any(note.startswith(f"{place}.args: without effect: --predictor_host: ") for note in notes)
+    assert any(note.startswith(f"{place}.env: gs://") and "headrace trust fit" in note for note in notes)
+
+
+def test_explainer_with_a_transformer_and_canaries():
+    """With a transformer the predictor behind it is explained; with canaries what is stable."""
+    spec = {
+        "predictor": {"sklearn": {"storageUri": "m"}},
+        "explainer": {"alibi": {"type": "KernelShap", "storageUri": "gs://b/m.trust", "config": {"nsamples": 50}}},
+    }
+    transformer = {"containers": [{"image": "me/t:1"}]}
+    by_key = convert(
+        service({**spec, "transformer": transformer}, annotations={"headrace.io/class.transformer": "t.py:T"})
+    )
+    found = by_key["Model", "svc-explainer"].spec
+    assert (found.parameters["model"], found.parameters["endpoint"]) == ("svc-predictor", "svc")
+    assert (found.uri, found.parameters["options"]) == ("gs://b/m.trust", {"samples": 50})
+    canary = {"trafficPercent": 10, "predictor": {"name": "v2", "sklearn": {"storageUri": "m2"}}}
+    by_key = convert(service({**spec, "canary": [canary]}))
+    assert by_key["Model", "svc-explainer"].spec.parameters["model"] == "svc-stable"
+    assert by_key["Model", "svc-explainer"].spec.parameters["endpoint"] == "svc"
+
+
+@pytest.mark.parametrize(
+    ("explainer", "expected"),
+    [
+        ({"art": {"type": "SquareAttack"}}, r"spec.explainer.art.type: no method of ours for 'SquareAttack'.*lime"),
+        ({"alibi": {"type": "AnchorTabla"}}, "the nearest of ours is 'anchor-tabular'"),
+        ({"alibi": {}}, r"spec.explainer.alibi.type: expected an explainer's type"),
+        ({"alibi": {"type": "ALE"}, "aix": {"type": "LimeImages"}}, "expected exactly one of alibi, aix, art"),
+        ({"containers": [{"image": "me/why:1"}]}, r"containers\[0\]: the image 'me/why:1' cannot be run here"),
+        (
+            {"alibi": {"type": "AnchorText", "config": {"threshold": "high"}}},
+            r"spec.explainer.alibi.config: threshold: expected a number, came 'high'",
+        ),
+    ],
+    ids=["none of ours", "misspelt", "no type", "two", "a container of one's own", "an option that is no number"],
+)
+def test_explainer_that_is_none(explainer, expected):
+    """An explainer that we have no method for is a fault that names the field, what was asked for, and ours."""
+    with pytest.raises(InvalidResources, match=expected):
+        convert(service({"predictor": {"sklearn": {"storageUri": "m"}}, "explainer": explainer}))
 
 
 def test_transformer():
@@ -361,8 +440,10 @@ def test_canary_beside_a_transformer():
 
 def test_no_canary():
     """Without a canary a service is a model of its name, and a share for none is noted."""
-    (found,) = sample("kfserving", "plain").values()
-    assert found.spec == Model(uri="models/net.onnx", requirements=("onnx",))
+    by_key = sample("kfserving", "plain")
+    assert by_key["Model", "plain"].spec == Model(uri="models/net.onnx", requirements=("onnx",))
+    explainer = by_key["Model", "plain-explainer"].spec
+    assert (explainer.uri, explainer.parameters["options"]) == ("models/net.trust", {"change": 0.3})
     spec = {"default": {"predictor": {"onnx": {"storageUri": "m"}}}, "canaryTrafficPercent": 5}
     (found,) = convert(service(spec, version="serving.kubeflow.org/v1alpha2")).values()
     assert found.notes == ("spec.canaryTrafficPercent: 5: without effect: there is no canary",)

@@ -36,7 +36,11 @@ def deployment(graph, *, containers=(), annotations=None):
 def test_one_model():
     """A prepackaged server becomes a model and a pipeline of the deployment's name that asks it."""
     by_key, found = convert(document("iris"))
-    assert [each.key for each in found] == [("Model", "sklearn-classifier"), ("Pipeline", "sklearn")]
+    assert [each.key for each in found] == [
+        ("Model", "sklearn-classifier"),
+        ("Model", "sklearn-explainer"),
+        ("Pipeline", "sklearn"),
+    ]
     assert by_key["Model", "sklearn-classifier"].spec == Model(
         uri="gs://seldon-models/sklearn/iris",
         requirements=("sklearn",),
@@ -51,11 +55,62 @@ def test_one_model():
     assert pipeline.metadata.annotations[manifests.FORM] == "seldon_v1"
     assert pipeline.metadata.labels == {"version": "v1"}
     notes = pipeline.notes
-    (note,) = [note for note in notes if note.startswith("spec.predictors[0].explainer: refused: ")]
-    assert "headrace trust fit" in note
     assert "spec.oauth_key: without effect: the server's own settings decide who may ask" in notes
     assert any(note.startswith("metadata.annotations.seldon.io/svc-name: iris-svc: ") for note in notes)
     assert any(note.startswith("spec.predictors[0].graph.parameters[1]: ") for note in notes)
+
+
+def test_explainer():
+    """A predictor's explainer becomes a model that explains its one model at the deployment's name, with what we have of
+    its options; what alibi saved is not read, and the notes say what to run.
+    """
+    by_key, found = convert(document("iris"))
+    assert by_key["Model", "sklearn-explainer"].spec == Model(
+        runtime="explainer",
+        parameters={
+            "model": "sklearn-classifier",
+            "method": "anchor-tabular",
+            "options": {"delta": 0.1, "threshold": 0.9},
+            "endpoint": "sklearn",
+        },
+    )
+    notes = found[-1].notes
+    (saved,) = [note for note in notes if note.startswith("spec.predictors[0].explainer.modelUri: gs://")]
+    assert "headrace trust fit" in saved
+    assert any(note.startswith("spec.predictors[0].explainer.config.stop_on_first: without effect") for note in notes)
+
+
+def test_explainer_of_a_graph():
+    """Of several nodes the whole graph is explained, by a trust folder of its own."""
+    content = deployment(
+        {
+            "name": "a",
+            "implementation": "SKLEARN_SERVER",
+            "modelUri": "models/a",
+            "children": [{"name": "b", "implementation": "XGBOOST_SERVER", "modelUri": "models/b"}],
+        }
+    )
+    content["spec"]["predictors"][0]["explainer"] = {"type": "KernelShap", "modelUri": "models/ab.trust"}
+    by_key, _ = convert(content)
+    found = by_key["Model", "dep-explainer"].spec
+    assert (found.parameters["model"], found.uri) == ("dep.pipeline", "models/ab.trust")
+
+
+@pytest.mark.parametrize(
+    ("explainer", "expected"),
+    [
+        ({"type": "SquareAttack"}, r"predictors\[0\].explainer.type: no method of ours for 'SquareAttack'.*lime"),
+        ({"modelUri": "gs://b/e"}, r"predictors\[0\].explainer.type: expected an explainer's type"),
+        ({"type": "AnchorText", "initParameters": "[1]"}, r"explainer.initParameters: expected an object in JSON"),
+    ],
+    ids=["none of ours", "no type", "parameters that are none"],
+)
+def test_explainer_that_is_none(explainer, expected):
+    """An explainer that we have no method for is a fault that names the field, what was asked for, and ours."""
+    content = deployment({"name": "m", "implementation": "SKLEARN_SERVER", "modelUri": "models/m"})
+    content["spec"]["predictors"][0]["explainer"] = explainer
+    with pytest.raises(InvalidResources, match=expected):
+        convert(content)
 
 
 def test_scikit_learn_answers_probabilities():

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.manifests import base, pods
-from headrace.control.manifests.base import Field, Reader, group, idle, refused, text, whole
+from headrace.control.manifests import base, explainers, pods
+from headrace.control.manifests.base import Field, Reader, group, idle, text, whole
 from headrace.control.resources import Batching, Model, Resource
 from headrace.graph.spec import Output, Pipeline, Step
 from headrace.payload import EMPTY
@@ -120,11 +120,14 @@ FRAMEWORKS: Final = (
     "paddle",
     "tensorrt",
 )
-EXPLAINER: Final = refused(
-    "other servers' explainers (alibi, art, aix, containers) are not run; a model with a trust folder, which `headrace "
-    "trust fit` writes, answers `:explain` at its own name, by anchors, Shapley values, counterfactuals and others",
-    "object",
-)
+LIBRARIES: Final = ("alibi", "aix", "art")
+"""Whose explainers a component may name by their type."""
+EXPLAINER: Final[Mapping[str, Field]] = {
+    **dict.fromkeys(LIBRARIES, msgspec.structs.replace(explainers.typed("storageUri"), called="alibi|aix|art")),
+    "timeout": idle("an explanation has a deadline of its own, the folder's or the request's"),
+    **{name: idle("that of the predictor counts") for name in ("batcher", "canaryTrafficPercent")},
+}
+"""What of that an explainer has by itself, and what it has no use for."""
 
 ANNOTATIONS: Final = (
     "serving.kserve.io/",
@@ -144,12 +147,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     predictor: Mapping[str, Any]
     predictor_path: str
     transformer: Mapping[str, Any] | None = None
+    explainer: Mapping[str, Any] | None = None
+    explained_at: str = ""
+    """The name at which the explainer is asked, and which begins its own; empty: the endpoint's."""
 
 
 def framework_of(reader: Reader, predictor: Mapping[str, Any], path: str) -> tuple[str, Mapping[str, Any], str]:
     """A predictor's framework, what is said of it, and where; an empty name: a container of its own."""
     given = [(name, predictor[name], f"{path}.{name}") for name in (*FRAMEWORKS, "model") if name in predictor]
-    containers = predictor.get("containers") or ([predictor["custom"]["container"]] if _custom(predictor) else [])
+    containers = containers_of(predictor)
     if len(given) + bool(containers) != 1:
         what = ", ".join([name for name, _, _ in given] + (["a container"] if containers else [])) or "nothing"
         reader.fault(path, f"expected exactly one of model, {', '.join(FRAMEWORKS)} or a container, came {what}")
@@ -165,10 +171,6 @@ def framework_of(reader: Reader, predictor: Mapping[str, Any], path: str) -> tup
         if not name:
             reader.fault(f"{place}.modelFormat.name", "expected the framework's name, came none")
     return name, content, place
-
-
-def _custom(component: Mapping[str, Any]) -> bool:
-    return bool(component.get("custom", {}).get("container"))
 
 
 def model_of(
@@ -266,7 +268,8 @@ def _scaled(reader: Reader, model: Model, component: Mapping[str, Any], path: st
 
 
 def resources_of(reader: Reader, endpoint: Endpoint, name: str, *, metadata: Mapping[str, Any]) -> list[Resource]:
-    """An endpoint as resources: a model of that name, or two and a pipeline of that name, which is the last.
+    """An endpoint as resources: a model of that name, or two and a pipeline of that name, which is the last; before it
+    the model that explains it, if there is one.
 
     Args:
         reader: Takes faults and notes.
@@ -283,8 +286,10 @@ def resources_of(reader: Reader, endpoint: Endpoint, name: str, *, metadata: Map
     stopped = annotations.get(STOP, "").lower() == "true"
     if stopped:
         model = _stopped(reader, model)
+    answers = name if endpoint.transformer is None else f"{name}-predictor"
+    explaining = _explained(reader, endpoint, answers, name, metadata=metadata, stopped=stopped)
     if endpoint.transformer is None:
-        return [reader.resource("Model", name, model, metadata=about)]
+        return [*explaining, reader.resource("Model", name, model, metadata=about)]
     path = f"{endpoint.path}.transformer" if endpoint.path else "transformer"
     steps, before = _transformed(reader, endpoint.transformer, path, name, metadata=metadata, stopped=stopped)
     pipeline = Pipeline(
@@ -294,9 +299,43 @@ def resources_of(reader: Reader, endpoint: Endpoint, name: str, *, metadata: Map
     )
     return [
         *before,
-        reader.resource("Model", f"{name}-predictor", model, metadata=about),
+        *explaining,
+        reader.resource("Model", answers, model, metadata=about),
         reader.resource("Pipeline", name, pipeline, metadata=metadata),
     ]
+
+
+def _explained(
+    reader: Reader, endpoint: Endpoint, answers: str, name: str, *, metadata: Mapping[str, Any], stopped: bool
+) -> list[Resource]:
+    """The model that explains an endpoint's predictor; none, where no explainer is asked for."""
+    explainer = endpoint.explainer
+    if explainer is None:
+        return []
+    path = f"{endpoint.path}.explainer"
+    containers = containers_of(explainer)
+    given = [(library, explainer[library]) for library in LIBRARIES if library in explainer]
+    if len(given) + bool(containers) != 1:
+        what = ", ".join([library for library, _ in given] + (["a container"] if containers else [])) or "nothing"
+        reader.fault(path, f"expected exactly one of {', '.join(LIBRARIES)} or a container, came {what}")
+        return []
+    if given:
+        ((library, content),) = given
+        asked = explainers.of_type(content, f"{path}.{library}", "storageUri")
+    else:
+        place = f"{path}.containers[0]" if "containers" in explainer else f"{path}.custom.container"
+        asked = explainers.of_container(reader, containers[0], place)
+    at = endpoint.explained_at or name
+    model = _scaled(reader, explainers.model(reader, asked, explains=answers, endpoint=at), explainer, path)
+    if stopped:
+        model = _stopped(reader, model)
+    return [reader.resource("Model", f"{at}{explainers.NAME}", model, metadata=_about(metadata, explainer))]
+
+
+def containers_of(component: Mapping[str, Any]) -> list[Any]:
+    """A component's containers, of either generation."""
+    given: list[Any] = component.get("containers", [])
+    return given or ([component["custom"]["container"]] if component.get("custom", {}).get("container") else [])
 
 
 def _stopped(reader: Reader, model: Model) -> Model:
@@ -330,7 +369,7 @@ def _transformed(
     stopped: bool,
 ) -> tuple[list[Step], list[Resource]]:
     """The steps of a pipeline from transformer to predictor and back, and the transformer's models."""
-    containers = transformer.get("containers") or ([transformer["custom"]["container"]] if _custom(transformer) else [])
+    containers = containers_of(transformer)
     place = f"{path}.containers[0]" if "containers" in transformer else f"{path}.custom.container"
     predict = Step(name="predictor", model=f"{name}-predictor", inputs=("transformer",))
     if not containers:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.manifests import base, components, pods
+from headrace.control.manifests import base, components, explainers, pods
 from headrace.control.manifests.base import Converter, Document, Field, Reader, group, idle, text, whole
 from headrace.control.resources import Candidate, Experiment, Resource
 
@@ -45,7 +45,9 @@ _ENDPOINT: Final = group(
         "transformer": group(
             {**_COMMON, "batcher": components.TRANSFORMER["batcher"], "feast": base.refused("features are not fetched")}
         ),
-        "explainer": components.EXPLAINER,
+        "explainer": group(
+            {**_COMMON, **components.EXPLAINER, "custom": group({"container": group(explainers.CONTAINER)})}
+        ),
     }
 )
 _PERCENT: Final = whole("the `weight` of the candidate `NAME-canary`")
@@ -67,6 +69,8 @@ def _endpoint(reader: Reader, spec: Mapping[str, Any], key: str, *, flat: bool) 
         predictor=spec[key].get("predictor", {}),
         predictor_path=f"{path}.predictor",
         transformer=spec[key].get("transformer"),
+        explainer=spec[key].get("explainer"),
+        explained_at=reader.name if key == "default" else f"{reader.name}-{key}",
     )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from headrace.control.manifests import base, components, pods
+from headrace.control.manifests import base, components, explainers, pods
 from headrace.control.manifests.base import (
     Converter,
     Document,
@@ -68,7 +68,9 @@ _PREDICTOR: Final[Mapping[str, Field]] = {
 INFERENCE_SERVICE: Final[Mapping[str, Field]] = {
     "predictor": group(_PREDICTOR),
     "transformer": group({**_COMPONENT, **components.TRANSFORMER}),
-    "explainer": components.EXPLAINER,
+    "explainer": group(
+        {**_COMPONENT, **components.EXPLAINER, "containers": several(group({**explainers.CONTAINER, "env": pods.ENV}))}
+    ),
     "canary": several(
         group(
             {
@@ -92,14 +94,16 @@ def _inference_service(content: Document, where: str, folder: str) -> list[Resou
         return []
     canaries = spec.get("canary", [])
     predictor, transformer = _together(reader, predictor, spec.get("transformer"))
-    if canaries:
-        return _canaries(reader, predictor, transformer, canaries, metadata)
     endpoint = components.Endpoint(
         path="spec",
         predictor=_several_files(reader, predictor, "spec.predictor"),
         predictor_path="spec.predictor",
         transformer=transformer,
+        explainer=spec.get("explainer"),
+        explained_at=reader.name,
     )
+    if canaries:
+        return _canaries(reader, endpoint, canaries, metadata)
     resources = components.resources_of(reader, endpoint, reader.name, metadata=metadata)
     reader.finish()
     return components.with_notes(reader, resources)
@@ -149,16 +153,12 @@ def _several_files(reader: Reader, predictor: dict[str, Any], path: str) -> dict
 
 
 def _canaries(
-    reader: Reader,
-    predictor: dict[str, Any],
-    transformer: dict[str, Any] | None,
-    canaries: list[dict[str, Any]],
-    metadata: Mapping[str, Any],
+    reader: Reader, stable: components.Endpoint, canaries: list[dict[str, Any]], metadata: Mapping[str, Any]
 ) -> list[Resource]:
-    """Named canaries beside the predictor: an experiment of the service's name."""
+    """Named canaries beside the stable endpoint, which alone is explained: an experiment of the service's name."""
     total = 0
     names: list[str] = []
-    parts: list[tuple[str, dict[str, Any], str, float]] = []
+    parts: list[tuple[str, components.Endpoint, float]] = []
     for index, each in enumerate(canaries):
         path = f"spec.canary[{index}]"
         given = dict(each.get("predictor", {}))
@@ -175,25 +175,24 @@ def _canaries(
                 reader.fault(f"{path}.predictor.{key}", "a canary has no scaling of its own")
         names.append(name)
         total += percent
-        parts.append((f"{reader.name}-{name}", given, f"{path}.predictor", float(percent)))
+        canary = components.Endpoint(
+            path="spec",
+            predictor=_several_files(reader, given, f"{path}.predictor"),
+            predictor_path=f"{path}.predictor",
+            transformer=stable.transformer,
+        )
+        parts.append((f"{reader.name}-{name}", canary, float(percent)))
     if total > 100:
         reader.fault("spec.canary", f"sum of canary trafficPercent values ({total}) must be <= 100")
-    stable = f"{reader.name}-{_STABLE}"
     if _STABLE in names:
         reader.fault("spec.canary", f"'{_STABLE}' is the name of the predictor itself")
-    parts.insert(0, (stable, predictor, "spec.predictor", float(max(100 - total, 0))))
+    parts.insert(0, (f"{reader.name}-{_STABLE}", stable, float(max(100 - total, 0))))
     resources: list[Resource] = []
-    for name, given, path, _ in parts:
-        endpoint = components.Endpoint(
-            path="spec",
-            predictor=_several_files(reader, given, path),
-            predictor_path=path,
-            transformer=transformer,
-        )
+    for name, endpoint, _ in parts:
         resources += components.resources_of(reader, endpoint, name, metadata=metadata)
     experiment = Experiment(
-        candidates=tuple(Candidate(name=name, weight=weight) for name, _, _, weight in parts),
-        resource_type="pipeline" if transformer else "model",
+        candidates=tuple(Candidate(name=name, weight=weight) for name, _, weight in parts),
+        resource_type="pipeline" if stable.transformer else "model",
     )
     reader.finish()
     main = reader.resource("Experiment", reader.name, experiment, metadata=metadata)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.manifests import base, pods
+from headrace.control.manifests import base, explainers, pods
 from headrace.control.manifests.base import (
     Converter,
     Document,
@@ -24,7 +24,6 @@ from headrace.control.manifests.base import (
     idle,
     mapped,
     number,
-    refused,
     several,
     text,
     whole,
@@ -121,21 +120,19 @@ _PREDICTOR: Final[Mapping[str, Field]] = {
     "engineResources": idle(pods.NO_PODS),
     "svcOrchSpec": idle(pods.NO_PODS, fields=base.plain("resources", "env", "replicas")),
     "traffic": number("a candidate's `weight`"),
-    "explainer": refused(
-        "other servers' explainers are not run; a model with a trust folder, which `headrace trust fit` writes, "
-        "answers `POST /v2/models/MODEL/explain`, by anchors, Shapley values, counterfactuals and others",
-        fields=base.plain(
-            "type",
-            "modelUri",
-            "serviceAccountName",
-            "containerSpec",
-            "config",
-            "endpoint",
-            "envSecretRefName",
-            "storageInitializerImage",
-            "replicas",
-            "initParameters",
-        ),
+    "explainer": group(
+        {
+            "type": text("`parameters.method` of a model `NAME-explainer`, by our name for it"),
+            "modelUri": text("its `uri`, where it is a trust folder"),
+            "config": mapped(base.anything("its `parameters.options`, by our names for them")),
+            "initParameters": text("as `config`; an object in JSON"),
+            "containerSpec": idle(pods.NO_PODS),
+            "endpoint": idle("one server answers by every protocol"),
+            "replicas": idle("one process", "whole"),
+            "serviceAccountName": idle(_CREDENTIALS),
+            "envSecretRefName": idle(_CREDENTIALS),
+            "storageInitializerImage": idle(pods.NO_PODS),
+        }
     ),
     "shadow": flag("the experiment's `mirror`"),
     "ssl": idle("set `http.tls_certificate` of the server"),
@@ -193,6 +190,9 @@ def _deployment(content: Document, where: str, folder: str) -> list[Resource]:
         resources += [
             reader.resource("Model", name, model, metadata=about) for name, model in sorted(graph.models.items())
         ]
+        if predictor.get("explainer"):
+            explained = _explained(reader, predictor["explainer"], f"{path}.explainer", title, pipeline)
+            resources.append(reader.resource("Model", f"{title}{explainers.NAME}", explained, metadata=about))
         if one:
             _alone(reader, predictor, path)
         resources.append(
@@ -212,6 +212,21 @@ def _deployment(content: Document, where: str, folder: str) -> list[Resource]:
         )
     reader.finish()
     return resources
+
+
+def _explained(reader: Reader, given: Mapping[str, Any], path: str, title: str, pipeline: Pipeline) -> Model:
+    """The model that explains a predictor: its one model, which may have a trust folder, or all of its graph."""
+    asked = explainers.of_type(given, path, "modelUri")
+    if "initParameters" in given:
+        try:
+            more = msgspec.json.decode(given["initParameters"], type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            reader.fault(f"{path}.initParameters", f"expected an object in JSON: {error}")
+        else:
+            asked = msgspec.structs.replace(asked, options={**more, **asked.options})
+    (first, *others) = pipeline.steps or (Step(name=title),)
+    alone = first.model and not others and not first.url
+    return explainers.model(reader, asked, explains=first.model if alone else f"{title}.pipeline", endpoint=title)
 
 
 def _annotations(reader: Reader, annotations: Mapping[str, str], path: str) -> None:

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.compat import alibi
-from headrace.control.manifests import base
+from headrace.control.manifests import base, explainers
 from headrace.control.manifests.base import (
     Converter,
     Document,
@@ -31,7 +30,7 @@ from headrace.control.manifests.base import (
     text,
     whole,
 )
-from headrace.control.resources import EXPLAINER, Candidate, Experiment, Mirror, Model, Resource, Server
+from headrace.control.resources import Candidate, Experiment, Mirror, Model, Resource, Server
 from headrace.graph.spec import Pipeline
 from headrace.payload import EMPTY
 
@@ -206,23 +205,18 @@ def _explainer(reader: Reader, spec: Mapping[str, Any]) -> dict[str, Any]:
         model = f"{given['pipelineRef']}.pipeline"
     if not model:
         reader.fault("spec.explainer", "expected modelRef or pipelineRef, came neither")
-    method = alibi.explainer(kind)
-    if not method:
-        reader.fault("spec.explainer.type", f"no method of ours for {kind!r}: {alibi.unknown(kind, alibi.EXPLAINERS)}")
-    kept = {key: value for key, value in spec.items() if key != "requirements"}
+    asked = explainers.Asked(
+        kind=kind,
+        path="spec.explainer.type",
+        uri=spec.get("storageUri", ""),
+        uri_path="spec.storageUri",
+        options={each.get("name", ""): each.get("value", "") for each in spec.get("parameters", ())},
+        options_path="spec.parameters",
+    )
+    found = explainers.model(reader, asked, explains=model)
     if "requirements" in spec:
         reader.note("spec.requirements", "without effect: any server explains", ", ".join(spec["requirements"]))
-    if "://" in spec.get("storageUri", ""):
-        del kept["storageUri"]
-        reader.note(
-            "spec.storageUri",
-            "without effect: what alibi saved is pickled code, which is not read; write a trust folder beside the "
-            "model that is explained, by `headrace trust fit`",
-            spec["storageUri"],
-        )
-    for each in spec.get("parameters", ()):
-        reader.note("spec.parameters", "without effect: set it in explainers.json", each.get("name", ""))
-    return {**kept, "runtime": EXPLAINER, "explains": {"model": model, "method": method}}
+    return {**spec, "storageUri": found.uri, "runtime": found.runtime, "explains": found.parameters}
 
 
 def _bounds(reader: Reader, spec: Mapping[str, Any]) -> None:
