@@ -83,6 +83,23 @@ def test_a_follower_goes_back_as_far_as_it_is_told(settings, topic, producer, fo
     assert values == {"none": [20], "some": list(range(15, 21)), "all": list(range(21))}
 
 
+def test_what_came_before_is_found_without_times(mock_kafka, topic):
+    """At a broker that finds no message by its time, what came before is shown all the same."""
+    settings = KafkaSettings(brokers=mock_kafka)
+    sender, shown = Producer(settings), []
+    sender.start()
+    sender.deliver_now([Outgoing(topic, b"%d" % n) for n in range(20)], 30)
+    sender.close()
+    follower = Follower(settings, shown.extend)
+    follower.start()
+    try:
+        follower.follow(topic, seconds=600, records=100)
+        assert follower.catch_up(topic, timeout_seconds=30)
+    finally:
+        follower.close()
+    assert sorted(int(each.value) for each in shown) == list(range(20))
+
+
 def test_a_topic_that_is_forgotten_is_shown_no_more(settings, topic, producer, follow):
     """After `forget`, messages of that topic are not shown, and those of another go on."""
     other = f"{topic}-other"

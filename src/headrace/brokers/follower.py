@@ -78,7 +78,7 @@ class Follower:
 
         Args:
             topic: Which; it exists. Following it already is no mistake.
-            seconds: How far to go back.
+            seconds: How far to go back; a broker that finds nothing by time has all of `records` shown.
             records: How many messages of each partition to go back at most.
 
         Raises:
@@ -140,7 +140,8 @@ class Follower:
         if seconds and first < high:
             asked = TopicPartition(topic, number, int((time.time() - seconds) * 1000))
             (found,) = self._asking.offsets_for_times([asked], timeout=_ASK_SECONDS)
-            first = max(first, found.offset) if found.offset >= 0 else high
+            # None is found where all are older, and at brokers that cannot look by time: too much is read, not too little.
+            first = max(first, found.offset)
         return TopicPartition(topic, number, min(first, high))
 
     def _assign(self, begin: Sequence[TopicPartition]) -> None:
