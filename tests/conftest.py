@@ -1,8 +1,10 @@
-"""What tests of several rooms share: a control API over real sockets, over a backend that serves nothing."""
+"""What tests of several rooms share: a certificate, and a control API over real sockets that serves nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import ipaddress
 import signal
 import threading
 
@@ -13,6 +15,37 @@ pytest_plugins = ["headrace.testing.brokers", "headrace.testing.registries", "he
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell starts background jobs deaf to it, and so their children
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A folder with `cert.pem`, for localhost and signed by itself, and its `key.pem`."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    places = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(places), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder
 
 
 class ControlServer:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
-import ipaddress
 import logging
 import ssl
 import struct
@@ -229,36 +227,12 @@ class Proxy:
         return f"\0{user}\0{password}".encode() in frame
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A certificate for 127.0.0.1, signed by itself: context of the server, and the file that vouches for it."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "c.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "k.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+@pytest.fixture
+def tls(certificate):
+    """Context of a server of that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "c.pem", folder / "k.pem")
-    return context, folder / "c.pem", folder / "k.pem"
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return context
 
 
 async def echoed(settings, topic):
@@ -280,30 +254,26 @@ async def echoed(settings, topic):
     return pump.counts
 
 
-async def test_tls(broker, topic, certificates):
+async def test_tls(broker, topic, certificate, tls):
     """Over TLS, with the broker's certificate vouched for by `tls_ca`, messages are read and answered."""
-    context, ca, _ = certificates
-    with Proxy(broker.bootstrap, tls=context) as proxy:
-        counts = await echoed(KafkaSettings(brokers=proxy.brokers, tls_ca=str(ca)), topic)
+    with Proxy(broker.bootstrap, tls=tls) as proxy:
+        counts = await echoed(KafkaSettings(brokers=proxy.brokers, tls_ca=str(certificate / "cert.pem")), topic)
     assert (counts.answered, counts.sent) == (1, 1)
 
 
-async def test_tls_that_nobody_vouches_for(broker, topic, certificates):
+async def test_tls_that_nobody_vouches_for(broker, topic, tls):
     """A certificate that nobody vouches for ends the start, with the reason and the setting."""
     refused = pytest.raises(SettingsError, match=r"certificate verify failed.*kafka\.tls_ca")
-    with Proxy(broker.bootstrap, tls=certificates[0]) as proxy, refused:
+    with Proxy(broker.bootstrap, tls=tls) as proxy, refused:
         await echoed_start(KafkaSettings(brokers=proxy.brokers, protocol="ssl"), topic)
 
 
 @pytest.mark.parametrize("secure", [True, False])
-async def test_sasl(broker, topic, certificates, secure):
+async def test_sasl(broker, topic, certificate, tls, secure):
     """With user and password the broker lets us in, with and without TLS below."""
-    context, ca, _ = certificates
-    with Proxy(broker.bootstrap, tls=context if secure else None, user=("ann", PASSWORD)) as proxy:
-        settings = KafkaSettings(
-            brokers=proxy.brokers, username="ann", password=PASSWORD, tls_ca=str(ca) if secure else ""
-        )
-        counts = await echoed(settings, topic)
+    ca = str(certificate / "cert.pem") if secure else ""
+    with Proxy(broker.bootstrap, tls=tls if secure else None, user=("ann", PASSWORD)) as proxy:
+        counts = await echoed(KafkaSettings(brokers=proxy.brokers, username="ann", password=PASSWORD, tls_ca=ca), topic)
         assert proxy.tokens
     assert counts.answered == 1
 

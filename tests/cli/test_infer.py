@@ -146,12 +146,10 @@ def test_url_forms(infer, url):
     assert "https://" in result.stderr
 
 
-def test_certificates(tmp_path, infer):
+def test_certificates(tmp_path, infer, certificate):
     """A certificate that nobody vouches for is refused, unless --insecure is given."""
-    x509 = pytest.importorskip("cryptography.x509")
-    folder = certificate(x509, tmp_path)
     joblib.dump(SORTER, tmp_path / "sorter.joblib")
-    tls = ["--tls-certificate", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
+    tls = ["--tls-certificate", str(certificate / "cert.pem"), "--tls-key", str(certificate / "key.pem")]
     words = [
         "serve",
         str(tmp_path / "sorter.joblib"),
@@ -175,30 +173,3 @@ def test_certificates(tmp_path, infer):
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
-
-
-def certificate(x509, folder):
-    import datetime as dt
-
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder
