@@ -1,6 +1,9 @@
 """Batch jobs from end to end: what is written, what bad rows and failing models do, what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -135,6 +138,29 @@ def test_faulty_lines_and_refused_rows_keep_their_numbers(tmp_path):
     assert [int(number) for number, _ in found] == [at for at in range(400) if at % 50 not in {7, 8, 9}]
     assert all(float(total) == int(number) + 1 for number, total in found)
     assert sum(manifest(tmp_path / "out.csv")["rejected_by_reason"].values()) == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "ids"),
+    [
+        pytest.param("in.csv", b"id,a,b\nr0,1,2\nr1\nr2,1,2,3\nr3,1,2\n", ["r1", "r2"], id="fields"),
+        pytest.param("in.csv", b"a,id,b\n1,r0,2\n1,r1\n1,2,r2,3\n1,r3,2\n", ["r1", ""], id="fields, id within"),
+        pytest.param("in.csv", b"id,a,b\nr0,1,2\nr1,\xff,2\nr2,1,2\n", ["r1"], id="no text"),
+        pytest.param(
+            "in.jsonl", b'{"id":"r","a":1,"b":2}\n' * 2 + b'{"id":"r1","a":"?","b":2}\n[1]\n', ["r1", ""], id="JSON"
+        ),
+    ],
+)
+def test_each_reject_is_named(tmp_path, name, text, ids):
+    """Each reject has file, row and line, and the id wherever it can be read, in rows that are none as well."""
+    (tmp_path / name).write_bytes(text)
+    do(job(tmp_path / name, tmp_path / "out.jsonl", id_column="id", columns={"x": ("a", "b")}))
+    told = rejects(tmp_path / "out.jsonl")
+    assert [each.get("id", "") for each in told] == ids
+    originals = text.decode(errors="replace").splitlines()
+    assert [originals[each["line"] - 1] for each in told] == [each["text"] for each in told]
+    assert [each["row"] for each in told] == [each["line"] - 1 - name.endswith("csv") for each in told]
+    assert {each["file"] for each in told} == {f"{tmp_path}/{name}"}
 
 
 def test_a_busy_server_is_asked_again(tmp_path):
@@ -364,3 +390,37 @@ def test_a_failing_model_is_no_bad_row(tmp_path):
 
     with pytest.raises(RuntimeFailed, match=r"none of 16 rows .*out of order"):
         do(job(csv(tmp_path / "in.csv", 100), tmp_path / "out.csv", id_column="id", batch_rows=100), Broken())
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from headrace.lifecycle.batch.run import run
+from tests.lifecycle.test_batch_run import Sum, job
+
+source, output = map(Path, sys.argv[1:])
+given_job = job(source, output, id_column="id", batch_rows=16_384)
+outcome = run(given_job, open_predictor=lambda _: Sum(), state=output.with_suffix(".state"))
+print(outcome.answered, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_is_that_of_a_small_file(tmp_path):
+    """Twenty times the rows, in row groups of the same size, take no more memory, but for what is noise."""
+    count = 100_000
+    random = np.random.default_rng(0)
+    table = pa.table({"id": np.arange(count), **{name: random.random(count, np.float32) for name in "ab"}})
+    peaks = []
+    for times in (1, 20):
+        path = tmp_path / f"{times}.parquet"
+        with pyarrow.parquet.ParquetWriter(path, table.schema) as writer:
+            for _ in range(times):
+                writer.write_table(table, row_group_size=count // 2)
+        command = [sys.executable, "-c", PEAK, str(path), str(path.with_suffix(".out.parquet"))]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        answered, peak = map(int, done.stdout.split())
+        assert answered == count * times
+        peaks.append(peak)
+    assert peaks[1] < 1.25 * peaks[0], peaks

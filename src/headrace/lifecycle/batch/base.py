@@ -109,7 +109,7 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 0
     """From 1, in text files; 0: not known."""
     id: str = ""
-    """Of `Job.id_column`."""
+    """Of `Job.id_column`; empty: it has none that can be read, and `file` and `row` name it."""
     reason: str
     """What was expected, what came."""
     text: str = ""

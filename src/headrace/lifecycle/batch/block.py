@@ -14,7 +14,7 @@ from headrace.errors import Conflict
 from headrace.lifecycle.batch import manifest, rows
 from headrace.lifecycle.batch.base import Job, Predictor, Reject
 from headrace.lifecycle.batch.columns import Plan
-from headrace.lifecycle.batch.formats.base import Block, Table
+from headrace.lifecycle.batch.formats.base import Block, Fault, Table
 
 
 class Done(msgspec.Struct):
@@ -89,13 +89,19 @@ def answer_block(
             rejects += bad
     finally:  # a failure may be another model's
         _check(predictor, model)
-    rejects += [Reject(file="", row=fault.row, reason=fault.reason) for fault in table.faults]
+    rejects += [rejected(fault, plan) for fault in table.faults]
     if rejects:
         rejects.sort(key=lambda each: each.row)
         originals = block.originals()
         if originals:
             rejects = [_as_it_stood(each, originals) for each in rejects]
     return Done(batches, rejects, table.count, answered)
+
+
+def rejected(fault: Fault, plan: Plan) -> Reject:
+    """A row that is none, as a reject."""
+    value = fault.known.get(plan.id_column)
+    return Reject(file="", row=fault.row, id="" if value is None else str(value), reason=fault.reason)
 
 
 def first_rows(table: Table, count: int) -> Table:

@@ -13,7 +13,7 @@ from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import InvalidRequest
 from headrace.lifecycle.batch import rows, source
 from headrace.lifecycle.batch.base import Job, Predictor, Reject
-from headrace.lifecycle.batch.block import first_rows
+from headrace.lifecycle.batch.block import first_rows, rejected
 from headrace.lifecycle.batch.columns import Plan
 from headrace.lifecycle.batch.formats.base import Reader, Table
 from headrace.lifecycle.batch.targets import targets
@@ -78,7 +78,7 @@ def sketch(job: Job, *, open_predictor: Callable[[Job], Predictor], settings: Ar
             raise InvalidRequest("the job names no input")
         plan, reader, table = told
         batch, rejects = rows.answer(table.rows, job, predictor, plan=plan, file=found[0].info.uri)
-        faulty = [Reject(file=found[0].info.uri, row=fault.row, reason=fault.reason) for fault in table.faults]
+        faulty = [rejected(fault, plan) for fault in table.faults]
         return Sketch(
             model=f"{predictor.name} {predictor.version}".strip(),
             digest=predictor.digest,

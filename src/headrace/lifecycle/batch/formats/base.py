@@ -8,7 +8,7 @@ those that the model wants, not those of the rows that came first.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.lifecycle.batch.base import Format
+from headrace.payload import EMPTY
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -24,6 +25,8 @@ class Fault(msgspec.Struct, frozen=True):
     row: int
     """In its block."""
     reason: str
+    known: Mapping[str, Any] = EMPTY
+    """Values that can be read in it nevertheless, by column."""
 
 
 class Table(msgspec.Struct, frozen=True):

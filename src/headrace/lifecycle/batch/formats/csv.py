@@ -128,7 +128,7 @@ class CsvReader:
                 ),
             )
 
-        faults: dict[int, str] = {}
+        faults: dict[int, Fault] = {}
         try:
             table = read(pa.string())
         except pa.ArrowInvalid as error:
@@ -137,13 +137,22 @@ class CsvReader:
             table = read(pa.binary())
         count = table.num_rows + len(wrong)
         for row in wrong:
-            faults[row.number - 1] = (
-                f"expected {row.expected_columns} fields, as many as the file has columns, came {row.actual_columns}"
+            faults[row.number - 1] = Fault(
+                row.number - 1,
+                f"expected {row.expected_columns} fields, as many as the file has columns, came {row.actual_columns}",
+                self._known(row.text or ""),
             )
         rows = one_batch(table)
         if rows.num_columns and pa.types.is_binary(rows.schema.types[0]):
             rows = _decoded(rows, np.delete(np.arange(count), list(faults)) if faults else np.arange(count), faults)
-        return Table(rows, count, tuple(Fault(at, faults[at]) for at in sorted(faults)))
+        return Table(rows, count, tuple(faults[at] for at in sorted(faults)))
+
+    def _known(self, text: str) -> dict[str, str]:
+        """What a row of another number of fields has: of too few, the last are missing; of too many, who knows which
+        delimiter is none, so only the first field is what it seems.
+        """
+        fields = next(csv.reader([text], delimiter=self.delimiter), [])
+        return dict(zip(self.names, fields if len(fields) < len(self.names) else fields[:1], strict=False))
 
     def originals(self, piece: bytes) -> list[tuple[int, str]]:
         """Line and text of each row of a piece."""
@@ -171,7 +180,7 @@ def _delimiter(line: bytes) -> str:
     return "," if "," in text else next((each for each in _OTHER_DELIMITERS if each in text), ",")
 
 
-def _decoded(rows: pa.RecordBatch, positions: Any, faults: dict[int, str]) -> pa.RecordBatch:
+def _decoded(rows: pa.RecordBatch, positions: Any, faults: dict[int, Fault]) -> pa.RecordBatch:
     """Columns of bytes as text; rows with what is none are faulty, and left out."""
     bad: dict[int, str] = {}
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
@@ -180,8 +189,10 @@ def _decoded(rows: pa.RecordBatch, positions: Any, faults: dict[int, str]) -> pa
                 value.decode()
             except UnicodeDecodeError:
                 bad.setdefault(at, f"column '{name}': expected UTF-8 text, came {value[:60]!r}")
+    for at, reason in bad.items():
+        row = {name: rows.column(name)[at].as_py().decode(errors="replace") for name in rows.schema.names}
+        faults[int(positions[at])] = Fault(int(positions[at]), reason, row)
     good = pa.array(np.delete(np.arange(rows.num_rows), sorted(bad)))
-    faults.update({int(positions[at]): reason for at, reason in bad.items()})
     kept = rows.take(good)
     return pa.RecordBatch.from_arrays([each.cast(pa.string()) for each in kept.columns], names=rows.schema.names)
 

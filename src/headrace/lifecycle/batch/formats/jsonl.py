@@ -102,7 +102,7 @@ class JsonlReader:
                 faults.setdefault(at, f"column '{field.name}': expected {field.type}, came {came!r:.60}")
         rows = pa.RecordBatch.from_arrays(arrays, schema=self._wanted)
         good = pa.array(np.delete(np.arange(len(values)), sorted(faults)))
-        return Table(rows.take(good), len(values), tuple(Fault(at, faults[at]) for at in sorted(faults)))
+        return Table(rows.take(good), len(values), tuple(Fault(at, faults[at], values[at]) for at in sorted(faults)))
 
     @staticmethod
     def originals(piece: bytes) -> list[tuple[int, str]]:

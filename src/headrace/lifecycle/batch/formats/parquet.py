@@ -54,9 +54,12 @@ class ParquetReader(ColumnReader):
 
 
 class ParquetWriter(Writing):
-    """Row groups of some size, whatever the batches' is."""
+    """Row groups of one size, whatever the batches' is."""
 
     _ROWS = 1 << 17
+    _DICTIONARY_BYTES = 1 << 16
+    """Of distinct values of a column in a row group. Of more, a dictionary saves nothing, and the tables by which it is
+    made cost 15 MiB a column at Arrow's own bound."""
 
     def __init__(self, file: Lent) -> None:
         super().__init__(file)
@@ -66,20 +69,23 @@ class ParquetWriter(Writing):
     def write(self, batch: pa.RecordBatch) -> None:
         """As of Writer."""
         if self._writer is None:
-            self._writer = pyarrow.parquet.ParquetWriter(self._file, batch.schema)
+            self._writer = pyarrow.parquet.ParquetWriter(
+                self._file, batch.schema, dictionary_pagesize_limit=self._DICTIONARY_BYTES
+            )
         self._held.append(batch)
         self._rows += batch.num_rows
-        if self._rows >= self._ROWS:
-            self._flush()
+        while self._rows >= self._ROWS:
+            self._flush(self._ROWS)
 
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_batches(self._held), row_group_size=self._ROWS)
-        self._held, self._rows = [], 0
+    def _flush(self, rows: int) -> None:
+        if rows:
+            held = pa.Table.from_batches(self._held)
+            self._writer.write_table(held.slice(0, rows), row_group_size=rows)
+            self._held, self._rows = held.slice(rows).to_batches(), self._rows - rows
 
     def close(self) -> None:
         """As of Writer."""
-        self._flush()
+        self._flush(self._rows)
         super().close()
 
     def abandon(self) -> None:
