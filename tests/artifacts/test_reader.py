@@ -7,7 +7,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.artifacts.reader import open_reader
@@ -39,6 +39,7 @@ STEPS = st.one_of(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(steps=st.lists(STEPS, max_size=8), chunk=st.sampled_from([1000, 70_000, 1 << 20]))
 def test_it_reads_like_bytes_in_memory(steps, chunk):
     """Whatever is read and sought in any order is what a file in memory gives."""

@@ -30,13 +30,13 @@ from headrace.artifacts.base import Entry, Fetched, Pinned, Progress, Ranged, So
 from headrace.artifacts.buckets import Local
 from headrace.artifacts.cache import Cache, File, Manifest
 from headrace.artifacts.credentials import Credentials
+from headrace.artifacts.parts import PART, Parts
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactCorrupt, ArtifactFailed, ArtifactNotFound, ArtifactUnreachable
 
 Report = Callable[[Progress], None]
 _T = TypeVar("_T")
 
-_PART: Final = 8 << 20  # of a large file
 _SMALL: Final = 1 << 20  # comes by way of memory
 _PARTS_AHEAD: Final = 64  # threads that one file may keep busy
 _REPORT_SECONDS: Final = 0.1
@@ -269,7 +269,7 @@ class _Fetch:
             if blobs[at] is not None:
                 continue
             done = _Done(blobs, at)
-            if isinstance(source, Ranged) and entry.size > _PART and source.ranges:
+            if isinstance(source, Ranged) and entry.size > PART and source.ranges:
                 yield from self._in_parts(source, entry, done)
             else:
                 yield _Call(self._at_once if 0 <= entry.size <= _SMALL else self._straight, entry, done)
@@ -322,7 +322,7 @@ class _Fetch:
                 except ArtifactCorrupt:
                     file.unlink(missing_ok=True)
                     raise
-        self._finish(entry, file, digest.hexdigest() if digest is not None else "", done)
+        self._finish(entry, file, digest.hexdigest() if digest is not None else cache_.sha256_of(file), done)
 
     def _append(self, entry: Entry, out: io.FileIO, digest: hashlib._Hash | None) -> None:
         """What comes after what is there."""
@@ -338,35 +338,25 @@ class _Fetch:
             raise ArtifactCorrupt(f"{self._of(entry)}: announced {entry.size} bytes, and {out.tell()} came")
 
     def _in_parts(self, source: Ranged, entry: Entry, done: _Done) -> Iterator[Callable[[], None]]:
-        """A large file, several parts of it at once; which ones are there is kept beside it."""
-        file = self._cache.partial(self._name_of(entry))
-        journal = file.with_name(f"{file.name}.parts")
-        count = -(-entry.size // _PART)
-        if not (entry.etag or entry.sha256):
-            journal.unlink(missing_ok=True)
-        there = _read_journal(journal, count) if file.exists() else set()
-        with file.open("ab") as out:
-            out.truncate(entry.size)
-        left = _Left(count - len(there))
-        self._count(entry.path, sum(min(_PART, entry.size - part * _PART) for part in there), downloaded=False)
-        if not there:
-            journal.unlink(missing_ok=True)
-        if not left.count:
-            yield _Call(self._finish, entry, file, "", done)
-        job = _Parts(source, entry, file, journal, left, done)
-        for part in range(count):
-            if part not in there:
-                yield _Call(self._part, job, part)
+        """A large file, several parts of it at once."""
+        parts = Parts(self._cache.partial(f"{self._name_of(entry)}\0parts"), entry.size)
+        parts.open(resume=bool(entry.etag or entry.sha256))
+        missing = parts.missing()
+        there = entry.size - sum(end - start for start, end in map(parts.span, missing))
+        self._count(entry.path, there, downloaded=False)
+        for part in missing:
+            yield _Call(self._part, source, entry, parts, part, done)
+        if not missing:
+            yield _Call(self._put_together, entry, parts, done)
 
-    def _part(self, job: _Parts, part: int) -> None:
-        entry = job.entry
-        at, end = part * _PART, min(entry.size, (part + 1) * _PART)
-        handle = os.open(job.file, os.O_WRONLY | os.O_CLOEXEC)
+    def _part(self, source: Ranged, entry: Entry, parts: Parts, part: int, done: _Done) -> None:
+        at, end = parts.span(part)
+        handle = os.open(parts.file, os.O_WRONLY | os.O_CLOEXEC)
         try:
             tried = 0
             while at != end:
                 try:
-                    for chunk in job.source.read_range(entry, start=at, end=end):
+                    for chunk in source.read_range(entry, start=at, end=end):
                         self._alive()
                         count = _write_at(handle, memoryview(chunk)[: end - at], at)
                         at, tried = at + count, 0
@@ -377,22 +367,23 @@ class _Fetch:
                     tried += 1
         finally:
             os.close(handle)
-        with job.journal.open("ab", buffering=0) as out:
-            out.write(f"{part}\n".encode())
-        if job.left.one_less():
-            self._finish(entry, job.file, "", job.done)
+        parts.came(part)
+        self._put_together(entry, parts, done)
+
+    def _put_together(self, entry: Entry, parts: Parts, done: _Done) -> None:
+        if parts.finished(self._alive):
+            try:
+                self._finish(entry, parts.file, parts.sha256, done)
+            finally:
+                parts.close()
 
     def _finish(self, entry: Entry, file: Path, sha256: str, done: _Done) -> None:
-        sha256 = sha256 or cache_.sha256_of(file)
-        journal = file.with_name(f"{file.name}.parts")
         try:
             self._check_digest(entry, sha256)
         except ArtifactCorrupt:
             file.unlink(missing_ok=True)
-            journal.unlink(missing_ok=True)
             raise
         done.put(self._cache.add(file, sha256))
-        journal.unlink(missing_ok=True)
         self._count(entry.path, 0, files=1)
 
     def _check_digest(self, entry: Entry, sha256: str) -> None:
@@ -505,32 +496,6 @@ class _Done:
         self._blobs[self._at] = blob
 
 
-class _Left:
-    """Parts of a file that are not there yet."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._counting = threading.Lock()
-
-    def one_less(self) -> bool:
-        """Whether this was the last one."""
-        with self._counting:
-            self.count -= 1
-            return self.count == 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """A file that comes in parts."""
-
-    source: Ranged
-    entry: Entry
-    file: Path
-    journal: Path
-    left: _Left
-    done: _Done
-
-
 def name_of(name: str) -> str:
     """What a copy is called: `iris` of `s3://bucket/models/iris/`, `models:/iris/3` and `models:/iris@champion`."""
     rest = uri_.shown(name).partition(":")[2].strip("/")
@@ -604,14 +569,6 @@ def _short(name: str, came: int, size: int) -> ArtifactUnreachable:
 def _whole(name: str, at: int, end: int) -> None:
     if at != end:
         raise ArtifactUnreachable(f"{name}: broke off {end - at} bytes before byte {end}")
-
-
-def _read_journal(journal: Path, count: int) -> set[int]:
-    try:
-        lines = journal.read_text("ascii").split("\n")[:-1]  # a line that was cut off is none
-    except FileNotFoundError:
-        return set()
-    return {int(line) for line in lines if line.isdigit() and int(line) < count}
 
 
 def _patiently(ask: Callable[[], _T], settings: ArtifactSettings, cancel: threading.Event) -> _T:
