@@ -2,18 +2,20 @@
 written as they stand there, its commands are run by a shell, and what they print is what the page says they print, but
 for the numbers.
 
-The store is an S3-compatible server with credentials of its own, which take the place of the page's. `aws` and `mlflow`
-are not under test: the first is a few lines that do the same, the second runs in this process, where it is imported
-once.
+The store is an S3-compatible server with credentials of its own, which take the place of the page's. What is not under
+test runs in this process, where libraries are imported once: the pages' programs, `mlflow`, and a few lines that do what
+`aws` does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -32,22 +34,6 @@ PATIENCE = 60
 """Seconds until what a command prints must be as the page says: a server looks now and then, on a machine that may be
 busy."""
 QUIET = {"HEADRACE_MODELS_OPTIMIZE": "off", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-AWS = """
-import sys
-from pathlib import Path
-import boto3
-
-store = boto3.client("s3")
-what, *places = sys.argv[2:]
-bucket, _, key = places[-1].removeprefix("s3://").partition("/")
-if what == "mb":
-    store.create_bucket(Bucket=bucket)
-elif what == "cp":
-    store.upload_file(places[0], bucket, key + Path(places[0]).name if key[-1:] in ("", "/") else key)
-elif what == "ls":
-    for each in store.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", []):
-        print(each["Key"])
-"""
 
 
 def steps(page):
@@ -90,21 +76,15 @@ def is_shown(shown, printed):
 class Walk:
     """Does what a page says, in a folder of its own."""
 
-    def __init__(self, folder, serve, variables, stand_ins):
-        self.folder, self.serve, self.stand_ins = folder / "folder", serve, stand_ins
+    def __init__(self, folder, serve, variables, stand_ins, client):
+        self.folder, self.serve, self.stand_ins, self.client = folder / "folder", serve, stand_ins, client
         self.folder.mkdir()
         (folder / "home").mkdir()
         self.home, self.server = folder / "home", None
         programs = folder / "bin"
         programs.mkdir()
-        (programs / "aws.py").write_text(AWS)
-        for name, words in (
-            ("headrace", [sys.executable, "-m", "headrace"]),
-            ("python", [sys.executable]),
-            ("aws", [sys.executable, str(programs / "aws.py")]),
-        ):
-            (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-            (programs / name).chmod(0o755)
+        (programs / "headrace").write_text(f'#!/bin/sh\nexec {sys.executable} -m headrace "$@"\n')
+        (programs / "headrace").chmod(0o755)
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**QUIET, **variables, "PATH": path, "HOME": str(self.home)}
         self.environment |= {"HEADRACE_ARTIFACTS_CACHE_DIR": "~/.cache/headrace/artifacts"}
@@ -117,8 +97,11 @@ class Walk:
             environment |= {"HEADRACE_URL": self.server.url, "HEADRACE_CONTROL_URL": self.server.control_url}
         if command.startswith("HEADRACE_ARTIFACTS_CREDENTIALS="):  # nothing else is to let it in
             environment = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
-        if command.startswith("mlflow "):
-            return mlflow_command(shlex.split(command)[1:], environment, self.folder)
+        program, *words = shlex.split(command.partition(" 2>")[0])
+        if program == "aws":
+            return aws_command(self.client, words[1:], self.folder)
+        if program in {"python", "mlflow"}:
+            return command_here(program, words, environment, self.folder)
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
@@ -129,7 +112,7 @@ class Walk:
             timeout=120,
             check=False,
         )
-        printed = done.stdout.replace(str(self.home), "/home/me")
+        printed = done.stdout.replace(str(self.home), "/home/me").replace(f"{self.folder}/", "")
         assert "Traceback" not in printed, f"$ {command}\n{printed}"
         if done.returncode and not printed.startswith("error: "):  # pages show errors, too
             return f"{printed}\nended with {done.returncode}"
@@ -166,20 +149,40 @@ class Walk:
             time.sleep(0.5)
 
 
-def mlflow_command(words, environment, folder):
-    """What a command of MLflow's prints, run here: a process would import it anew for each."""
+def aws_command(client, words, folder):
+    """What `aws s3` prints and does."""
+    what, *places = words
+    bucket, _, key = places[-1].removeprefix("s3://").partition("/")
+    if what == "mb":
+        client.create_bucket(Bucket=bucket)
+    elif what == "cp":
+        client.upload_file(str(folder / places[0]), bucket, key + places[0] if key[-1:] in {"", "/"} else key)
+    elif what == "ls":
+        found = client.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", [])
+        return "".join(f"{each['Key']}\n" for each in found)
+    return ""
+
+
+def command_here(program, words, environment, folder):
+    """What a program of the page or a command of MLflow's prints, run in this process."""
     from click.testing import CliRunner
 
-    commands = importlib.import_module("mlflow.deployments.cli").commands
-    assert words[0] == "deployments"
-    before = Path.cwd()
-    try:
-        os.chdir(folder)
-        with warnings.catch_warnings(), contextlib.redirect_stderr(None):
-            warnings.simplefilter("ignore")
-            result = CliRunner().invoke(commands, words[1:], env=environment)
-    finally:
-        os.chdir(before)
+    printed = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        if program == "python":
+            patch.setattr(sys, "argv", words)
+            stack.enter_context(contextlib.redirect_stdout(printed))
+            runpy.run_path(words[0], run_name="__main__")
+            return printed.getvalue()
+        assert words[0] == "deployments"
+        result = CliRunner().invoke(importlib.import_module("mlflow.deployments.cli").commands, words[1:])
     assert result.exit_code == 0, (words, result.output, result.exception)
     return result.output
 
@@ -192,10 +195,10 @@ def walk(tmp_path, s3, serve, monkeypatch):
         "AKIAEXAMPLE": s3.access_key,
         "secret-example": s3.secret_key,
     }
-    made = Walk(tmp_path, serve, dict(s3.environ), stand_ins)
+    client = s3.client()
+    made = Walk(tmp_path, serve, dict(s3.environ), stand_ins, client)
     monkeypatch.chdir(made.folder)
     yield made
-    client = s3.client()
     for name in ("models", "uploads", "answers"):
         with contextlib.suppress(client.exceptions.NoSuchBucket):
             for each in client.list_objects_v2(Bucket=name).get("Contents", []):
@@ -232,7 +235,12 @@ def test_the_walk_through_mlflow(walk, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(site.parent))
     monkeypatch.setattr(interface, "plugin_store", type(interface.plugin_store)())
-    walk.environment |= {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    database = f"sqlite:///{walk.folder}/mlflow.db"  # a store is kept by its uri for as long as this process is there
+    walk.environment |= {"MLFLOW_TRACKING_URI": database, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    walk.stand_ins |= {
+        "sqlite:///mlflow.db": database,
+        "input_example=": 'pip_requirements=["scikit-learn"], input_example=',  # or a process of its own finds them
+    }
     walk.walk(page("mlflow"))
     walk.expect("headrace get models", "no resources")
 
