@@ -8,9 +8,17 @@ import ipaddress
 import signal
 import threading
 
+import hypothesis
 import pytest
 
 pytest_plugins = ["headrace.testing.brokers", "headrace.testing.registries", "headrace.testing.stores"]
+
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,  # how long an example takes says what else the machine does
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("suite")
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler

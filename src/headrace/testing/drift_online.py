@@ -71,13 +71,13 @@ class DriftOnlineConformance(abc.ABC):
         if not self.calibrated:
             pytest.skip("its run time is what its parameters make it")
         rows = alarms = 0
-        for fit in range(8):
+        for fit in range(4):
             state = self.fit(self.usual(600, seed=10 + fit), seed=fit).state()
-            for run in range(10):
-                found = self.again(state).step(self.usual(int(self.ert), seed=1000 + 10 * fit + run))
+            for run in range(20):
+                found = self.again(state).step(self.usual(int(self.ert), seed=1000 + 20 * fit + run))
                 rows += found.at[0] + 1 if found.at else int(self.ert)
                 alarms += found.is_drift
-        error = 4 * (1 / max(alarms, 1) + 0.02 / 8) ** 0.5
+        error = 4 * (1 / max(alarms, 1) + 0.02 / 4) ** 0.5
         assert self.ert * np.exp(-error) < rows / max(alarms, 1) < self.ert * np.exp(error)
 
     def test_it_alarms_soon_after_a_change(self, fitted: State) -> None:
