@@ -270,20 +270,6 @@ def test_every_scheme_can_be_opened():
         assert callable(getattr(importlib.import_module(module), function))
 
 
-@pytest.mark.parametrize(
-    "uri", ["s3://b/x", "models:/iris/1", "runs:/abc/model", "https://host/x", "mlflow-artifacts:/x"]
-)
-def test_what_is_remote(uri):
-    """Uris of stores and registries are remote."""
-    assert fetch.is_remote(uri)
-
-
-@pytest.mark.parametrize("uri", ["iris.joblib", "/a/b", "file:///a", "./x:/y", "package.module:Class", "C:/x"])
-def test_what_is_not_remote(uri):
-    """Paths, `file:` uris and classes are not."""
-    assert not fetch.is_remote(uri)
-
-
 def test_local_paths_and_volumes_stay_where_they_are(tmp_path, settings):
     """A path, a `file:` uri and a `pvc://` uri are used in place, relative paths below `base`."""
     import dataclasses

@@ -117,3 +117,18 @@ def test_a_secret_shows_nothing():
     assert f"{secret} {secret!r} {[secret]}" == "*** *** [***]"
     assert secret.reveal() == "s3cret-of-tests"
     assert scrub("x s3cret-of-tests y", ["s3cret-of-tests", "", "x"]) == "x *** y"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_local"),
+    [
+        *(
+            (name, False)
+            for name in ("s3://b/x", "models:/iris/1", "runs:/abc/m", "https://h/x", "mlflow-artifacts:/x")
+        ),
+        *((name, True) for name in ("iris.joblib", "/a/b", "file:///a", "./x:/y", "package.module:Class", "C:/x")),
+    ],
+)
+def test_what_is_of_this_machine(name, is_local):
+    """Paths, `file:` uris and classes are; uris of stores and registries are not."""
+    assert uri.is_local(name) == is_local

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from headrace.artifacts import objects as objects_
+from headrace.artifacts import uri
 from headrace.errors import ArtifactCorrupt, ArtifactDenied, ArtifactUnreachable, InvalidRequest, SettingsError
 from headrace.lifecycle.batch.base import Outcome
 from headrace.lifecycle.watch import places
@@ -40,9 +41,9 @@ class Copier:
             tried = self.asked[name]
         if self.before is not None:
             self.before(name, tried, cancel)
-        where, path = objects_.split_uri(info.uri)
+        where, path = uri.split(info.uri)
         data = objects_.open_objects(where).read(path)
-        where, path = objects_.split_uri(output)
+        where, path = uri.split(output)
         objects_.open_objects(where).put(path, data.upper())
         return Outcome(rows=1, answered=1, files=1, outputs=(output,))
 

@@ -43,11 +43,6 @@ _REPORT_SECONDS: Final = 0.1
 _SAFE: Final = re.compile(r"[^A-Za-z0-9._@+-]+")
 
 
-def is_remote(name: str) -> bool:
-    """Whether it names something on another machine: not a path, not `file://`, not `module:Class`."""
-    return not uri_.is_local(name)
-
-
 def pin(name: str, *, settings: ArtifactSettings, credentials: Credentials | None = None) -> Pinned:
     """What a uri stands for now.
 
@@ -284,8 +279,8 @@ class _Fetch:
                 if len(data) < entry.size:
                     raise _short(self._of(entry), len(data), entry.size)
                 break
-            except ArtifactUnreachable:
-                self._heal_or_raise(tried)
+            except ArtifactUnreachable as error:
+                self._heal_or_raise(error, tried)
                 tried += 1
         if len(data) > entry.size:
             raise ArtifactCorrupt(f"{self._of(entry)}: announced {entry.size} bytes, and {len(data)} came")
@@ -310,10 +305,10 @@ class _Fetch:
                 try:
                     self._append(entry, out, digest)
                     break
-                except ArtifactUnreachable:
+                except ArtifactUnreachable as error:
                     at = out.tell()
                     tried, furthest = (0, at) if at > furthest else (tried, furthest)
-                    self._heal_or_raise(tried)
+                    self._heal_or_raise(error, tried)
                     tried += 1
                     if not resumable:  # it may be another file by now
                         out.truncate(0)
@@ -362,8 +357,8 @@ class _Fetch:
                         at, tried = at + count, 0
                         self._count(entry.path, count)
                     _whole(self._of(entry), at, end)
-                except ArtifactUnreachable:
-                    self._heal_or_raise(tried)
+                except ArtifactUnreachable as error:
+                    self._heal_or_raise(error, tried)
                     tried += 1
         finally:
             os.close(handle)
@@ -399,10 +394,10 @@ class _Fetch:
         if self._cancel.is_set() or self._stop.is_set():
             raise ArtifactFailed(f"{self._shown}: was stopped; what has come is kept, and continued next time")
 
-    def _heal_or_raise(self, tried: int) -> None:
-        """Wait before a further try, in the `except` of what may heal; or raise that."""
+    def _heal_or_raise(self, error: ArtifactUnreachable, tried: int) -> None:
+        """Wait before a further try of what may heal; or raise why the last one failed."""
         if tried >= self._settings.retries:
-            raise  # noqa: PLE0704 - it is called where an error is handled
+            raise error
         deadline = time.monotonic() + failures.pause_seconds(tried)
         while time.monotonic() < deadline:
             self._alive()

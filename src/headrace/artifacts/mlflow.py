@@ -325,11 +325,11 @@ def _model(uri: str, wanted: Named, store: Store) -> _Stands:
         raise ArtifactNotFound(f"{uri}: version {version.number} failed to register; register the model again")
     return _Stands(
         pinned=Pinned(
-            uri=_joined(f"models:/{version.name}/{version.number}", wanted.path),
+            uri=uris.join(f"models:/{version.name}/{version.number}", wanted.path),
             token=_digest([version.name, version.number, version.created, version.source, version.run_id, wanted.path]),
             version=version.number,
         ),
-        location=lambda: _joined(store.location(version), wanted.path),
+        location=lambda: uris.join(store.location(version), wanted.path),
     )
 
 
@@ -363,9 +363,9 @@ def _instead(wanted: Named, store: Store) -> str:
 def _logged_model(logged: Logged, path: str) -> _Stands:
     return _Stands(
         pinned=Pinned(
-            uri=_joined(f"models:/{logged.model_id}", path), token=_digest([logged.model_id, logged.location, path])
+            uri=uris.join(f"models:/{logged.model_id}", path), token=_digest([logged.model_id, logged.location, path])
         ),
-        location=lambda: _joined(logged.location, path),
+        location=lambda: uris.join(logged.location, path),
     )
 
 
@@ -384,7 +384,7 @@ def _run(uri: str, run_id: str, path: str, store: Store) -> _Stands:
     if logged is not None:
         return _logged_model(_ready(logged, uri), below)
     location = store.artifacts_of(run_id)
-    return _Stands(pinned=None, location=lambda: _joined(location, path))
+    return _Stands(pinned=None, location=lambda: uris.join(location, path))
 
 
 def _store(variables: Mapping[str, str], settings: ArtifactSettings, *, registry: bool) -> Store:
@@ -477,10 +477,6 @@ def _behind_server(
         base, environ=variables, timeout_seconds=settings.timeout_seconds, is_trusted=is_trusted
     )
     return Proxied(server, path, shown=uris.shown(shown), parallel=settings.parallel)
-
-
-def _joined(uri: str, path: str) -> str:
-    return uris.join(uri, path)
 
 
 def _digest(value: object) -> str:

@@ -170,11 +170,6 @@ def _known(name: str, settings: ArtifactSettings) -> Credentials:
     return credentials_.load(settings.credentials)
 
 
-def split_uri(name: str) -> tuple[str, str]:
-    """`("s3://b/a", "x.csv")` of `s3://b/a/x.csv`; a glob stands in the second part, which is empty for a folder."""
-    return uri.split(name)
-
-
 def expand(
     name: str,
     *,
@@ -187,7 +182,7 @@ def expand(
         ArtifactNotFound: it means none.
         ArtifactFailed: one of its other causes.
     """
-    where, path = split_uri(name)
+    where, path = uri.split(name)
     objects = open_objects(where, settings=settings, credentials=credentials)
     try:
         if path and not uri.is_glob(path):

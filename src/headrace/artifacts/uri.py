@@ -194,9 +194,7 @@ def split(uri: str) -> tuple[str, str]:
 
 def _root(uri: str) -> tuple[str, str]:
     """`s3://bucket/` and what follows; of a path: nothing, and all of it."""
-    if scheme_of(uri) == "":
-        return "", local_path(uri)
-    if scheme_of(uri) == "file":
+    if is_local(uri):
         return "", local_path(uri)
     head, slashes, rest = uri.partition("//")
     if not slashes:

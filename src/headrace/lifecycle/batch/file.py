@@ -91,7 +91,7 @@ def run_file(
         ArtifactCorrupt: the file is another one by now, or is damaged; when it was changed, try again with what it is.
     """
     with contextlib.ExitStack() as stack:
-        where, path = objects_.split_uri(output)
+        where, path = uri.split(output)
         out = objects_.open_objects(where, settings=settings)
         stack.callback(out.close)
         identity = manifest.identity_of(job, info, predictor, limit)

@@ -9,6 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from headrace.artifacts import objects as objects_
+from headrace.artifacts import uri
 from headrace.artifacts.objects import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactCorrupt, InvalidRequest
@@ -68,7 +69,7 @@ def opened(
         ArtifactFailed: it cannot be read.
         InvalidRequest: it cannot be read as what it is.
     """
-    where, path = objects_.split_uri(info.uri)
+    where, path = uri.split(info.uri)
     objects = objects_.open_objects(where, settings=settings)
     stack.callback(objects.close)
     file: Any = stack.enter_context(objects.open(path))

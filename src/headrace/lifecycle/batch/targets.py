@@ -43,7 +43,7 @@ def targets(job: Job, *, settings: ArtifactSettings = _DEFAULTS) -> list[Target]
     folder = job.output.endswith("/") or len(job.inputs) > 1 or _is_folder(job.output)
     for name in job.inputs:
         infos = objects_.expand(name, settings=settings)
-        _, path = objects_.split_uri(name)
+        _, path = uri.split(name)
         lone = len(infos) == 1 and infos[0].path == path
         base = uri.static_part(path) if uri.is_glob(path) else path
         for info in infos:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.artifacts import objects as objects_
+from headrace.artifacts import uri
 from headrace.artifacts.objects import ObjectInfo
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactDenied, Conflict
@@ -63,7 +64,7 @@ def answer(
 
 
 def _may_go(info: ObjectInfo, output: str, settings: ArtifactSettings) -> bool:
-    where, path = objects_.split_uri(output)
+    where, path = uri.split(output)
     objects = objects_.open_objects(where, settings=settings)
     try:
         told = manifest.read(objects, path)

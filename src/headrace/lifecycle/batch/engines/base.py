@@ -368,7 +368,7 @@ class _File:
             return None
 
     def _finished(self, identity: dict[str, str], *, known: bool) -> Outcome | None:
-        where, path = objects_.split_uri(self.target.output)
+        where, path = uri.split(self.target.output)
         out = objects_.open_objects(where, settings=self._settings)
         try:
             return finished(out, path, self.target.output, identity, known=known)
