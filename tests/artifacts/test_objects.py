@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import os
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from headrace.artifacts import objects
+from headrace.artifacts import fetch, objects, uri
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactCorrupt, ArtifactDenied, ArtifactFailed, ArtifactNotFound, ArtifactUnreachable
 
 QUICK = ArtifactSettings(retries=0, timeout_seconds=5)
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "s3", "az"])
 def place(request, tmp_path):
     """A prefix of its own on each kind of store."""
     if request.param == "file":
         return f"{tmp_path}/in"
+    if request.param == "az":
+        return f"az://{request.getfixturevalue('azure').container()}/some/in"
     return f"s3://{request.getfixturevalue('s3').bucket()}/some/in"
 
 
@@ -65,7 +70,7 @@ def test_a_uri_means_one_object_a_glob_or_a_folder(place):
         found = objects.expand(meant)
         assert len(found) == count
         for info in found:
-            where, path = objects.split_uri(info.uri)
+            where, path = uri.split(info.uri)
             assert objects.open_objects(where).head(path).etag == info.etag
     for missing in (f"{place}/b.csv", f"{place}/*.parquet", f"{place}/b/"):
         with pytest.raises(ArtifactNotFound, match="nothing"):
@@ -225,6 +230,34 @@ def test_causes_are_named_and_secrets_are_not(s3, monkeypatch):
     told.append(caught.value)
     for error in told:
         assert "a-wrong-secret" not in f"{error} {error!r} {error.__cause__}"
+
+
+def test_azure_lets_in_by_key_connection_string_and_signature(azure, monkeypatch, tmp_path):
+    """Each way to say who one is reads what was written and fetches it; a wrong key and none are refused, and no error
+    holds a key or a signature.
+    """
+    name = azure.container()
+    objects.open_objects(f"az://{name}").put("iris/model", b"bytes")
+    strings = f"AccountName={azure.account};AccountKey={azure.key};BlobEndpoint={azure.endpoint}"
+    ways = ({"AZURE_STORAGE_SAS_TOKEN": f"?{azure.sas}"}, {"AZURE_STORAGE_CONNECTION_STRING": strings})
+    for at, way in enumerate(ways):
+        with monkeypatch.context() as patch:
+            patch.delenv("AZURE_STORAGE_ACCESS_KEY")
+            for variable, value in way.items():
+                patch.setenv(variable, value)
+            refused = azure.refused
+            found = fetch.fetch(
+                f"abfss://{name}@tests.dfs.core.windows.net/iris",
+                settings=replace(QUICK, cache_dir=str(tmp_path / str(at))),
+            )
+            assert (Path(found.path) / "model").read_bytes() == b"bytes"
+            assert azure.refused == refused
+    wrong = base64.b64encode(b"wrong key of tests").decode()
+    for key, told in ((wrong, "may not do this"), ("", "there are none")):
+        monkeypatch.setenv("AZURE_STORAGE_ACCESS_KEY", key)
+        with pytest.raises(ArtifactDenied, match=told) as caught:
+            objects.open_objects(f"az://{name}", settings=QUICK).read("iris/model")
+        assert wrong not in f"{caught.value} {caught.value!r} {caught.value.__cause__}"
 
 
 def test_missing_credentials_say_what_to_set(monkeypatch, tmp_path):
