@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
+from headrace.brokers.answering import pause
 from headrace.brokers.base import Outgoing
-from headrace.brokers.pump import pause
 from headrace.brokers.settings import KafkaSettings
 from headrace.brokers.transactions import Transactions
 from headrace.errors import InvalidRequest, ModelNotReady, SettingsError

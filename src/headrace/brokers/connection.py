@@ -87,7 +87,7 @@ class Seldom(logging.Filter):
         return True
 
 
-for _name in ("librdkafka", "producer", "follower", "pump"):
+for _name in ("librdkafka", "producer", "follower", "pump", "answering"):
     logging.getLogger(f"headrace.brokers.{_name}").addFilter(Seldom())
 
 

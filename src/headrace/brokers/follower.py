@@ -140,7 +140,7 @@ class Follower:
         if seconds and first < high:
             asked = TopicPartition(topic, number, int((time.time() - seconds) * 1000))
             (found,) = self._asking.offsets_for_times([asked], timeout=_ASK_SECONDS)
-            # None is found where all are older, and at brokers that cannot look by time: too much is read, not too little.
+            # None is found where all are older, and at brokers that cannot look by time: rather too much is read.
             first = max(first, found.offset)
         return TopicPartition(topic, number, min(first, high))
 
