@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tests.lifecycle import engine_jobs
 from tests.lifecycle.engine_jobs import OPENER, Here, a_job, driver, locally, outcomes, same
 
+from headrace.artifacts import objects
+from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import Conflict, InvalidRequest, RuntimeFailed, SettingsError, Temporary
 from headrace.lifecycle.batch.engines import base, work
 from headrace.testing.brokers import free_port
@@ -227,6 +229,26 @@ def test_another_model_on_a_worker(tmp_path, monkeypatch):
 
     with pytest.raises(Conflict, match=r"sha256:other.*sha256:sums"):
         on_engine(a_job(tmp_path, name, "there.parquet"), Stranger())
+
+
+def test_an_error_of_a_worker_says_here_whether_another_try_may_help(tmp_path):
+    """That no server answers a worker is `Temporary` on the driver, too, though the client's own class is another."""
+    engine_jobs.write_csv(tmp_path / "in.csv", 3, ())
+    url = f"http://127.0.0.1:{free_port()}"
+    info = objects.open_objects(str(tmp_path)).head("in.csv")
+    task = work.Task(
+        job=msgspec.structs.replace(a_job(tmp_path, "in.csv", "out.csv"), url=url),
+        info=info,
+        parts=str(tmp_path / "parts"),
+        number=0,
+        cut=work.Cut(),
+        settings=ArtifactSettings(),
+        opener=OPENER,
+        model="",
+    )
+    error = work.failure(msgspec.json.decode(work.work(msgspec.json.encode(task)), type=work.Mark))
+    assert isinstance(error, Temporary)
+    assert url in str(error)
 
 
 def test_a_file_that_changes_meanwhile(tmp_path):

@@ -25,7 +25,7 @@ from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
 from headrace.artifacts.objects import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
-from headrace.errors import Conflict, HeadraceError, RuntimeFailed
+from headrace.errors import Conflict, HeadraceError
 from headrace.lifecycle.batch import manifest, source
 from headrace.lifecycle.batch.base import Job, Predictor, Reject
 from headrace.lifecycle.batch.block import answer_block, moved
@@ -74,7 +74,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     end: int = 0
     done_bytes: int = 0
     error: str = ""
-    """Class of what ended it; empty: it is done."""
+    """Class, of `headrace.errors`, of what ended it; empty: it is done."""
     text: str = ""
 
 
@@ -91,16 +91,15 @@ def work(data: bytes) -> bytes:
     try:
         mark = _done(task)
     except HeadraceError as exc:
-        mark = Mark(error=type(exc).__name__, text=str(exc))
+        known = next(kind for kind in type(exc).__mro__ if kind.__module__ == errors_.__name__)  # rooms have their own
+        mark = Mark(error=known.__name__, text=str(exc))
     return msgspec.json.encode(mark)
 
 
 def failure(mark: Mark) -> HeadraceError:
-    """The error of a task, as it was raised there."""
-    kind: Any = getattr(errors_, mark.error, None)
-    if isinstance(kind, type) and issubclass(kind, HeadraceError):
-        return kind(mark.text)
-    return RuntimeFailed(mark.text)
+    """The error of a task, of the class that its mark says."""
+    kind: type[HeadraceError] = getattr(errors_, mark.error)
+    return kind(mark.text)
 
 
 def answers_name(number: int) -> str:
