@@ -92,7 +92,7 @@ def test_zips(tmp_path, out):
         special("device", tarfile.CHRTYPE),
         special("pipe", tarfile.FIFOTYPE),
     ],
-    ids=str,
+    ids=lambda each: each[0] if isinstance(each, tuple) else f"{each.name} {each.type.decode()} {each.linkname}",
 )
 def test_hostile_members_are_refused(tmp_path, out, member):
     """A name or link that leads out, a device or a pipe: an error that names the member, and nothing outside."""

@@ -27,8 +27,6 @@ from headrace.testing.brokers import free_port
 
 WAIT_SECONDS = 100
 
-pytestmark = pytest.mark.timeout(180)  # processes that start and stop, on machines that do other things
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -465,7 +465,7 @@ def test_interrupted(job, server, tmp_path, number):
     process = command(server.url, tmp_path, "--workers", "1")
     assert reached.wait(30)
     process.send_signal(number)
-    threading.Timer(0.2, hold.set).start()
+    threading.Timer(1.0, hold.set).start()
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "the same command goes on" in said

@@ -40,7 +40,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.timeout(180)
 def test_the_client_gets_its_answer(folder, serve, broker):
     """`headrace serve --kafka` with the page's settings answers what the page's client asks, as the page shows it."""
     environ = {"HEADRACE_KAFKA_BROKERS": broker.bootstrap}
@@ -53,7 +52,6 @@ def test_the_client_gets_its_answer(folder, serve, broker):
     assert said.stdout == block("console").partition("\n")[2], said.stderr
 
 
-@pytest.mark.timeout(180)
 def test_the_pipeline_answers_and_gives_results_by_id(folder, serve, broker):
     """The page's pipeline answers, asynchronously too, and the topics have the names that the page's table gives."""
     models = "".join(

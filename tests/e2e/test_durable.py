@@ -182,7 +182,6 @@ def result(server, identity):
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(180)
 def test_a_killed_replicas_requests_are_finished_by_another(replica, cluster, topic):
     """Of two replicas under load one is killed with what it had begun: every request that was stored is answered by
     the other, with the right numbers, and what its callers were promised can be had from there.

@@ -64,7 +64,6 @@ def test_a_bucket_is_served(bucket, serve):
     assert bucket.environ["AWS_SECRET_ACCESS_KEY"] not in shown
 
 
-@pytest.mark.timeout(180)
 def test_a_moving_uri_is_followed_and_what_cannot_be_served_is_not(bucket, serve, tmp_path):
     """While callers ask all the time, a new object is loaded and takes over without a failed request; one that is
     damaged does not, is told with the reason, and the next good one does. Each is an event.
@@ -102,7 +101,6 @@ def test_a_moving_uri_is_followed_and_what_cannot_be_served_is_not(bucket, serve
     until(lambda: all(f"io.seldon.serving.model.{kind}" in told.read_text() for kind in kinds))
 
 
-@pytest.mark.timeout(120)
 def test_a_resource_follows_its_uri_in_revisions(bucket, serve, tmp_path):
     """A Model whose uri moves gets a revision for each move, a damaged one is not served, and an apply of the same
     manifest changes nothing of what it stands for.

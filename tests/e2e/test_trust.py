@@ -109,7 +109,7 @@ def serving(cancer, tmp_path):
         server.stop()
 
 
-def told(ask, until, seconds=40):
+def told(ask, until, seconds=120):
     """The status, once it is as wanted."""
     deadline = time.monotonic() + seconds
     while True:
@@ -121,7 +121,6 @@ def told(ask, until, seconds=40):
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(120)
 def test_what_is_beside_the_model_is_switched_on(serving):
     """Fresh rows are no drift and large tumours are; the report, metrics and an explanation say so, unasked-for."""
     server, ask = serving()
@@ -147,7 +146,6 @@ def test_what_is_beside_the_model_is_switched_on(serving):
     assert line.endswith(" 1.0")
 
 
-@pytest.mark.timeout(60)
 def test_a_model_of_its_own_explains_over_grpc(serving):
     """The model that the folder names answers an inference request with explanations, and leaves with its model."""
     server, ask = serving()
@@ -165,7 +163,6 @@ def test_a_model_of_its_own_explains_over_grpc(serving):
     client.close()
 
 
-@pytest.mark.timeout(60)
 def test_rows_that_the_model_was_not_made_for_are_refused(serving):
     """Validation answers 422 with the column, over REST and gRPC, and lets usual rows through untouched."""
     server, ask = serving(validation={"mode": "reject"})
@@ -183,7 +180,6 @@ def test_rows_that_the_model_was_not_made_for_are_refused(serving):
     client.close()
 
 
-@pytest.mark.timeout(60)
 def test_a_detector_on_the_path_flags(serving, tmp_path):
     """A detector whose entry says `guard: flag` answers, and says in parameters and headers which rows are odd."""
     place = tmp_path / "cancer"
@@ -201,7 +197,6 @@ def test_a_detector_on_the_path_flags(serving, tmp_path):
     assert "parameters" not in ask.infer(X[500])[1]
 
 
-@pytest.mark.timeout(60)
 def test_roles_get_what_is_theirs(serving, tmp_path):
     """Without a key only the label is answered and nothing explained; a partner's key gets rounded probabilities."""
     keys = tmp_path / "keys.yaml"
@@ -225,7 +220,6 @@ def test_roles_get_what_is_theirs(serving, tmp_path):
     ]
 
 
-@pytest.mark.timeout(60)
 def test_another_model_in_its_place_is_told(serving, tmp_path):
     """A model that answers otherwise than when the folder was fitted is served with a warning, or not where required."""
     place = tmp_path / "cancer"
@@ -238,7 +232,6 @@ def test_another_model_in_its_place_is_told(serving, tmp_path):
         serving(place=place, canaries="require")
 
 
-@pytest.mark.timeout(60)
 def test_a_damaged_folder_stops_what_depends_on_it_alone(serving, tmp_path):
     """A model whose folder is damaged is served unwatched, with a warning; one that it protects is not served."""
     place = tmp_path / "cancer"
@@ -253,7 +246,6 @@ def test_a_damaged_folder_stops_what_depends_on_it_alone(serving, tmp_path):
         serving(place=place, validation={"mode": "reject"})
 
 
-@pytest.mark.timeout(60)
 def test_guards_without_a_folder_are_no_model(serving, tmp_path):
     """Settings that ask for guards where no trust folder is do not serve the model unguarded."""
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X[:200], Y[:200])
@@ -263,7 +255,6 @@ def test_guards_without_a_folder_are_no_model(serving, tmp_path):
         serving(place=tmp_path / "bare", validation={"mode": "reject"})
 
 
-@pytest.mark.timeout(60)
 def test_trust_can_be_left_alone(serving):
     """With `trust: {enabled: false}` the folder is not read: nothing watches and nothing explains."""
     _, ask = serving(enabled=False)
@@ -273,7 +264,6 @@ def test_trust_can_be_left_alone(serving):
     assert ask("POST", "/v2/models/cancer/explain", body_of(X[500]))[0] == 404
 
 
-@pytest.mark.timeout(60)
 def test_a_trust_folder_is_read_by_version(tmp_path, serving):
     """Each version has the folder beside it."""
     place = tmp_path / "cancer"
@@ -302,7 +292,6 @@ spec:
 """
 
 
-@pytest.mark.timeout(90)
 def test_a_pipeline_explains(cancer, tmp_path):
     """A model that a trust folder names is a step of a pipeline like any other, beside the model that it explains."""
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
@@ -345,7 +334,6 @@ class Counts:
 """
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("audit", [True, False])
 def test_a_stream_is_no_way_around_guards(tmp_path, audit):
     """A model that is audited answers a request for a stream as one whole, audited answer; another one in parts."""

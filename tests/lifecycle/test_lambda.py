@@ -30,8 +30,6 @@ from headrace.lifecycle.watch import answers
 from headrace.lifecycle.watch.ledger import Ledger
 from headrace.lifecycle.watch.watch import Options, Watch
 
-pytestmark = pytest.mark.timeout(120)  # servers that start, on machines that do other things
-
 CSV = b"a,b\n1,2\n3,4\n"
 
 

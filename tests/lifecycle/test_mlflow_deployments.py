@@ -29,7 +29,6 @@ from headrace.cli import trust_fit
 
 pytest.importorskip("mlflow")
 pandas = pytest.importorskip("pandas")
-pytestmark = pytest.mark.timeout(180)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -21,8 +21,6 @@ from headrace.lifecycle.watch.claims import Busy, Claim, Claims, Held
 from headrace.lifecycle.watch.ledger import Ledger
 from headrace.lifecycle.watch.watch import Options, Stopped, Watch
 
-pytestmark = pytest.mark.timeout(120)  # servers that start, on machines that do other things
-
 WAIT_SECONDS = 60
 
 

@@ -25,8 +25,6 @@ from headrace.lifecycle.watch.sqs import Queue
 from headrace.lifecycle.watch.watch import Options, Watch
 from headrace.testing.brokers import free_port
 
-pytestmark = pytest.mark.timeout(120)  # servers that start, on machines that do other things
-
 NOW = dt.datetime(2015, 8, 30, 12, 36, 0, tzinfo=dt.UTC)
 EXAMPLE = Keys(access_key=Secret("AKIDEXAMPLE"), secret_key=Secret("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"))
 

@@ -170,6 +170,20 @@ def test_many_at_once(tmp_path):
     assert not list(tmp_path.rglob("*.log"))
 
 
+def test_what_the_disk_does_not_give_back(tmp_path):
+    """An item whose bytes are gone has failed: nobody waits for it, and the next server does not meet it."""
+    sent = []
+    box = boxed(tmp_path, lambda item: sent.append(item.body))
+    assert box.put(Item(key="", body=b"x" * 100))
+    (log,) = tmp_path.rglob("*.log")
+    os.truncate(log, 50)
+    box.open()
+    assert box.settle(20)
+    assert (box.counts.sent, box.counts.failed, sent) == (0, 1, [])
+    box.close(1)
+    assert not list(tmp_path.rglob("*.log"))
+
+
 def test_a_full_disk_is_counted(tmp_path):
     """What the spool has no room for is dropped and counted; what it took arrives once somebody listens."""
     down = [True]

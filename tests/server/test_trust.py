@@ -38,7 +38,6 @@ from headrace.serving.models import Models, Served, State
 from headrace.serving.spec import ModelSpec
 
 trust_folders = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "serving" / "trust_folders.py")))
-pytestmark = pytest.mark.timeout(60)
 SIGNATURE = Signature(
     platform="test",
     inputs=(TensorSpec(name="x", datatype="FP64", shape=(-1, 4)),),
