@@ -282,8 +282,8 @@ class Outbox:
                 try:
                     item = msgspec.structs.replace(item, body=self._backlog.read(entry.place))
                 except OSError as exc:
-                    self._say(logging.ERROR, f"an item is lost: {_told(exc)}")
-                    self.counts.failed += 1
+                    self._in_flight += 1
+                    self._give_up(entry, f"it cannot be read: {_told(exc)}")
                     continue
             taken.append((entry, item))
             size += len(item.body)
