@@ -1,7 +1,8 @@
 """A detector of a trust folder as a model of its own: a step of a pipeline, or what a client asks by itself.
 
-`path` is the folder, the parameter `detector` the name of one of its detectors. It must be named by `runtime: detector`
-in a headrace.yaml: a trust folder lies beside a model, and is none.
+`path` is the folder, the parameter `detector` the name of one of its detectors; or `kind`, `outlier` or `drift`, means
+the first that is of it. It must be named by `runtime: detector` in a headrace.yaml: a trust folder lies beside a model,
+and is none.
 
 What it is fed comes as the detector's `on` says: the model's inputs; the model's outputs (their tensors by their
 names); or the flags of rows, one tensor `[n]`. Outputs, in the words of alibi-detect:
@@ -35,7 +36,7 @@ from headrace.trust.folder import Folder, open_folder
 from headrace.trust.rows import Rows, fed
 from headrace.trust.spec import DetectorSpec
 
-PARAMETERS: Final = ("detector",)
+PARAMETERS: Final = ("detector", "kind")
 _FLAGS: Final = "flags"
 """The input of a detector that is fed flags."""
 _NAMED_MOST: Final = 100
@@ -71,9 +72,10 @@ class DetectorRuntime(Runtime):
         if self.source.path is None:
             raise LoadFailed("runtime 'detector' needs a path: the trust folder")
         folder = open_folder(self.source.path)
-        name = str(self.source.parameters.get("detector", ""))
+        name, kind = (str(self.source.parameters.get(each, "")) for each in PARAMETERS)
+        name = name or next((each.name for each in folder.detectors if each.kind == kind), "")
         if not name:
-            known = ", ".join(each.name for each in folder.detectors) or "none"
+            known = ", ".join(f"{each.name} ({each.kind})" for each in folder.detectors) or "none"
             raise LoadFailed(f"{folder.path}: say which of its detectors by `parameters: {{detector: NAME}}`: {known}")
         try:
             spec = folder.spec(name)

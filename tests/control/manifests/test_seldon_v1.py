@@ -113,6 +113,21 @@ def test_explainer_that_is_none(explainer, expected):
         convert(content)
 
 
+def test_detector_in_a_container_of_mlserver():
+    """A node whose container is MLServer's runtime of alibi-detect answers with a trust folder's verdicts."""
+    env = [{"name": "MLSERVER_MODEL_IMPLEMENTATION", "value": "mlserver_alibi_detect.AlibiDetectRuntime"}]
+    container = {"name": "drift", "image": "seldonio/mlserver:1.6.0-alibi-detect", "env": env}
+    node = {"name": "drift", "type": "MODEL", "modelUri": "gs://b/income.trust"}
+    annotations = {"headrace.io/detector": "tabular"}
+    by_key, _ = convert(deployment(node, containers=[container], annotations=annotations))
+    assert by_key["Model", "dep-drift"].spec == Model(
+        runtime="detector", uri="gs://b/income.trust", parameters={"detector": "tabular"}
+    )
+    node["modelUri"] = "gs://seldon-models/alibi-detect/cd/ks/income"
+    with pytest.raises(InvalidResources, match=r"graph.modelUri: what alibi-detect saved.*headrace trust fit"):
+        convert(deployment(node, containers=[container]))
+
+
 def test_scikit_learn_answers_probabilities():
     """Their server of scikit-learn answers probabilities unless told otherwise."""
     by_key, _ = convert(deployment({"name": "m", "implementation": "SKLEARN_SERVER", "modelUri": "models/m"}))

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from headrace.control.manifests import base, kfserving, kserve, mlserver, pods, seldon_v1, seldon_v2
+from headrace.control.manifests import base, kfserving, knative, kserve, mlserver, pods, seldon_v1, seldon_v2
 from headrace.control.manifests.base import FORM, MADE_FROM, Converter, Document, Row
 from headrace.control.resources import Resource
 from headrace.errors import InvalidResources
 
-_DIALECTS: Final = (seldon_v2, seldon_v1, kserve, kfserving, mlserver)
+_DIALECTS: Final = (seldon_v2, seldon_v1, kserve, kfserving, knative, mlserver)
 _CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(
     {key: converter for dialect in _DIALECTS for key, converter in dialect.KINDS.items()}
 )
@@ -79,6 +79,7 @@ def fields() -> list[Row]:
         "Seldon Core 1": seldon_v1.TABLES,
         "KServe": kserve.TABLES,
         "KFServing": kfserving.TABLES,
+        "Knative": knative.TABLES,
     }
     return [
         row
@@ -91,7 +92,7 @@ def fields() -> list[Row]:
 
 def table() -> str:
     """`fields`, and the kinds that are refused as a whole, in Markdown."""
-    refused = "\n".join(f"| {kind} | {reason} |" for kind, reason in kserve.REFUSED.items())
+    refused = "\n".join(f"| {kind} | {reason} |" for kind, reason in {**kserve.REFUSED, **knative.REFUSED}.items())
     sets = {
         "the fields of a pod": pods.POD,
         "the other fields of a container": [name for name, field in pods.CONTAINER.items() if field.note],

@@ -6,7 +6,7 @@ the same kind, which is made from the trust folder of the model that it explains
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -91,10 +91,8 @@ def model(reader: Reader, asked: Asked, *, explains: str, endpoint: str = "") ->
 
 
 def folder(reader: Reader, uri: str, path: str) -> str:
-    """The uri, if it can be a trust folder's: a place of this machine, or one elsewhere that is called `trust` or
-    `NAME.trust`, as such folders are; others are noted.
-    """
-    if "://" not in uri or uri.rstrip("/").rpartition("/")[2].rpartition(".")[2] == "trust":
+    """The uri, if it can be a trust folder's; others are noted."""
+    if pods.may_be_trusted(uri):
         return uri
     reader.note(
         path,
@@ -113,7 +111,7 @@ def of_container(reader: Reader, container: Mapping[str, Any], path: str) -> Ask
     """
     env = pods.variables(reader, container, path, honoured=(STORAGE_URI,))
     image = container.get("image", "")
-    named, rest = arguments(container.get("args", ()))
+    named, rest = pods.arguments(container.get("args", ()))
     kind = rest[0] if rest else next((named[each] for each in _TYPES if each in named), "")
     if pods.image_name(image) not in _IMAGES and not alibi.explainer(kind):
         reader.fault(
@@ -138,23 +136,6 @@ def of_container(reader: Reader, container: Mapping[str, Any], path: str) -> Ask
         options=options,
         options_path=f"{path}.args",
     )
-
-
-def arguments(given: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The named arguments of a command, `--name value` or `--name=value`, by name; and the others."""
-    named: dict[str, str] = {}
-    rest: list[str] = []
-    waiting = list(given)
-    while waiting:
-        each = waiting.pop(0)
-        if not each.startswith("--"):
-            rest.append(each)
-            continue
-        name, equals, value = each[2:].partition("=")
-        if not equals and waiting and not waiting[0].startswith("--"):
-            value = waiting.pop(0)
-        named[name.replace("-", "_")] = value
-    return named, rest
 
 
 def typed(uri: str) -> Field:

@@ -115,6 +115,30 @@ def variables(reader: Reader, container: Mapping[str, Any], path: str, honoured:
     return found
 
 
+def arguments(given: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The named arguments of a command, `--name value` or `--name=value`, by name; and the others."""
+    named: dict[str, str] = {}
+    rest: list[str] = []
+    waiting = list(given)
+    while waiting:
+        each = waiting.pop(0)
+        if not each.startswith("--"):
+            rest.append(each)
+            continue
+        name, equals, value = each[2:].partition("=")
+        if not equals and waiting and not waiting[0].startswith("--"):
+            value = waiting.pop(0)
+        named[name.replace("-", "_")] = value
+    return named, rest
+
+
+def may_be_trusted(uri: str) -> bool:
+    """Whether a uri can be a trust folder's: a place of this machine, or one elsewhere that is called `trust` or
+    `NAME.trust`, as such folders are.
+    """
+    return "://" not in uri or uri.rstrip("/").rpartition("/")[2].rpartition(".")[2] == "trust"
+
+
 _IMAGE: Final = re.compile(r"(?:.*/)?([^/:@]+)(?::[^/@]*)?(?:@.*)?")
 
 

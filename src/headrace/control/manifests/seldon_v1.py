@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.manifests import base, explainers, pods
+from headrace.control.manifests import base, detectors, explainers, pods
 from headrace.control.manifests.base import (
     Converter,
     Document,
@@ -318,7 +318,7 @@ class _Graph:
             if name not in self._nodes:
                 self._reader.note(path, "without effect: no node of the graph has this name", name)
                 continue
-            pods.variables(self._reader, container, path, honoured=("MODEL_NAME",))
+            pods.variables(self._reader, container, path, honoured=("MODEL_NAME", IMPLEMENTATION))
             if "image" in container:
                 self._reader.note(f"{path}.image", f"without effect: {pods.NO_IMAGE}", container["image"])
         return Pipeline(
@@ -416,6 +416,10 @@ class _Graph:
         elif kind == "SIMPLE_MODEL":
             self._unused(node, path)
             self.models[known] = Model(runtime=FORM, reference=f"{SIMPLE}:SimpleModel")
+        elif self._env(node).get(IMPLEMENTATION, "").startswith(f"{DETECT}."):
+            self._unused(node, path)
+            uri, place = node.get("modelUri", ""), f"{path}.modelUri"
+            self.models[known] = detectors.model(self._reader, uri, place, annotations=self.annotations)
         else:
             self.models[known] = Model(
                 runtime=FORM,
@@ -497,7 +501,7 @@ class _Graph:
         for index, each in enumerate(node.get("parameters", ())):
             if each.get("name") not in used:
                 self._reader.note(
-                    f"{path}.parameters[{index}]", f"without effect: {node['implementation']} has none such"
+                    f"{path}.parameters[{index}]", f"without effect: {node.get('implementation', 'it')} has none such"
                 )
 
     def _bandit(self, node: Mapping[str, Any]) -> str:
@@ -535,8 +539,7 @@ class _Graph:
         place, container = self._containers.get(name, ("", {}))
         if given := base.class_of(self.annotations, name):
             return given
-        env = {each.get("name"): each.get("value") for each in container.get("env", ())}
-        module = env.get("MODEL_NAME") or ""
+        module = self._env(node).get("MODEL_NAME") or ""
         if module and SOURCE in self.annotations:
             return f"{self.annotations[SOURCE].rstrip('/')}/{module}.py:{module}"
         hint = pods.code_needed([name], container.get("image", ""))
@@ -544,6 +547,10 @@ class _Graph:
             hint += f", or the folder of {module}.py: {{{SOURCE}: FOLDER}}"
         self._reader.fault(place or path, f"node '{name}': {hint}")
         return ""
+
+    def _env(self, node: Mapping[str, Any]) -> dict[str, str]:
+        _, container = self._containers.get(node["name"], ("", {}))
+        return {each.get("name", ""): each.get("value", "") for each in container.get("env", ())}
 
     def _url(self, node: Mapping[str, Any], path: str) -> str:
         """Where a node is that runs elsewhere; empty: it is to be run here."""
@@ -575,6 +582,10 @@ class _Graph:
 
 METHOD: Final = "method"
 """The parameter of the runtime `seldon_v1` that says what a class that is no model is asked for."""
+IMPLEMENTATION: Final = "MLSERVER_MODEL_IMPLEMENTATION"
+"""The variable by which a container of MLServer says what serves its model."""
+DETECT: Final = "mlserver_alibi_detect"
+"""The package of MLServer's runtime of alibi-detect."""
 SIMPLE: Final = "headrace.control.manifests.simple_model"
 """The module that has their model for tests, `SimpleModel`."""
 
