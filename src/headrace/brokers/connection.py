@@ -30,8 +30,8 @@ _PRODUCER_ONLY: Final = (
 )  # fmt: skip
 _REFUSED: Final = frozenset(
     {
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 - the names that librdkafka gives to errors of its own
-        KafkaError._SSL,  # noqa: SLF001
+        KafkaError._AUTHENTICATION,
+        KafkaError._SSL,
         KafkaError.SASL_AUTHENTICATION_FAILED,
         KafkaError.UNSUPPORTED_SASL_MECHANISM,
         KafkaError.ILLEGAL_SASL_STATE,
@@ -44,15 +44,15 @@ _REFUSED: Final = frozenset(
 UNKNOWN: Final = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
     }
 )
 _WRONG: Final = frozenset(
     {
-        KafkaError._INVALID_ARG,  # noqa: SLF001
-        KafkaError._CONFLICT,  # noqa: SLF001
-        KafkaError._NOT_IMPLEMENTED,  # noqa: SLF001
+        KafkaError._INVALID_ARG,
+        KafkaError._CONFLICT,
+        KafkaError._NOT_IMPLEMENTED,
         KafkaError.INVALID_CONFIG,
         KafkaError.TOPIC_EXCEPTION,
         KafkaError.INVALID_REPLICATION_FACTOR,

@@ -28,7 +28,7 @@ _ASK_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 30.0
 """How often partitions are looked for that were added to a topic."""
 _BATCH: Final = 500
-_EOF: Final = KafkaError._PARTITION_EOF  # noqa: SLF001 - the library's name for it
+_EOF: Final = KafkaError._PARTITION_EOF
 _ALWAYS: Final = {
     "isolation.level": "read_committed",
     "enable.auto.commit": "false",

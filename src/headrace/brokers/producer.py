@@ -30,9 +30,9 @@ Sent = Callable[[HeadraceError | None], None]
 _POLL_SECONDS: Final = 0.1
 _ENDED: Final = frozenset(
     {
-        KafkaError._FATAL,  # noqa: SLF001 - the library's names
-        KafkaError._PURGE_QUEUE,  # noqa: SLF001
-        KafkaError._PURGE_INFLIGHT,  # noqa: SLF001
+        KafkaError._FATAL,
+        KafkaError._PURGE_QUEUE,
+        KafkaError._PURGE_INFLIGHT,
         KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
         KafkaError.UNKNOWN_PRODUCER_ID,
     }
@@ -182,7 +182,7 @@ class Producer:
                 headers=list(headers) if headers else None,
             )
         except KafkaException as exc:
-            if exc.args[0].code() == KafkaError._FATAL and not self._closing.is_set():  # noqa: SLF001
+            if exc.args[0].code() == KafkaError._FATAL and not self._closing.is_set():
                 raise BufferError("the client ended; the next one takes the message") from exc
             sent(connection.failure(self._settings, exc, f"write to topic {outgoing.topic!r}"))
 

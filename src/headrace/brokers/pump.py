@@ -442,7 +442,7 @@ class Pump:
     # -- what the library tells --
 
     def _error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name
+        if error.code() == KafkaError._PARTITION_EOF:
             return
         ours = connection.error_of(self._settings, error, f"read for group {self._group!r}")
         if isinstance(ours, SettingsError) and error.code() not in connection.UNKNOWN:
