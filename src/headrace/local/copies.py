@@ -283,7 +283,7 @@ class Follower:
             followed = {name for name, spec in wanted.items() if isinstance(spec, Model) and _is_followed(spec)}
             for name in self._tasks.keys() - followed:
                 self._tasks.pop(name).cancel()
-            looked_for = {name for name, task in self._tasks.items() if not task.done()}  # it ends when its model is gone
+            looked_for = {name for name, task in self._tasks.items() if not task.done()}  # one ends with its model
             for name in sorted(followed - looked_for):
                 self._tasks[name] = group.create_task(self._follow(control, name))
             version = (await control.watch(version)).resource_version
