@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import joblib
 import pytest
@@ -56,7 +57,7 @@ async def test_a_model_that_cannot_be_checked_is_left_as_it_is(forest, tmp_path,
     told = []
     lookout = Lookout(lambda *which: told.append(which))
     lookout.add(forest)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while "the look for a faster engine failed" not in caplog.text:
             await asyncio.sleep(0.05)
     await lookout.close()
@@ -67,7 +68,16 @@ async def test_a_model_that_cannot_be_checked_is_left_as_it_is(forest, tmp_path,
 async def test_closing_ends_the_child(forest):
     """A server that stops while a child looks does not wait for it, and leaves none behind."""
     lookout = Lookout(lambda *which: None)
+    before = children()
     lookout.add(forest)
-    await asyncio.sleep(0.2)
-    async with asyncio.timeout(5):
-        await lookout.close()
+    async with asyncio.timeout(60):
+        while not (looking := children() - before):
+            await asyncio.sleep(0.01)
+    await lookout.close()
+    assert not looking & children()
+    assert stored(forest)[1].properties["engine.check"] == UNCHECKED, "the child was let go on to its end"
+
+
+def children():
+    """The processes that this one has started."""
+    return {pid for each in Path("/proc/self/task").glob("*/children") for pid in each.read_text().split()}
