@@ -45,7 +45,6 @@ Report = Callable[[Outcome, int], None]
 Answers = Callable[[Reader, Plan], Iterator[tuple[Place, Done]]]
 """Gives the blocks of a file in order, answered elsewhere: by the workers of an engine."""
 
-_DEFAULTS: Final = ArtifactSettings()
 _AHEAD: Final = 2
 """Blocks for each thread that are read, asked or waiting for their turn."""
 _HOPELESS: Final = 16
@@ -62,7 +61,7 @@ def run_file(
     output: str,
     predictor: Predictor,
     *,
-    settings: ArtifactSettings = _DEFAULTS,
+    settings: ArtifactSettings = ArtifactSettings(),
     state: Path | None = None,
     report: Report | None = None,
     cancel: threading.Event | None = None,
@@ -141,12 +140,8 @@ def finished(out: Objects, path: str, output: str, identity: dict[str, str], *, 
         return None
     shown = uri.shown(output)
     if told is not None:
-        changed = [
-            f"its {name} was {was}, is {identity.get(name)}"
-            for name, was in told.identity.items()
-            if was != identity.get(name)
-        ]
-        raise Conflict(f"{shown} is there, from another job ({'; '.join(changed)}): write it anew with --overwrite")
+        changed = manifest.changed(told.identity, identity)
+        raise Conflict(f"{shown} is there, from another job ({changed}): write it anew with --overwrite")
     try:
         out.head(path)
     except ArtifactNotFound:

@@ -24,6 +24,7 @@ import pyarrow.ipc
 
 from headrace.artifacts import failures
 from headrace.errors import Conflict
+from headrace.lifecycle.batch import manifest
 from headrace.lifecycle.batch.base import Reject
 
 
@@ -115,15 +116,12 @@ class Log:
         if not path.exists():
             return False
         known: dict[str, str] = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-        changed = [name for name, value in self._identity.items() if known.get(name) != value]
+        changed = manifest.changed(known, self._identity)
         if not changed:
             return True
         if self._entries():
-            told = "; ".join(
-                f"its {name} was {known.get(name) or 'not known'}, is {self._identity[name]}" for name in changed
-            )
             raise Conflict(
-                f"{self._name} was begun by a job that did not finish, and is not the same any more ({told}): "
+                f"{self._name} was begun by a job that did not finish, and is not the same any more ({changed}): "
                 "begin anew with --overwrite"
             )
         self.clear()

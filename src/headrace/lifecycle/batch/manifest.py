@@ -87,6 +87,15 @@ def model_of(predictor: Predictor) -> str:
     return predictor.digest or f"{predictor.name} {predictor.version}".strip()
 
 
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What of an identity is not what it was, for people; empty: nothing."""
+    return "; ".join(
+        f"its {name} was {before.get(name) or 'not known'}, is {value}"
+        for name, value in now.items()
+        if value != before.get(name)
+    )
+
+
 def shown(job: Job) -> Job:
     """The job without the secrets that its uris may have."""
     return msgspec.structs.replace(

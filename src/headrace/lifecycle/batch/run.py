@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from headrace.artifacts import uri
 from headrace.artifacts.settings import ArtifactSettings
@@ -14,14 +13,12 @@ from headrace.lifecycle.batch.base import Failure, Job, Outcome, Predictor
 from headrace.lifecycle.batch.file import Report, TooManyRejects, run_file
 from headrace.lifecycle.batch.targets import targets
 
-_DEFAULTS: Final = ArtifactSettings()
-
 
 def run(
     job: Job,
     *,
     open_predictor: Callable[[Job], Predictor],
-    settings: ArtifactSettings = _DEFAULTS,
+    settings: ArtifactSettings = ArtifactSettings(),
     state: Path | None = None,
     report: Report | None = None,
     cancel: threading.Event | None = None,

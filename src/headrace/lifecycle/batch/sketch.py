@@ -18,8 +18,6 @@ from headrace.lifecycle.batch.columns import Plan
 from headrace.lifecycle.batch.formats.base import Reader, Table
 from headrace.lifecycle.batch.targets import targets
 
-_DEFAULTS: Final = ArtifactSettings()
-
 
 class SketchedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file that would be done."""
@@ -51,7 +49,9 @@ class Sketch(msgspec.Struct, frozen=True, kw_only=True):
 _SAMPLE: Final = 5
 
 
-def sketch(job: Job, *, open_predictor: Callable[[Job], Predictor], settings: ArtifactSettings = _DEFAULTS) -> Sketch:
+def sketch(
+    job: Job, *, open_predictor: Callable[[Job], Predictor], settings: ArtifactSettings = ArtifactSettings()
+) -> Sketch:
     """What a job would do. Nothing is written; the first rows of the first file are asked. Raises as `run.run`."""
     found = targets(job, settings=settings)
     predictor = open_predictor(job)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -18,8 +17,6 @@ from headrace.lifecycle.batch.base import Format, Job
 from headrace.lifecycle.batch.formats import names
 from headrace.lifecycle.batch.formats.names import Compression
 
-_DEFAULTS: Final = ArtifactSettings()
-
 
 class Target(msgspec.Struct, frozen=True):
     """A file, and where its answers go."""
@@ -28,7 +25,7 @@ class Target(msgspec.Struct, frozen=True):
     output: str
 
 
-def targets(job: Job, *, settings: ArtifactSettings = _DEFAULTS) -> list[Target]:
+def targets(job: Job, *, settings: ArtifactSettings = ArtifactSettings()) -> list[Target]:
     """The files of a job, and where the answers of each go.
 
     Of folders and globs, files whose name begins with `.` or `_` are left out, and what jobs have written: rejects,

@@ -56,7 +56,6 @@ TASK_BYTES: Final = 64 << 20
 """Of a file as it is stored, that one task does."""
 TICK_SECONDS: Final = 1.0
 """How often engines say that they are still at it."""
-_DEFAULTS: Final = ArtifactSettings()
 _JOB: Final = "job.json"
 _CONNECT_SECONDS: Final = 10.0
 
@@ -140,7 +139,7 @@ def run_on(
     engine: str | Engine,
     job: Job,
     *,
-    settings: ArtifactSettings = _DEFAULTS,
+    settings: ArtifactSettings = ArtifactSettings(),
     report: Report | None = None,
     cancel: threading.Event | None = None,
     overwrite: bool = False,
@@ -376,15 +375,10 @@ class _File:
             out.close()
 
     def _refuse(self, kept: _Kept, identity: Mapping[str, str]) -> None:
-        changed = [
-            f"its {name} was {was}, is {identity.get(name)}"
-            for name, was in kept.identity.items()
-            if was != identity.get(name)
-        ]
         if any(info.path.endswith(".json") and info.path != _JOB for info in self._parts.list()):
             raise Conflict(
                 f"{uri.shown(self.target.output)} was begun by a job that did not finish, and is not the same any more "
-                f"({'; '.join(changed)}): begin anew with --overwrite"
+                f"({manifest.changed(kept.identity, identity)}): begin anew with --overwrite"
             )
 
     def _cut(self, task_bytes: int) -> tuple[tuple[Cut, ...], int]:
