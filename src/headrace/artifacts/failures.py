@@ -105,7 +105,7 @@ def of_status(status: int, *, uri: str, doing: str = "reading", origin: str = ""
 
 def pause_seconds(tried: int) -> float:
     """How long to wait before a further try: twice as long each time, by chance between half and all of it."""
-    return min(10.0, 0.1 * 2.0**tried) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return min(10.0, 0.1 * 2.0 ** min(tried, 20)) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 def _status_of(error: BaseException, status: int, text: str) -> int:

@@ -275,7 +275,7 @@ class Answering:
 
 def pause(attempt: int, first_seconds: float) -> float:
     """Seconds before the next try, after so many."""
-    return float(min(_LONGEST_PAUSE_SECONDS, first_seconds * 3 ** (attempt - 1)))
+    return min(_LONGEST_PAUSE_SECONDS, first_seconds * 3.0 ** min(attempt - 1, 20))  # it may go on for days
 
 
 def _in_a_task(
