@@ -99,6 +99,7 @@ class Cache:
     def __init__(self, settings: ArtifactSettings) -> None:
         self._settings = settings
         self.root = Path(settings.cache_dir).expanduser() / _VERSION
+        self._blobs, self._partial = self.root / "blobs", self.root / "partial"
         self._now = digest_of(boot())[:8]
 
     def __repr__(self) -> str:
@@ -169,26 +170,28 @@ class Cache:
 
     def blob(self, sha256: str, size: int) -> Path | None:
         """The bytes of a digest, checked; None: they are not here."""
-        path = self._blob(sha256)
+        return self._checked(self._blob(sha256), size)
+
+    def _checked(self, blob: Path, size: int) -> Path | None:
         try:
-            there = path.stat()
+            there = blob.stat()
         except FileNotFoundError:
             return None
-        if (size >= 0 and there.st_size != size) or sha256_of(path) != sha256:
-            path.unlink(missing_ok=True)
+        if (size >= 0 and there.st_size != size) or sha256_of(blob) != blob.name:
+            blob.unlink(missing_ok=True)
             return None
-        return path
+        return blob
 
     def partial(self, name: str) -> Path:
         """Where a file that is not all there has its bytes: the same for a name until the machine starts anew."""
-        return self.root / "partial" / f"{digest_of(name)}-{self._now}"
+        return self._partial / f"{digest_of(name)}-{self._now}"
 
     def add(self, file: Path, sha256: str) -> Path:
         """Make a file, which is taken away from where it was, the bytes of its digest."""
         path = self._blob(sha256)
         path.parent.mkdir(exist_ok=True)
         file.chmod(0o444)
-        if (there := self.blob(sha256, file.stat().st_size)) is not None:
+        if (there := self._checked(path, file.stat().st_size)) is not None:
             file.unlink()
             return there
         file.replace(path)
@@ -196,16 +199,18 @@ class Cache:
 
     def put(self, data: bytes, sha256: str) -> Path:
         """Keep bytes under their digest: `add` for what is in memory, which takes fewer questions of the system."""
-        if (there := self.blob(sha256, len(data))) is not None:
-            return there
         path = self._blob(sha256)
-        made = self.root / "partial" / uuid.uuid4().hex
+        if (there := self._checked(path, len(data))) is not None:
+            return there
+        made = self._partial / uuid.uuid4().hex
         handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
         try:
-            with open(handle, "wb", buffering=0) as out:  # noqa: PTH123 - it is open already
+            try:
                 view = memoryview(data)
                 while view:
-                    view = view[out.write(view) :]
+                    view = view[os.write(handle, view) :]
+            finally:
+                os.close(handle)
             try:
                 made.rename(path)
             except FileNotFoundError:
@@ -311,13 +316,13 @@ class Cache:
         try:
             if not _try_lock(handle, fcntl.LOCK_EX):
                 return
-            for blob in (self.root / "blobs").glob("*/*"):
+            for blob in self._blobs.glob("*/*"):
                 with contextlib.suppress(FileNotFoundError):
                     if blob.stat().st_nlink == 1:
                         blob.unlink()
             for folder in (self.root / "trees").glob(".*"):
                 remove(folder)
-            for part in (self.root / "partial").iterdir():
+            for part in self._partial.iterdir():
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - part.stat().st_mtime > _STALE_SECONDS:
                         part.unlink()
@@ -357,7 +362,7 @@ class Cache:
                 raise
 
     def _blob(self, sha256: str) -> Path:
-        return self.root / "blobs" / sha256[:2] / sha256
+        return self._blobs.joinpath(sha256[:2], sha256)
 
     def _use(self, key: str) -> Path:
         return self.root / "locks" / f"{key}.use"

@@ -259,12 +259,12 @@ class _Fetch:
 
     def _work(self, entries: Sequence[Entry], blobs: list[Path | None]) -> Iterator[Callable[[], None]]:
         """What is to be done, in an order that does not matter."""
-        source = self._source
+        source = self._source if isinstance(self._source, Ranged) else None
         for at, entry in enumerate(entries):
             if blobs[at] is not None:
                 continue
             done = _Done(blobs, at)
-            if isinstance(source, Ranged) and entry.size > PART and source.ranges:
+            if source is not None and entry.size > PART and source.ranges:
                 yield from self._in_parts(source, entry, done)
             else:
                 yield _Call(self._at_once if 0 <= entry.size <= _SMALL else self._straight, entry, done)
@@ -453,7 +453,7 @@ class _Fetch:
                 cache_.link(blob, target)
             except FileExistsError as exc:
                 raise _both(self._shown, entry.path) from exc
-            size = blob.stat().st_size
+            size = entry.size if entry.size >= 0 else blob.stat().st_size
             files.append(File(path="" if single else entry.path, size=size, etag=entry.etag, sha256=blob.name))
         return name, tuple(files), False
 
