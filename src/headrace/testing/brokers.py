@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ _RANDOM = random.SystemRandom()  # which no seed of a test makes repeat itself
 
 
 class Broker:
-    """A broker in a process of its own: `start`, `kill` and `start` again on the same port and files.
+    """A broker in a process of its own, behind a relay: `start`, `kill` and `start` again on the same port and files.
 
     Args:
         folder: For its files.
@@ -33,8 +35,8 @@ class Broker:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.port, self._behind = free_port(), free_port()
 
     @property
     def bootstrap(self) -> str:
@@ -48,28 +50,28 @@ class Broker:
         binary = Path(noida_db.__file__).with_name("noida-db")
         binary.chmod(0o755)
         self._folder.mkdir(parents=True, exist_ok=True)
+        behind = str(self._behind)
+        server = [binary, "start", "--only", "kafka", "--kafka-port", behind, "--data-dir", self._folder / "d"]
+        relay = [sys.executable, "-I", "-S", Path(__file__).with_name("relay.py"), str(self.port), behind]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [binary, "start", "--only", "kafka", "--kafka-port", str(self.port), "--data-dir", self._folder / "d"],
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-            )
-        wait_for_port(self.port, process=self._process)
+            for command, port in ((server, self._behind), (relay, self.port)):
+                process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
+                self._processes.append(process)
+                wait_for_port(port, process=process)
 
     def stop(self) -> None:
         """End it as whoever runs it would. What it took is there at the next start, which a crash does not promise."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(_START_SECONDS)
-            self._process = None
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it as a crash would. The stand-in then forgets what it took in the last second or two."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        for process in self._processes:  # the broker first: what it answers as it ends is heard
+            process.send_signal(how)
+            process.wait(_START_SECONDS)
+        self._processes.clear()
 
 
 def free_port() -> int:
