@@ -561,3 +561,13 @@ async def test_topics_go_with_a_pipeline_that_says_so(places, settings):
         wanted = [names.inputs("p"), names.outputs("p"), names.errors("p"), names.step("p", "a", "inputs")]
         lists[cleans] = len(admin.admin(settings).list_topics(timeout=10).topics.keys() & set(wanted))
     assert lists == {False: 4, True: 0}
+
+
+async def test_what_was_closed_begins_no_client_anew():
+    """A message of a step that comes when the server has ended its clients is refused, and makes no client."""
+    durables = Durables(KafkaSettings(brokers="127.0.0.1:1"))
+    durables.producer()
+    await durables.close()
+    for begin in (durables.producer, durables.follower):
+        with pytest.raises(ModelNotReady, match="this server stops"):
+            begin()

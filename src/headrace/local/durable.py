@@ -84,14 +84,17 @@ class Durables:
         self._follower: Follower | None = None
         self._by_topic: dict[str, Durable] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     def producer(self) -> Producer:
         """Writes requests, and what is told of steps after an answer. It fails what no broker takes for too long.
 
         Raises:
+            ModelNotReady: this server stops.
             SettingsError: these settings cannot be.
             MissingExtra: the library is not installed.
         """
+        self._check_open()
         if self._producer is None:
             made = _library("producer").Producer(self.settings, delivery_seconds=STORE_SECONDS)
             made.start()
@@ -100,6 +103,7 @@ class Durables:
 
     def follower(self) -> Follower:
         """Reads answers. Raises as `producer`."""
+        self._check_open()
         if self._follower is None:
             self._loop = asyncio.get_running_loop()
             made = _library("follower").Follower(self.settings, self._arrived)
@@ -117,8 +121,13 @@ class Durables:
         if self._follower is not None:
             self._follower.forget(topic)
 
+    def _check_open(self) -> None:
+        if self._closed:  # a step that ends late would begin clients that nobody ends
+            raise ModelNotReady("this server stops, and writes and reads no topics any more")
+
     async def close(self) -> None:
         """End what is shared, once no pipeline is left."""
+        self._closed = True
         if self._follower is not None:
             await asyncio.to_thread(self._follower.close)
         if self._producer is not None:
@@ -488,11 +497,9 @@ class Durable:
             return
         record, asked, target = about
         try:
-            outgoing = self._step(target, record, asked, reference, tensors)
+            self._durables.producer().send(self._step(target, record, asked, reference, tensors), self._lost)
         except HeadraceError as error:
             self._lost(error)
-        else:
-            self._durables.producer().send(outgoing, self._lost)
 
     def _lost(self, error: HeadraceError | None) -> None:
         if error is not None:
