@@ -140,12 +140,20 @@ class TestRefusals:
             ({"detector": "none"}, LoadFailed, "there are mahalanobis"),
             ({"detector": "feature-squeezing"}, LoadFailed, "beside its model"),
             ({"detectr": "ks"}, SettingsError, "detector"),
+            ({"kind": "bias"}, LoadFailed, r"mahalanobis \(outlier\)"),
         ],
     )
     def test_says_which_detectors_there_are(self, folder, parameters, error, message):
         """No name, an unknown one, and a detector that needs its model are refused with what to do."""
         with pytest.raises(error, match=message):
             DetectorRuntime(Source(path=folder.path, parameters=parameters)).load()
+
+    @pytest.mark.parametrize(("kind", "first"), [("outlier", "mahalanobis"), ("drift", "ks")])
+    def test_of_a_kind_the_first_is_meant(self, folder, kind, first):
+        """Where a kind is named and no detector, the folder's first of that kind answers."""
+        runtime = DetectorRuntime(Source(path=folder.path, parameters={"kind": kind}))
+        assert runtime.load().properties["detector"] == first
+        runtime.unload()
 
     async def test_refuses_an_output_that_is_not_there(self, folder):
         """An output that the detector does not have is refused by name."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.errors import ModelNotFound, ModelNotReady
+from headrace.errors import ModelNotFound, ModelNotReady, NotFound
 from headrace.payload import InferenceResponse
 from headrace.serving.models import Models, Served, State, newest, readable
 
@@ -191,3 +191,29 @@ async def test_a_name_that_passes_from_kind_to_kind_is_answered_all_along():
     assert models.route("n") is split
     models.forget(model)
     assert models.route("n") is split
+
+
+def test_what_is_declared_to_explain_a_name_is_asked_why():
+    """The model that was declared to explain at a name is asked in place of what stands there, and its state tells;
+    what has a split's name for its requests is asked itself.
+    """
+    models = table(("a", "1", READY), ("a-explainer", "1", LOADING))
+    plain, declared = models.find("a"), models.find("a-explainer")
+    plain.explain = infer
+    split = Served(name="a", kind="experiment", state=READY, infer=infer)
+    models.put(split)
+    models.divert("a", "a.experiment")
+    assert models.route("a") is split
+    assert models.explaining(split) is plain
+    declared.explains_at = "a"
+    with pytest.raises(ModelNotReady, match="a-explainer"):
+        models.explaining(split)
+    models.changed(declared, READY)
+    assert models.explaining(split) is models.explaining(plain) is declared
+
+
+def test_a_model_that_nothing_explains_says_what_to_do():
+    """Who asks for what explains a model that has nothing is told the command that writes it."""
+    models = table(("a", "1", READY))
+    with pytest.raises(NotFound, match="headrace trust fit"):
+        models.explain("a")

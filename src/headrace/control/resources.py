@@ -93,7 +93,8 @@ class Model(_Part, frozen=True, kw_only=True):
     """Which version folder below `uri`; empty: the highest, if there are any."""
     runtime: str = ""
     """As in headrace.yaml; empty: recognised. `explainer`: it explains the model that `parameters.model` names, by
-    `parameters.method`; `uri` is then empty, or a trust folder of its own."""
+    `parameters.method`, and is asked at its own name and at that which `parameters.endpoint` names; `uri` is then
+    empty, or a trust folder of its own."""
     reference: str = ""
     """`module:Class` or `file.py:Class`, relative to the manifest."""
     inputs: tuple[TensorSpec, ...] = ()
