@@ -1,5 +1,5 @@
-"""What a retraining needs when an alert says that the world has moved: the rows of the windows, and why. The watcher's
-process writes it; a webhook, command or event carries its path.
+"""What a retraining needs when an alert says that the world has moved: the rows of the window that gave it, and why.
+The watcher's process writes it; a webhook, command or event carries its path.
 
     FOLDER/KEY.parquet   the columns of the schema; `prediction`; `label` where known; `request_id`; `caller`;
                          `quarantined`
