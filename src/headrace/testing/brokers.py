@@ -51,8 +51,17 @@ class Broker:
         binary.chmod(0o755)
         self._folder.mkdir(parents=True, exist_ok=True)
         behind = str(self._behind)
-        server = [binary, "start", "--only", "kafka", "--kafka-port", behind, "--data-dir", self._folder / "d"]
-        relay = [sys.executable, "-I", "-S", Path(__file__).with_name("relay.py"), str(self.port), behind]
+        server = [
+            str(binary),
+            "start",
+            "--only",
+            "kafka",
+            "--kafka-port",
+            behind,
+            "--data-dir",
+            str(self._folder / "d"),
+        ]
+        relay = [sys.executable, "-I", "-S", str(Path(__file__).with_name("relay.py")), str(self.port), behind]
         with (self._folder / "log").open("ab") as log:
             for command, port in ((server, self._behind), (relay, self.port)):
                 process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
