@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import struct
@@ -27,12 +26,12 @@ from typing import Final
 import msgspec
 
 from headrace.errors import SettingsError
+from headrace.monitoring import folders
 
 log = logging.getLogger(__name__)
 
 _HEAD: Final = struct.Struct("<IId")
 _END: Final = struct.Struct("<I")
-_FOLDERS: Final = 64
 _LARGEST_FILE: Final = 8 << 20
 
 
@@ -139,36 +138,18 @@ class Backlog:
             raise SettingsError(f"{self._setting}: {self._root} cannot be used: {exc.strerror or exc}") from exc
 
     def _take_folder(self) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
-        for number in range(_FOLDERS):
-            folder = self._root / str(number)
-            if self._lock >= 0 and not folder.exists():
-                return
-            folder.mkdir(exist_ok=True)
-            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                continue
-            if self._lock < 0:
-                self._folder, self._lock = folder, descriptor
-                self._current = max((int(path.stem) for path in _logs(folder)), default=0)
-                for path in folder.glob("*.end"):
-                    if not path.with_suffix(".log").exists():  # of a file that is gone, not of the next of its number
-                        path.unlink()
-                continue
+        self._folder, self._lock = folders.own(self._root, setting=self._setting)
+        self._current = max((int(path.stem) for path in _logs(self._folder)), default=0)
+        for path in self._folder.glob("*.end"):
+            if not path.with_suffix(".log").exists():  # of a file that is gone, not of the next of its number
+                path.unlink()
+        for folder in folders.left(self._folder):
             for path in sorted(_logs(folder)):
                 self._current += 1
                 new = self._folder / f"{self._current:08d}.log"
                 with contextlib.suppress(FileNotFoundError):  # the ends first: at worst some are sent again
                     path.with_suffix(".end").replace(new.with_suffix(".end"))
                 path.replace(new)
-            os.close(descriptor)
-        if self._lock < 0:
-            raise SettingsError(
-                f"{self._setting}: {_FOLDERS} processes use {self._root}; give this server one of its own"
-            )
 
     def _take_up(self) -> list[Place]:
         places = []

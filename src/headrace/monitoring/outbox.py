@@ -10,7 +10,6 @@ memory, until they are sent.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import heapq
 import itertools
@@ -27,6 +26,7 @@ from typing import Final
 import msgspec
 
 from headrace.errors import HeadraceError, Overloaded, SettingsError, Temporary
+from headrace.monitoring import folders
 from headrace.monitoring.backlog import Backlog, Place
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ LONGEST_DELAY: Final = 60.0
 LONGEST_PAUSE: Final = 5.0
 """Of all items, while the other side fails one after the other; one that only fails for some holds up no other."""
 _BYTES_AT_ONCE: Final = 8 << 20
-_FOLDERS: Final = 64
 _KEYS_KEPT: Final = 4096
 _SAY_SECONDS: Final = 1.0
 _RANDOM: Final = random.SystemRandom()
@@ -374,26 +373,10 @@ class Spool:
             raise SettingsError(f"trust.state: {self._root} cannot be used: {exc.strerror or exc}") from exc
 
     def _open(self) -> list[Item]:
-        self._root.mkdir(parents=True, exist_ok=True)
-        for number in range(_FOLDERS):
-            folder = self._root / str(number)
-            if self._lock >= 0 and not folder.exists():
-                break
-            folder.mkdir(exist_ok=True)
-            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                continue
-            if self._lock < 0:
-                self._folder, self._lock = folder, descriptor
-                continue
+        self._folder, self._lock = folders.own(self._root, setting="trust.state")
+        for folder in folders.left(self._folder):
             for path in folder.glob("*.json"):
                 path.replace(self._folder / path.name)
-            os.close(descriptor)
-        if self._lock < 0:
-            raise SettingsError(f"trust.state: {_FOLDERS} processes use {self._root}; give this server one of its own")
         for path in self._folder.glob("*.part"):
             path.unlink()
         with contextlib.suppress(FileNotFoundError):
