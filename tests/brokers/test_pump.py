@@ -261,7 +261,7 @@ async def test_rebalances(mock_topics, eventually, protocol):
         "consumer": ("group.protocol=consumer",),
         "cooperative": (
             "partition.assignment.strategy=cooperative-sticky",
-            "session.timeout.ms=6000",
+            "session.timeout.ms=3000",
             "heartbeat.interval.ms=300",
         ),
     }[protocol]
