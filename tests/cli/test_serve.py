@@ -38,8 +38,8 @@ def folder(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def serving(*args, cache):
-    """A server process and what it printed until it answered."""
+def serving(*args, cache, last="curl"):
+    """A server process and what it printed until a line began as the last one does."""
     ports = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0", "--cache-dir", str(cache), "--optimize", "off"]
     command = [sys.executable, "-m", "headrace", "serve", *map(str, args), *ports]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -47,7 +47,7 @@ def serving(*args, cache):
         printed = []
         for line in process.stdout:
             printed.append(line.rstrip("\n"))
-            if line.startswith("curl"):
+            if line.startswith(last):
                 break
         yield process, printed
     finally:
@@ -345,24 +345,10 @@ spec:
 """
 
 
-@contextlib.contextmanager
 def serving_resources(*args, cwd):
     """A server process that takes resources, and what it printed until its control API stood."""
-    ports = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-port", "0"]
-    options = ["--cache-dir", str(cwd / "cache"), "--optimize", "off", "--state", str(cwd / "state.db")]
-    command = [sys.executable, "-m", "headrace", "serve", *map(str, args), *ports, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        printed = []
-        for line in process.stdout:
-            printed.append(line.rstrip("\n"))
-            if line.startswith("control"):
-                break
-        yield process, printed
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    state = ["--control-port", "0", "--state", cwd / "state.db"]
+    return serving(*args, *state, cache=cwd / "cache", last="control")
 
 
 @pytest.fixture

@@ -58,8 +58,8 @@ def values(answers):
     return [each["outputs"][0]["data"] if "outputs" in each else None for each in answers]
 
 
-def test_order(job, server):
-    """Answers stand in the order of the lines, whichever come first."""
+def late_first():
+    """The first line is answered once the twentieth has been asked."""
     late = threading.Event()
 
     def script(asked):
@@ -68,7 +68,12 @@ def test_order(job, server):
         elif asked.first == 20:
             late.set()
 
-    server.script = script
+    return script
+
+
+def test_order(job, server):
+    """Answers stand in the order of the lines, whichever come first."""
+    server.script = late_first()
     summary, answers = job([line(n) for n in range(40)])
     assert indices(answers) == list(range(40))
     assert values(answers) == [[2.0 * n] for n in range(40)]
@@ -78,15 +83,7 @@ def test_order(job, server):
 
 def test_unordered(job, server):
     """Unordered, an answer is written before that of an earlier line which takes longer."""
-    late = threading.Event()
-
-    def script(asked):
-        if asked.first == 0:
-            late.wait(60)
-        elif asked.first == 20:
-            late.set()
-
-    server.script = script
+    server.script = late_first()
     _, answers = job([line(n) for n in range(40)], ordered=False)
     assert sorted(indices(answers)) == list(range(40))
     assert indices(answers).index(0) > indices(answers).index(1)
