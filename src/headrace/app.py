@@ -633,7 +633,7 @@ def run(
                 await leaving
                 log.info("stopping: requests in flight have %g s to end", settings.models.drain_seconds)
             else:
-                log.info("stopping while models load")
+                log.info("stopping during the start")
         finally:
             leaving.cancel()
             starting.cancel()
