@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
+import warnings
 
 import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
+
+from headrace.client.control import ControlClient
+from headrace.control.parse import File
 
 ROWS = pd.DataFrame({"a": [1.0, 2.0], "b": [0.0, 1.0]})
 
@@ -85,3 +90,80 @@ def test_an_alias_is_followed_through_versions(registry, serve, mlflow_at, tmp_p
     assert "MLmodel" in reason  # of what came, and not of what it took the place of
     client.set_registered_model_alias("followed", "champion", second)
     until(3.0, second)
+
+
+def save_failing(folder):
+    """A model that loads, and fails whoever asks it."""
+    import mlflow.pyfunc
+    from mlflow.models import infer_signature
+
+    with warnings.catch_warnings(record=True):  # MLflow wants type hints and an example
+        warnings.simplefilter("ignore")
+
+        class Failing(mlflow.pyfunc.PythonModel):
+            def predict(self, context, model_input, params=None):
+                raise RuntimeError("no answer")
+
+        mlflow.pyfunc.save_model(folder, python_model=Failing(), pip_requirements=[], signature=infer_signature(ROWS))
+    return folder
+
+
+def resources(**specs):
+    """A file of resources of the kinds and names that are given."""
+    documents = [
+        {"apiVersion": "headrace.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+        for (kind, name), spec in ((key.split("_"), spec) for key, spec in specs.items())
+    ]
+    return File(name="rollout.yaml", text="\n---\n".join(map(json.dumps, documents)), base="")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:.*Any type hint")  # of MLflow's own code
+def test_a_version_that_an_alias_moves_to_is_rolled_out_by_steps(registry, serve, mlflow_at, tmp_path):
+    """Each move of a followed alias begins the rollout that its model is the candidate of: a version that fails is
+    rolled back and gets nothing more; the next one gets its share step by step, is promoted, and answers all.
+    """
+    client, log, register = registry
+    stable, bad, good = log(2.0), register(save_failing(tmp_path / "failing")), log(3.0)
+    client.set_registered_model_alias("followed", "challenger", stable)
+    environ = {"MLFLOW_TRACKING_URI": mlflow_at.url, "HEADRACE_ARTIFACTS_CACHE_DIR": str(tmp_path / "cache")}
+    flags = ("--state", tmp_path / "state.db", "--control-port", "0", "--optimize", "off", "--load-policy", "trusted")
+    server = serve(*flags, environment=environ)
+    control = ControlClient(server.control_url)
+    steps = [{"weight": weight, "pauseSeconds": 0} for weight in (25, 50)]
+    judge = {"minRequests": 20, "maxLatencyRatio": 0}
+    control.apply(
+        [
+            resources(
+                Model_prod={"uri": f"models:/followed/{stable}"},
+                Model_next={"uri": "models:/followed@challenger", "followSeconds": 0.2},
+                Rollout_move={"stable": "prod", "candidate": "next", "steps": steps, "judge": judge},
+            )
+        ]
+    )
+    control.wait([("Model", "prod"), ("Model", "next")], timeout_seconds=240)
+
+    def progress():
+        return control.get("Rollout", "move")[0].status.details.get("progress", {})
+
+    def asked_until(state):
+        """Statuses and answers of callers, until the rollout is in this state."""
+        found, deadline = set(), time.monotonic() + 240
+        tensors = [
+            {"name": name, "shape": [1], "datatype": "FP64", "data": [value]} for name, value in ROWS.iloc[0].items()
+        ]
+        while progress().get("state") != state:
+            assert time.monotonic() < deadline, progress()
+            for _ in range(20):
+                status, _, reply = server.ask("/v2/models/prod/infer", {"inputs": tensors})
+                found.add((status, round(reply["outputs"][0]["data"][0]) if status == 200 else None))
+        return found
+
+    client.set_registered_model_alias("followed", "challenger", bad)
+    assert asked_until("RolledBack") == {(200, 2), (500, None)}
+    client.set_registered_model_alias("followed", "challenger", good)
+    assert asked_until("Promoted") == {(200, 2), (200, 3)}
+    reasons = [each.reason for each in reversed(control.events("Rollout", "move"))]
+    told = [each for each in reasons if each in {"Started", "ErrorRateIncreased", "StepReached", "Promoted"}]
+    assert told[-4:] == ["ErrorRateIncreased", "Started", "StepReached", "Promoted"]
+    control.close()

@@ -196,12 +196,12 @@ class Reconciler:
         statuses: dict[Key, Status] = {}
         news: list[Event] = []
         for key, resource in self._store.resources.items():
-            status = resource.status
             if isinstance(resource.spec, Model):
                 revision = plan.promoted(resource, observed)
-                if revision != status.ready_revision:
-                    statuses[key] = msgspec.structs.replace(status, ready_revision=revision)
-            elif isinstance(resource.spec, Rollout):
+                if revision != resource.status.ready_revision:
+                    statuses[key] = msgspec.structs.replace(resource.status, ready_revision=revision)
+        for resource in self._store.resources.values():
+            if isinstance(resource.spec, Rollout):
                 self._advance(resource, resource.spec, observed, statuses, news)
         return statuses, news
 
@@ -233,7 +233,7 @@ class Reconciler:
             counts.get(named[1], Counts()),
             self._clock(),
             metrics,
-            revision=candidate.version or self._revision_of(spec),
+            revision=candidate.version or self._revision_of(spec, statuses),
             settled=settled,
         )
         if after == before:
@@ -254,13 +254,17 @@ class Reconciler:
                 )
             )
 
-    def _revision_of(self, spec: Rollout) -> str:
-        """Tells a candidate from the one that had its name before."""
-        kind = "Pipeline" if spec.resource_type == "pipeline" else "Model"
-        found = self._store.resources.get((kind, plan.pinned(spec.candidate)[0]))
+    def _revision_of(self, spec: Rollout, statuses: Mapping[Key, Status]) -> str:
+        """Tells a candidate from the one that had its name before: of a model the revision that answers, and not one
+        that is loading still, whose judgement the answers of the one before would be.
+        """
+        key = ("Pipeline" if spec.resource_type == "pipeline" else "Model", plan.pinned(spec.candidate)[0])
+        found = self._store.resources.get(key)
         if found is None:
             return ""
-        return str(found.metadata.generation if kind == "Pipeline" else found.status.revision)
+        if spec.resource_type == "pipeline":
+            return str(found.metadata.generation)
+        return str(statuses.get(key, found.status).ready_revision)
 
     async def _keep(self, statuses: Mapping[Key, Status], news: list[Event]) -> None:
         if not statuses and not news:

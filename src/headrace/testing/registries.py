@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +14,25 @@ from typing import Any
 
 import pytest
 
-from headrace.testing.brokers import free_port
-
 _START_SECONDS = 240.0
+_SERVE = """
+import os, socket
+listening = socket.create_server(("127.0.0.1", 0))
+print(listening.getsockname()[1], flush=True)
+folder = os.environ["HEADRACE_TEST_FOLDER"]
+from mlflow.server import constants
+os.environ |= {
+    constants.BACKEND_STORE_URI_ENV_VAR: f"sqlite:///{folder}/db.sqlite",
+    constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+    constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+    constants.ARTIFACTS_DESTINATION_ENV_VAR: f"{folder}/artifacts",
+}
+import uvicorn
+uvicorn.Server(uvicorn.Config("mlflow.server.fastapi_app:app")).run(sockets=[listening])
+"""
+"""What `mlflow server` starts as a process of its own, without the one that starts it: half the time to the first
+answer, and a port that nobody else can take in between.
+"""
 
 
 class MlflowServer:
@@ -46,48 +62,34 @@ class MlflowServer:
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """The server, for all tests of a session; models and runs are each test's own."""
-    program = Path(sys.executable).with_name("mlflow")
-    if not program.exists():
+    if importlib.util.find_spec("mlflow") is None:
         pytest.skip("needs mlflow")
     folder = tmp_path_factory.mktemp("mlflow")
-    url = f"http://127.0.0.1:{free_port()}"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environ |= {"PATH": f"{program.parent}:{environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # another process, which nobody asks anything
+    environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "HEADRACE_TEST_FOLDER": str(folder)}
     with (folder / "log").open("wb") as log:
-        command: list[str | Path] = [
-            program,
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            url.rpartition(":")[2],
-            "--workers",
-            "1",
-        ]
-        command += ["--backend-store-uri", f"sqlite:///{folder / 'db.sqlite'}", "--serve-artifacts"]
-        command += ["--artifacts-destination", folder / "artifacts"]
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environ, start_new_session=True)
-    server = MlflowServer(url, folder, process)
+        command = [sys.executable, "-c", _SERVE]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, cwd=folder, env=environ, start_new_session=True
+        )
+    assert process.stdout is not None
+    port = int(process.stdout.readline() or 0)  # it ends, or says its port: connections wait until it answers
+    process.stdout.close()
+    server = MlflowServer(f"http://127.0.0.1:{port}", folder, process)
     try:
-        _until_healthy(server, process)
+        _until_healthy(server)
         yield server
     finally:
         server.kill()
 
 
-def _until_healthy(server: MlflowServer, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(f"{server.url}/health", timeout=5) as answer:
-                assert answer.status == 200
-                return
-        except OSError as exc:
-            if time.monotonic() > deadline or process.poll() is not None:
-                log = (server.folder / "log").read_text()
-                raise AssertionError(f"mlflow did not start: {log[-2000:]}") from exc
-            time.sleep(0.1)
+def _until_healthy(server: MlflowServer) -> None:
+    try:
+        with urllib.request.urlopen(f"{server.url}/health", timeout=_START_SECONDS) as answer:
+            assert answer.status == 200
+    except OSError as exc:
+        log = (server.folder / "log").read_text()
+        raise AssertionError(f"mlflow did not start: {log[-2000:]}") from exc
 
 
 @pytest.fixture
