@@ -1,11 +1,17 @@
-"""What tests of several rooms share: a certificate, and a control API over real sockets that serves nothing."""
+"""What tests of several rooms share: a certificate, a small model, the command in a process, and a control API over real
+sockets that serves nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import ipaddress
+import os
 import signal
+import subprocess
+import sys
 import threading
 
 import hypothesis
@@ -54,6 +60,47 @@ def certificate(tmp_path_factory):
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def sum_model(tmp_path_factory):
+    """A model that adds two numbers, as a file."""
+    onnx = pytest.importorskip("onnx")
+    helper, number = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)],
+        "sum",
+        [helper.make_tensor_value_info("x", number, ["n", 2])],
+        [helper.make_tensor_value_info("y", number, ["n"])],
+        [helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [1])],
+    )
+    path = tmp_path_factory.mktemp("model") / "sum.onnx"
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Start `headrace` in a process of its own, in the test's folder; it is killed at the end of the body."""
+
+    @contextlib.contextmanager
+    def started(*arguments, **environ):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headrace", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,  # what is read ahead would not be seen by `select`
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    return started
 
 
 class ControlServer:

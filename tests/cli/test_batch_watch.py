@@ -1,7 +1,7 @@
 """`headrace batch watch` in processes of its own: killed, stopped, told by a webhook and by Kafka; and what it prints."""
 
 import base64
-import contextlib
+import functools
 import http.client
 import json
 import os
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, helper
 
 from headrace.cli import batch_aws_lambda, batch_policy
 from headrace.cli.group import headrace
@@ -28,40 +27,16 @@ from headrace.testing.brokers import free_port
 WAIT_SECONDS = 100
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+@pytest.fixture
+def model(sum_model):
     """A model that adds two numbers, as a file."""
-    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
-    node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
-    graph = helper.make_graph(
-        [node],
-        "sum",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
-        [axes],
-    )
-    path = tmp_path_factory.mktemp("model") / "sum.onnx"
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    path.write_bytes(made.SerializeToString())
-    return path
+    return sum_model
 
 
-@contextlib.contextmanager
-def watcher(*arguments, folder, **environ):
-    """The command in a process, killed at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "headrace", "batch", "watch", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1", **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,  # what is read ahead would not be seen by `select`
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+@pytest.fixture
+def watcher(command):
+    """Start the command in a process."""
+    return functools.partial(command, "batch", "watch")
 
 
 def ended(process):
@@ -92,7 +67,7 @@ def answered(text):
     return [int(each.split(",")[1]) for each in text.split()[1:]]
 
 
-def test_killed(s3, model, tmp_path):
+def test_killed(s3, model, tmp_path, watcher):
     """Killed again and again while files come, a watcher has answered each row of each file once in the end."""
     bucket, client = s3.bucket(), s3.client()
     files, count = 12, 4000
@@ -110,9 +85,9 @@ def test_killed(s3, model, tmp_path):
     for at in range(files):
         client.put_object(Bucket=bucket, Key=f"in/{at}.csv", Body=rows(at * count, count).encode())
     for _ in range(2):
-        with watcher(*arguments, "--concurrency", 2, folder=tmp_path) as process:
+        with watcher(*arguments, "--concurrency", 2) as process:
             line(process.stdout, "^done")
-    with watcher(*arguments, "--once", folder=tmp_path) as process:
+    with watcher(*arguments, "--once") as process:
         _, complaints = ended(process)
     assert process.returncode == 0, complaints
     with Ledger(tmp_path / ".headrace/batch-watch.db") as ledger:
@@ -146,19 +121,19 @@ class Forward(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
-def test_begun_again_while_the_store_is_away(s3, model, tmp_path):
+def test_begun_again_while_the_store_is_away(s3, model, tmp_path, watcher):
     """A watcher that is begun again while its store is away waits for it and goes on; one that was never there ends."""
     bucket, client, port = s3.bucket(), s3.client(), free_port()
     arguments = (f"s3://{bucket}/in/", "--model", model, "-o", f"s3://{bucket}/out/", "--poll", "0.1")
     away = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "HEADRACE_ARTIFACTS_RETRIES": "0"}
-    with watcher(*arguments, folder=tmp_path, **away) as process:
+    with watcher(*arguments, **away) as process:
         _, said = ended(process)
         assert process.returncode == 5, said
     client.put_object(Bucket=bucket, Key="in/1.csv", Body=rows(0, 3).encode())
-    with watcher(*arguments, "--once", folder=tmp_path) as process:
+    with watcher(*arguments, "--once") as process:
         assert "in/1.csv  3 rows" in ended(process)[0]
     client.put_object(Bucket=bucket, Key="in/2.csv", Body=rows(3, 3).encode())
-    with watcher(*arguments, folder=tmp_path, **away) as process:
+    with watcher(*arguments, **away) as process:
         line(process.stderr, "it is asked again")
         with Forward(port, ("127.0.0.1", int(s3.endpoint.rpartition(":")[2]))) as forward:
             line(process.stdout, r"^done .*2\.csv")
@@ -168,12 +143,12 @@ def test_begun_again_while_the_store_is_away(s3, model, tmp_path):
     assert answered(client.get_object(Bucket=bucket, Key="out/2.csv")["Body"].read().decode()) == [4, 5, 6]
 
 
-def test_stopped(model, tmp_path):
+def test_stopped(model, tmp_path, watcher):
     """SIGTERM ends a watcher well: what it answers ends, the rest waits in the ledger, and the exit status is 0."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.csv").write_text(rows(0, 10))
     os.utime(tmp_path / "in/a.csv", (1, 1))
-    with watcher("in", "--model", model, "-o", "out", "--poll", "0.1", "--json", folder=tmp_path) as process:
+    with watcher("in", "--model", model, "-o", "out", "--poll", "0.1", "--json") as process:
         first = json.loads(line(process.stdout, "^{.*}$")[0])
         process.send_signal(signal.SIGTERM)
         rest, complaints = ended(process)
@@ -183,10 +158,10 @@ def test_stopped(model, tmp_path):
     assert not list((tmp_path / ".headrace/batch-watch.db.watchers").glob("*-*"))
 
 
-def test_interrupted(model, tmp_path):
+def test_interrupted(model, tmp_path, watcher):
     """Ctrl-c is a stop too, and the exit status says that somebody wanted it."""
     (tmp_path / "in").mkdir()
-    with watcher("in", "--model", model, "-o", "out", "--poll", "0.1", folder=tmp_path) as process:
+    with watcher("in", "--model", model, "-o", "out", "--poll", "0.1") as process:
         line(process.stderr, "^watching in")
         (tmp_path / "in/a.csv").write_text(rows(0, 1))
         os.utime(tmp_path / "in/a.csv", (1, 1))
@@ -196,7 +171,7 @@ def test_interrupted(model, tmp_path):
     assert process.returncode == 130
 
 
-def test_webhook(s3, model, tmp_path):
+def test_webhook(s3, model, tmp_path, watcher):
     """Events that are posted are heeded, by those who have the token; nobody else's are, and nothing shows it."""
     bucket, client = s3.bucket(), s3.client()
     client.put_object(Bucket=bucket, Key="in/a b.csv", Body=rows(0, 5).encode())
@@ -207,7 +182,7 @@ def test_webhook(s3, model, tmp_path):
     }
     arguments = (f"s3://{bucket}/in/", "--model", model, "-o", f"s3://{bucket}/out", "--poll", "0", "--webhook", "0")
     (tmp_path / "token").write_text("hush-hush-token\n")
-    with watcher(*arguments, "--webhook-token-file", "token", folder=tmp_path) as process:
+    with watcher(*arguments, "--webhook-token-file", "token") as process:
         port = int(line(process.stderr, r"^webhook: http://127\.0\.0\.1:(\d+)/")[1])
 
         def post(body, authorization="Bearer hush-hush-token", method="POST"):
@@ -242,7 +217,7 @@ def test_webhook(s3, model, tmp_path):
         assert secret not in said + rest + complaints + shown.output
 
 
-def test_kafka(kafka, topic, s3, model, tmp_path):
+def test_kafka(kafka, topic, s3, model, tmp_path, watcher):
     """Events of a topic are heeded."""
     from confluent_kafka import Producer
     from confluent_kafka.admin import AdminClient, NewTopic
@@ -260,9 +235,7 @@ def test_kafka(kafka, topic, s3, model, tmp_path):
         producer.produce(topic, json.dumps({"Records": [record]}))
     assert producer.flush(WAIT_SECONDS) == 0
     arguments = (f"s3://{bucket}/in/", "--model", model, "-o", f"s3://{bucket}/out", "--poll", "0", "--kafka", topic)
-    with watcher(
-        *arguments, "--kafka-group", topic, "--once", folder=tmp_path, HEADRACE_KAFKA_BROKERS=kafka
-    ) as process:
+    with watcher(*arguments, "--kafka-group", topic, "--once", HEADRACE_KAFKA_BROKERS=kafka) as process:
         said, complaints = ended(process)
     assert process.returncode == 0, complaints
     assert said.count("done ") == 3

@@ -5,21 +5,19 @@ lost, of the rows that are good and of the messages that are.
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 from confluent_kafka import Producer
-from onnx import TensorProto, helper
 
 from headrace.brokers import admin
 from headrace.brokers.follower import Follower
 from headrace.brokers.settings import KafkaSettings
+from headrace.cli import group
 from headrace.testing.brokers import Broker
 
 pytestmark = pytest.mark.timeout(240)  # processes that start and stop, on machines that do other things
@@ -28,45 +26,37 @@ HTTP = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "
 NOBODY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+@pytest.fixture
+def model(sum_model):
     """A model that adds two numbers, as a file."""
-    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
-    node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
-    graph = helper.make_graph(
-        [node],
-        "sum",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
-        [axes],
-    )
-    path = tmp_path_factory.mktemp("model") / "sum.onnx"
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    path.write_bytes(made.SerializeToString())
-    return path
+    return sum_model
 
 
 @pytest.fixture
-def headrace(tmp_path):
-    """Run the command in a folder; exit code, what was printed, and what complained."""
+def headrace(tmp_path, command, monkeypatch):
+    """Run the command in a folder; exit code, what was printed, and what complained. In this process, but where it would
+    serve, or where the size of files is bounded, which holds for a whole process.
+    """
 
     def run(*arguments, most_bytes=0, **environ):
-        def bound():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-
-        variables = {name: value for name, value in os.environ.items() if name not in NOBODY}
-        done = subprocess.run(
-            [sys.executable, "-m", "headrace", *map(str, arguments)],
-            cwd=tmp_path,
-            env={**variables, "PYTHONPATH": os.pathsep.join(sys.path), "HEADRACE_MODELS_OPTIMIZE": "off", **environ},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            preexec_fn=bound if most_bytes else None,
-        )
-        assert "Traceback" not in done.stderr
-        return done.returncode, done.stdout, done.stderr
+        with monkeypatch.context() as patch:
+            for name in NOBODY:
+                patch.delenv(name, raising=False)
+            for name, value in {"HEADRACE_MODELS_OPTIMIZE": "off", **environ}.items():
+                patch.setenv(name, value)
+            if most_bytes or arguments[0] == "serve":
+                with command(*arguments) as process:
+                    if most_bytes:
+                        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+                    out, err = (each.decode() for each in process.communicate(timeout=120))
+                code = process.returncode
+            else:
+                patch.chdir(tmp_path)
+                done = CliRunner().invoke(group.headrace, list(map(str, arguments)), prog_name="headrace")
+                assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+                code, out, err = done.exit_code, done.stdout, done.stderr
+        assert "Traceback" not in err
+        return code, out, err
 
     return run
 

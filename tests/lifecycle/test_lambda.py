@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from onnx import TensorProto, helper
 
 from headrace import offline
 from headrace.artifacts.settings import ArtifactSettings
@@ -33,28 +32,13 @@ from headrace.lifecycle.watch.watch import Options, Watch
 CSV = b"a,b\n1,2\n3,4\n"
 
 
-def model_bytes():
-    """A model that adds two numbers."""
-    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
-    node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
-    graph = helper.make_graph(
-        [node],
-        "sum",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
-        [axes],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return model.SerializeToString()
-
-
 class Buckets:
     """Three buckets, a function over them, and what it opened."""
 
-    def __init__(self, s3, tmp_path):
+    def __init__(self, s3, tmp_path, model):
         self.client = s3.client()
         self.source, self.target, self.model = s3.bucket(), s3.bucket(), s3.bucket()
-        self.client.put_object(Bucket=self.model, Key="sum/model.onnx", Body=model_bytes())
+        self.client.put_object(Bucket=self.model, Key="sum/model.onnx", Body=model.read_bytes())
         self.settings = ArtifactSettings(cache_dir=str(tmp_path / "cache"), retries=0)
         self.opened = 0
         self.uris = {
@@ -134,8 +118,8 @@ class Buckets:
 
 
 @pytest.fixture
-def buckets(s3, tmp_path):
-    return Buckets(s3, tmp_path)
+def buckets(s3, tmp_path, sum_model):
+    return Buckets(s3, tmp_path, sum_model)
 
 
 def test_event(buckets):
