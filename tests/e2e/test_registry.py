@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import warnings
+import zipfile
 
 import pandas as pd
 import pytest
@@ -92,19 +94,19 @@ def test_an_alias_is_followed_through_versions(registry, serve, mlflow_at, tmp_p
     until(3.0, second)
 
 
-def save_failing(folder):
-    """A model that loads, and fails whoever asks it."""
+def save_code(folder, predict):
+    """A model in Python that answers by the function."""
     import mlflow.pyfunc
     from mlflow.models import infer_signature
 
     with warnings.catch_warnings(record=True):  # MLflow wants type hints and an example
         warnings.simplefilter("ignore")
 
-        class Failing(mlflow.pyfunc.PythonModel):
+        class Model(mlflow.pyfunc.PythonModel):
             def predict(self, context, model_input, params=None):
-                raise RuntimeError("no answer")
+                return predict(model_input)
 
-        mlflow.pyfunc.save_model(folder, python_model=Failing(), pip_requirements=[], signature=infer_signature(ROWS))
+        mlflow.pyfunc.save_model(folder, python_model=Model(), pip_requirements=[], signature=infer_signature(ROWS))
     return folder
 
 
@@ -124,7 +126,7 @@ def test_a_version_that_an_alias_moves_to_is_rolled_out_by_steps(registry, serve
     rolled back and gets nothing more; the next one gets its share step by step, is promoted, and answers all.
     """
     client, log, register = registry
-    stable, bad, good = log(2.0), register(save_failing(tmp_path / "failing")), log(3.0)
+    stable, bad, good = log(2.0), register(save_code(tmp_path / "failing", lambda table: table["none"])), log(3.0)
     client.set_registered_model_alias("followed", "challenger", stable)
     environ = {"MLFLOW_TRACKING_URI": mlflow_at.url, "HEADRACE_ARTIFACTS_CACHE_DIR": str(tmp_path / "cache")}
     flags = ("--state", tmp_path / "state.db", "--control-port", "0", "--optimize", "off", "--load-policy", "trusted")
@@ -166,4 +168,49 @@ def test_a_version_that_an_alias_moves_to_is_rolled_out_by_steps(registry, serve
     reasons = [each.reason for each in reversed(control.events("Rollout", "move"))]
     told = [each for each in reasons if each in {"Started", "ErrorRateIncreased", "StepReached", "Promoted"}]
     assert told[-4:] == ["ErrorRateIncreased", "Started", "StepReached", "Promoted"]
+    control.close()
+
+
+def write_wheel(folder):
+    """A package that nobody has installed: `tinyone`, whose one module says its version."""
+    folder.mkdir()
+    members = {
+        "tinyone.py": "VERSION = '1.5'\n",
+        "tinyone-1.5.dist-info/METADATA": "Metadata-Version: 2.1\nName: tinyone\nVersion: 1.5\n",
+        "tinyone-1.5.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "tinyone-1.5.dist-info/RECORD": "",
+    }
+    with zipfile.ZipFile(folder / "tinyone-1.5-py3-none-any.whl", "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:.*Any type hint")  # of MLflow's own code
+def test_a_registered_model_is_served_in_the_environment_it_was_logged_with(registry, serve, mlflow_at, tmp_path):
+    """`environment: build` of a model of the registry, by its alias, builds what MLflow's files beside it ask for, and the
+    model runs there: a package that the server does not have answers.
+    """
+    client, _, register = registry
+    write_wheel(tmp_path / "wheels")
+    folder = save_code(tmp_path / "needy", lambda table: [__import__("tinyone").VERSION] * len(table))
+    # MLflow lists itself and its tools too, which no index is here for; the first comes from the server
+    minor = ".".join(map(str, sys.version_info[:2]))
+    (folder / "requirements.txt").write_text("tinyone==1.5\n")
+    (folder / "python_env.yaml").write_text(f"python: {minor}.0\ndependencies: [-r requirements.txt]\n")
+    (folder / "conda.yaml").unlink()
+    client.set_registered_model_alias("followed", "needy", register(folder))
+    environ = {"MLFLOW_TRACKING_URI": mlflow_at.url, "HEADRACE_ARTIFACTS_CACHE_DIR": str(tmp_path / "cache")}
+    wheels = str(tmp_path / "wheels")
+    environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels, "UV_NO_INDEX": "1", "UV_FIND_LINKS": wheels}
+    flags = ("--state", tmp_path / "state.db", "--control-port", "0", "--load-policy", "trusted")
+    server = serve(*flags, "--cache-dir", tmp_path / "built", environment=environ)
+    control = ControlClient(server.control_url)
+    control.apply([resources(Model_needy={"uri": "models:/followed@needy", "environment": "build"})])
+    control.wait([("Model", "needy")], timeout_seconds=240)
+    body = {"dataframe_split": {"columns": ["a", "b"], "data": ROWS.to_numpy().tolist()}}
+    status, _, reply = server.ask("/invocations", body, {"content-type": "application/json"})
+    assert (status, reply) == (200, {"predictions": ["1.5", "1.5"]})
+    (record,) = (tmp_path / "built" / "environments").glob("*/environment.json")
+    assert json.loads(record.read_text())["packages"]["tinyone"] == "1.5"
     control.close()
