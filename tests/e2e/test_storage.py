@@ -88,6 +88,8 @@ def test_a_moving_uri_is_followed_and_what_cannot_be_served_is_not(bucket, serve
         bucket.put_bytes(b"\x80\x04 this is no model")
         index = lambda: server.ask("/v2/repository/index", b"{}", method="POST")[2]  # noqa: E731
         until(lambda: "served on" in index()[0].get("reason", ""))
+        assert bucket.uri in index()[0]["reason"]
+        assert str(tmp_path) not in index()[0]["reason"]
         assert answer(server) == pytest.approx([3.0, 6.0])
         assert server.ask("/v2/health/ready")[0] == 200
         bucket.put(4.0)
@@ -132,6 +134,7 @@ def test_a_resource_follows_its_uri_in_revisions(bucket, serve, tmp_path):
     until(lambda: revision() == 3)
     with pytest.raises(ModelNotReady):
         client.wait([("Model", "scale")], timeout_seconds=1)
+    assert str(tmp_path) not in str(client.get("Model", "scale")[0].status)
     assert answer(server) == pytest.approx([3.0, 6.0])
     bucket.put(4.0)
     until(lambda: answer(server) == pytest.approx([4.0, 8.0]))

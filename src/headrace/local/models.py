@@ -56,9 +56,13 @@ def model_spec(unit: ModelUnit, *, mirrors: Sequence[str] = (), fetch: Fetch | N
     if model.reference:
         found = discovery.discover([_reference(model.reference, unit.base)], overrides=_overrides(model))
     else:
-        found = discovery.discover(
-            [str(place(uri, unit.base, mirrors, where=where, fetch=fetch, pinned=pinned))], overrides=_overrides(model)
-        )
+        path = str(place(uri, unit.base, mirrors, where=where, fetch=fetch, pinned=pinned))
+        try:
+            found = discovery.discover([path], overrides=_overrides(model))
+        except LoadFailed as error:
+            if is_local(uri):
+                raise
+            raise type(error)(str(error).replace(path, shown(uri))) from error  # callers know no path of this machine
     chosen = _one(found, model, unit.name, where)
     version = str(unit.revision)
     own = {"warm_up": tuple(model.warm_up)} if model.warm_up else {}
