@@ -463,6 +463,7 @@ class App:
             observer=counted,
             on_state=changed,
         )
+        # Only a server stays long enough to look for a faster engine afterwards; `load` by itself does not.
         if self._http is not None and engine.signature.properties.get("engine.check") == UNCHECKED:
             self._lookout.add(msgspec.structs.replace(ready.spec, optimize="auto"))
         infer, stream = self._wrapped(spec, engine, counted)
