@@ -106,6 +106,15 @@ class LocalObjects:
                 temporary.unlink(missing_ok=True)
         return etag
 
+    def probe(self, path: str) -> None:
+        """See `objects.Objects`."""
+        file, name = self._file(path)
+        with failures.told(name, "writing"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _beside(file)
+            temporary.touch(exist_ok=False)
+            temporary.unlink()
+
     def delete(self, path: str) -> None:
         """See `objects.Objects`."""
         file, name = self._file(path)

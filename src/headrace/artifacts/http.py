@@ -176,6 +176,10 @@ class WebObjects:
         """See `objects.Objects`: refused."""
         raise self._read_only()
 
+    def probe(self, path: str) -> None:
+        """See `objects.Objects`: refused."""
+        raise self._read_only()
+
     def delete(self, path: str) -> None:
         """See `objects.Objects`: refused."""
         raise self._read_only()

@@ -113,6 +113,11 @@ class Objects(Protocol):
             ArtifactFailed: one of its causes.
         """
 
+    def probe(self, path: str) -> None:
+        """Find out whether one could be written, and leave nothing there. Raises ArtifactFailed: it could not; Azure's
+        stores say so only when it is written.
+        """
+
     def delete(self, path: str) -> None:
         """Take one away; one that is not there is no error."""
 
@@ -309,6 +314,15 @@ class StoreObjects:
                     raise
                 return None
         return _etag(done)
+
+    def probe(self, path: str) -> None:
+        """See `Objects`: an upload in parts is begun, and taken back before the first."""
+
+        def taken_back(_: bytes) -> bytes:
+            raise _AbortedError
+
+        with contextlib.suppress(_AbortedError):
+            self.upload(path, map(taken_back, (b"",)))
 
     def delete(self, path: str) -> None:
         """See `Objects`."""

@@ -29,7 +29,7 @@ from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
 from headrace.artifacts.objects import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
-from headrace.errors import ArtifactDenied, ArtifactNotFound, Conflict, InvalidRequest
+from headrace.errors import ArtifactNotFound, Conflict, InvalidRequest
 from headrace.lifecycle.batch import manifest, rows, source
 from headrace.lifecycle.batch.base import Job, Outcome, Predictor, Reject
 from headrace.lifecycle.batch.block import Done, Place, answer_block, moved
@@ -194,9 +194,7 @@ class _File:
             reader, plan = file.reader, file.plan(self._job, self._predictor)
             # make sure that it can be written
             if not uri.is_local(self._output) and entry is None:
-                self._out.put(self._path + manifest.REJECTS, b"")
-                with contextlib.suppress(ArtifactDenied):  # who may write may not be allowed to delete
-                    self._out.delete(self._path + manifest.REJECTS)
+                self._out.probe(self._path)
             published = stack.enter_context(contextlib.ExitStack())
             kind = output_format(self._job, self._output, reader.format)
             sink = Sink(self._out, self._path, kind, published, self._log)
