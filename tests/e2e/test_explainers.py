@@ -50,7 +50,7 @@ spec:
         - image: seldonio/alibi-detect-server:1.17.1
           args: [--model_name, irisod, --storage_uri, "gs://seldon-models/od/OutlierVAE/iris", OutlierDetector]
 """
-ROW = {"instances": [[6.9, 3.1, 5.4, 2.1]]}
+ROW = {"instances": [[6.9, 3.1, 5.4, 2.1]], "deadline_ms": 25_000}
 
 
 @pytest.fixture(scope="module")

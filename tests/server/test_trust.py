@@ -119,6 +119,7 @@ class Host:
         loaded = await self.explaining.load(spec, ask=self.models.asking, explain=self.models.explain)
         self.put("dep", kind="pipeline", infer=self.infer, signature=SIGNATURE, graph=True)
         self.put("dep-explainer", infer=loaded.infer, explain=loaded.explain, explains_at=spec.explains_at)
+        self.put("two-main-explainer", infer=loaded.infer, explain=loaded.explain)
         self.put("own", infer=self.infer, routes=(Route(method="POST", path="/why", name="why"),), visit=self.visit)
         metrics = Metrics()
         rest = Rest(
@@ -224,6 +225,7 @@ V1 = {"instances": ROW}
         ("/seldon/ns/dep-explainer/default/api/v1.0/explain", MESSAGE),
         ("/seldon/ns/dep-explainer/default/v1/models/dep:explain", V1),
         ("/seldon/ns/dep-explainer/default/v2/models/dep/explain", BODY),
+        ("/seldon/ns/two-explainer/main/api/v1.0/explain", MESSAGE),
     ],
 )
 def test_what_is_declared_to_explain_a_name_is_asked_there(shared, path, content):

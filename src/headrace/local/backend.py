@@ -289,6 +289,9 @@ class LocalBackend:
     async def _set_model(self, unit: ModelUnit) -> None:
         key = key_of(unit)
         deployed = self._deployed.setdefault(key, _Deployed(unit))
+        self._depend_no_more(key, deployed)
+        deployed.needs = frozenset(filter(None, [seen.explained_by_its_own(unit.spec)]))
+        self._depend(key, deployed)  # before it is in the table, where somebody may look at once
         server = self._deployed.get(("server", unit.spec.server, 0))
         try:
             if server is not None and isinstance(server.unit, ServerUnit) and server.unit.spec.url:
@@ -302,9 +305,6 @@ class LocalBackend:
                 deployed.unit, deployed.state, deployed.reason = unit, "failed", str(error)
             raise
         deployed.unit, deployed.state, deployed.reason = unit, "ready", ""
-        self._depend_no_more(key, deployed)
-        deployed.needs = frozenset(filter(None, [seen.explained_by_its_own(unit.spec)]))
-        self._depend(key, deployed)
 
     async def _set_elsewhere(self, deployed: _Deployed, unit: ModelUnit, server: ServerUnit) -> None:
         """A model that another server holds, in place of the one that stood here."""
