@@ -169,8 +169,8 @@ def test_an_interrupt_stops_at_a_block_and_says_how_to_go_on(tmp_path):
     """SIGINT ends with 130 and leaves no output; the same command goes on, and each row is there once."""
     (tmp_path / "held.py").write_text(HELD.format(folder=str(tmp_path)))
     (tmp_path / "in.csv").write_text("\n".join(["words", *(f"r{at}" for at in range(20_000))]) + "\n")
-    command = [sys.executable, "-m", "headrace", "batch", "run", str(tmp_path / "held.py"), str(tmp_path / "in.csv")]
-    command += [str(tmp_path / "out.csv"), "--batch-rows", "100", "--threads", "1", "--state", str(tmp_path / "state")]
+    arguments = [tmp_path / "held.py", tmp_path / "in.csv", tmp_path / "out.csv", "--batch-rows", 100, "--threads", 1]
+    command = [sys.executable, "-m", "headrace", "batch", "run", *map(str, arguments), "--state", tmp_path / "state"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "held").exists():
         time.sleep(0.01)
@@ -180,8 +180,8 @@ def test_an_interrupt_stops_at_a_block_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130, said + errors
     assert errors.splitlines()[-1] == "interrupted; the same command goes on where it was"
     assert not (tmp_path / "out.csv").exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    assert "of them before" in done.stdout
+    done = run(tmp_path, *arguments)
+    assert done.exit_code == 0, done.output
+    assert "of them before" in done.output
     rows = (tmp_path / "out.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in rows[1:]] == [str(at) for at in range(20_000)]
