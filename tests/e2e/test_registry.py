@@ -42,7 +42,8 @@ def registry(mlflow_at, tmp_path):
         mlflow.sklearn.save_model(model, folder, pip_requirements=needs, signature=signature)
         return register(folder)
 
-    return client, log, register
+    yield client, log, register
+    client.delete_registered_model("followed")
 
 
 @pytest.mark.timeout(300)

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady, RuntimeFailed, TooLarge
@@ -543,6 +543,7 @@ SIGNATURES = (None, TABLE, ARRAY, Signature(platform="mlflow", inputs=ARRAY.inpu
     | anything,
     st.sampled_from(SIGNATURES),
 )
+@example({"dataframe_split": {"columns": None, "data": []}}, None)
 def test_any_json_is_a_request_or_refused(document, signature):
     """Whatever JSON comes, nothing else is raised than what is the caller's."""
     with contextlib.suppress(InvalidRequest):

@@ -349,7 +349,7 @@ def _read_split(given: Any, inputs: _Inputs) -> tuple[Table, bool]:
 def _positional(width: int, inputs: _Inputs) -> list[Any]:
     """Names for columns that have none: those of the model where there are as many."""
     for chosen in (inputs.specs, inputs.required):
-        if len(chosen) == width and (width > 1 or len(chosen[0].shape) == 1):
+        if chosen and len(chosen) == width and (width > 1 or len(chosen[0].shape) == 1):
             return [spec.name for spec in chosen]
     return list(range(width))
 

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-EXPORTER: Final = 3
+EXPORTER: Final = 4
 """Counted up whenever a change to this room may change a verdict."""
 _VERDICT: Final = "verdict.json"
 _LIBRARIES: Final = (
