@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.server
 import io
@@ -19,7 +20,9 @@ from sklearn.linear_model import LinearRegression
 import headrace
 from headrace.artifacts import cache
 from headrace.artifacts.settings import ArtifactSettings
+from headrace.control.resources import Metadata, Model, Resource
 from headrace.errors import ArtifactUnreachable
+from headrace.local import copies as copies_
 from headrace.local.copies import Copies, Follower
 from headrace.serving.models import State
 
@@ -38,6 +41,26 @@ class Rows:
 
     def at(self, path):
         return [self.row]
+
+
+class Declared:
+    """A control plane whose store is away at the first looks."""
+
+    def __init__(self, uri):
+        self.away, self.resolved = 2, asyncio.Queue()
+        self.model = Resource(kind="Model", metadata=Metadata(name="m"), spec=Model(uri=uri, follow_seconds=60))
+
+    def get(self, kind, name=""):
+        self.away -= 1
+        if self.away >= 0:
+            raise RuntimeError("the store is away")
+        return [self.model]
+
+    async def watch(self, after):
+        return await asyncio.Event().wait()
+
+    async def resolve(self, name, resolved):
+        self.resolved.put_nowait((name, resolved))
 
 
 @pytest.fixture
@@ -128,6 +151,20 @@ async def test_a_store_that_breaks_off_changes_nothing(web, followed):
     web.answers = 1 << 30
     assert await follower.look(link)
     assert link.path.read_bytes() == b"v1"
+
+
+async def test_following_goes_on_when_what_is_declared_cannot_be_told(web, tmp_path, caplog, monkeypatch):
+    """Where the resources cannot be told, it is logged, and what they declare is followed once they can."""
+    monkeypatch.setattr(copies_, "_AGAIN_SECONDS", 0.001)
+    copies, control = Copies(ArtifactSettings(cache_dir=str(tmp_path))), Declared(web.uri)
+    following = asyncio.create_task(Follower(copies, Rows(), control).run())
+    async with asyncio.timeout(60):
+        name, resolved = await control.resolved.get()
+    following.cancel()
+    await asyncio.wait({following})
+    assert (name, resolved.uri) == ("m", web.uri)
+    assert caplog.text.count("what is to be followed cannot be told") == 2
+    copies.close()
 
 
 @pytest.mark.parametrize("answers", [0, 1, 1 << 30], ids=["not asked", "not fetched", "not served"])

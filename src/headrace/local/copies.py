@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from headrace.artifacts.cache import Cache, Hold
 
 _log = logging.getLogger(__name__)
+
+_AGAIN_SECONDS: Final = 1.0
 
 
 class Copies:
@@ -223,7 +225,7 @@ class Follower:
                     for link in self._copies.links:
                         group.create_task(self._again(seconds, functools.partial(self.look, link)))
                 if self._control is not None:
-                    group.create_task(self._resources(group))
+                    group.create_task(self._resources(group, self._control))
         finally:
             self._tasks.clear()
 
@@ -272,21 +274,25 @@ class Follower:
 
     # -- resources --
 
-    async def _resources(self, group: asyncio.TaskGroup) -> None:
+    async def _resources(self, group: asyncio.TaskGroup, control: Control) -> None:
         """Keep a look going for each model that is to be followed."""
-        control = self._control
-        if control is None:
-            return
         version = 0
         while True:
-            wanted = {each.metadata.name: each.spec for each in control.get("Model")}
-            followed = {name for name, spec in wanted.items() if isinstance(spec, Model) and _is_followed(spec)}
-            for name in self._tasks.keys() - followed:
-                self._tasks.pop(name).cancel()
-            looked_for = {name for name, task in self._tasks.items() if not task.done()}  # one ends with its model
-            for name in sorted(followed - looked_for):
-                self._tasks[name] = group.create_task(self._follow(control, name))
-            version = (await control.watch(version)).resource_version
+            try:
+                self._follow_declared(group, control)
+                version = (await control.watch(version)).resource_version
+            except Exception:  # noqa: BLE001 - it would end the looks at all other uris with it
+                _log.exception("what is to be followed cannot be told; it is asked again in %g s", _AGAIN_SECONDS)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _follow_declared(self, group: asyncio.TaskGroup, control: Control) -> None:
+        wanted = {each.metadata.name: each.spec for each in control.get("Model")}
+        followed = {name for name, spec in wanted.items() if isinstance(spec, Model) and _is_followed(spec)}
+        for name in self._tasks.keys() - followed:
+            self._tasks.pop(name).cancel()
+        looked_for = {name for name, task in self._tasks.items() if not task.done()}  # one ends with its model
+        for name in sorted(followed - looked_for):
+            self._tasks[name] = group.create_task(self._follow(control, name))
 
     async def _follow(self, control: Control, name: str) -> None:
         seen: set[str] = set()  # tokens that were declared: one that somebody rolled back from is not declared again
