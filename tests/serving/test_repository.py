@@ -653,6 +653,23 @@ async def test_a_place_that_cannot_be_read_takes_nothing_away(make, tmp_path):
     assert "mount" not in house.index
 
 
+async def test_what_lies_at_a_path_is_not_guessed_by_its_name(make, tmp_path):
+    """The rows of a path are those of what lies below it, broken or not, and never those of a namesake elsewhere."""
+    paths = [str(tmp_path / "one/iris"), str(tmp_path / "two/other")]
+    house = await make({"one/iris/iris.pkl": "MODEL iris"}, paths=paths, startup_policy="degrade").start()
+
+    def names(place):
+        return [row.name for row in house.repository.at(tmp_path / place)]
+
+    assert names("one") == names("one/iris/iris.pkl") == ["iris"]
+    assert names("two") == names("two/other") == ["other"]  # nothing is there, which its row says
+    assert names("three") == names("two/iris") == []
+    house.write({"two/other": "MODEL now"})
+    await house.repository.reload_changed()
+    assert names("two") == ["other"]
+    assert house.index["other"] == ("READY", "")
+
+
 async def test_an_unloaded_model_stays_so(make):
     """Hot reload does not bring back what was unloaded by request, even when its files change."""
     house = await make({"a.pkl": "MODEL a"}).start()

@@ -133,6 +133,7 @@ class Repository:
         self._added: dict[Key, ModelSpec] = {}  # by `add`; no path holds them
         self._configs: dict[str, Overrides] = {}  # what the last load of a name was told, until the next load of it
         self._asked: set[Key] = set()  # versions that were loaded, or tried; others may wait for a repository load
+        self._troubled: dict[Key, str] = {}  # where what cannot be made out lies, until it is loaded
         self._unloaded: set[str] = set()  # by request: hot reload leaves these alone
         self._last_look: dict[Key, tuple[ModelSpec, Stamp]] = {}
         self._remembered: dict[Path, _Remembered] = {}
@@ -494,14 +495,11 @@ class Repository:
         return problem
 
     def at(self, place: Path) -> list[Served]:
-        """The rows of what lies at a path, or is to lie there."""
-        found = []
-        for key, entry in self._entries.items():
-            spec = entry.spec
-            if any(Path(each).is_relative_to(place) for each in (spec.path, spec.folder) if each):
-                found += [row for row in self._versions(key[0]) if row.version == key[1]]
-        below = (row for row in self._versions(place.parent.name) if row.version == place.name)
-        return found or self._versions(place.stem) or list(below)
+        """The rows of what lies at a path, or should."""
+        lie: dict[Key, tuple[str, ...]] = {key: (each,) for key, each in self._troubled.items()}
+        lie |= {key: (each.spec.path, each.spec.folder, *lie.get(key, ())) for key, each in self._entries.items()}
+        found = (key for key, paths in lie.items() if any(Path(each).is_relative_to(place) for each in paths if each))
+        return [row for key in found if (row := self._row(*key)) is not None]
 
     def _is_serving(self, spec: ModelSpec) -> bool:
         entry = self._entries.get((spec.name, spec.version))
@@ -566,6 +564,7 @@ class Repository:
     def _tell(self, problem: Problem, *, wanted: bool) -> None:
         """Put what discovery found wrong where a person looks for it."""
         entry = self._entries.get((problem.name, problem.version))
+        self._troubled[problem.name, problem.version] = problem.place
         served = self._row(problem.name, problem.version)
         if served is None:
             served = Served(name=problem.name, version=problem.version, wanted=wanted)
@@ -599,6 +598,7 @@ class Repository:
     async def _load_one(self, spec: ModelSpec) -> HeadraceError | None:
         entry = self._expect(spec, wanted=False)
         self._asked.add((spec.name, spec.version))
+        self._troubled.pop((spec.name, spec.version), None)
         served = entry.served
         taken: Stamp | None = None
         if entry.loaded is None:
@@ -686,6 +686,7 @@ class Repository:
     async def _drop(self, served: Served, reason: str) -> None:
         """Close the engine of a version, and forget the version."""
         entry = self._entries.pop((served.name, served.version), None)
+        self._troubled.pop((served.name, served.version), None)
         if entry is not None and entry.loaded is not None:
             self._models.changed(served, State.UNLOADING, reason)
             await self._take_away(entry, reason)
