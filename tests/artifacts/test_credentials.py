@@ -97,6 +97,19 @@ def test_variables_of_kserve(tmp_path):
         options("s3://b", KEYS | {"AWS_CA_BUNDLE": str(tmp_path / "none")}, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("word", "secure"), [("False", False), ("off", False), ("0", False), ("YES", True), (" on ", True), ("1", True)]
+)
+def test_a_yes_or_no_is_one_of_the_known_words(tmp_path, word, secure):
+    """A switch means what its word says, in any case; any other word is refused by the switch's name, unrepeated."""
+    assert (
+        "allow_invalid_certificates" in options("s3://b", KEYS | {"S3_VERIFY_SSL": word}, tmp_path).client
+    ) != secure
+    with pytest.raises(SettingsError, match=r"^S3_VERIFY_SSL: expected one of true, .*another word$") as refused:
+        options("s3://b", KEYS | {"S3_VERIFY_SSL": f"un{word}"}, tmp_path)
+    assert f"un{word}" not in str(refused.value)
+
+
 S3_DOCUMENT = {
     "type": "s3",
     "access_key_id": "doc",

@@ -1,9 +1,12 @@
-"""The nouns of the room: a uri taken apart, a file of it, what a uri stands for now, and what a scheme has to offer."""
+"""The nouns of the room: a uri taken apart, a file of it, what a uri stands for now, what a scheme has to offer, and
+what objects there are at it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import msgspec
 
@@ -100,3 +103,83 @@ class Progress(msgspec.Struct, frozen=True):
     total_files: int
     name: str
     """The file that moved last."""
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An object, as its store tells it."""
+
+    uri: str
+    path: str
+    """Below the `Objects` it is of."""
+    size: int
+    """Bytes; -1: not known before it is read."""
+    etag: str
+    """Changes when the bytes do, without quotes; empty: the store has none."""
+    modified: float
+    """Seconds since the epoch; 0: not known."""
+
+
+class Objects(Protocol):
+    """A folder, bucket or prefix. Methods block, and may be called from several threads."""
+
+    @property
+    def uri(self) -> str:
+        """As it may be shown."""
+
+    def list(self, pattern: str = "") -> Iterator[ObjectInfo]:
+        """Objects that fit a glob (`*`, `?`, `[...]`, and `**` across folders), or that are below a prefix of whole
+        path segments. Nothing there is no error.
+
+        Raises:
+            ArtifactFailed: one of its causes.
+        """
+
+    def head(self, path: str) -> ObjectInfo:
+        """What is known of one.
+
+        Raises:
+            ArtifactNotFound: it is not there.
+            ArtifactFailed: one of its other causes.
+        """
+
+    def read(self, path: str) -> bytes:
+        """All of one. Raises as `head`; ArtifactCorrupt where less came than was announced."""
+
+    def open(self, path: str) -> BinaryIO:
+        """One to be read from anywhere; a connection that breaks is made again. Raises as `head`, and ArtifactCorrupt
+        from its own methods once the object is not the one that was opened.
+        """
+
+    def write(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """One to be written, in one go. It is there, whole, when the body ended well, and not at all otherwise.
+
+        Raises:
+            ArtifactFailed: one of its causes, at the end or while it is written.
+        """
+
+    def put(self, path: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str | None:
+        """Write a small one at once.
+
+        Args:
+            path: Its name.
+            data: Its bytes.
+            if_absent: Only where none is there.
+            if_match: Only over the one of this etag.
+
+        Returns:
+            Its etag (empty: the store has none); None: the condition did not hold.
+
+        Raises:
+            ArtifactFailed: one of its causes.
+        """
+
+    def probe(self, path: str) -> None:
+        """Find out whether one could be written, and leave nothing there. Raises ArtifactFailed: it could not; Azure's
+        stores say so only when it is written.
+        """
+
+    def delete(self, path: str) -> None:
+        """Take one away; one that is not there is no error."""
+
+    def close(self) -> None:
+        """Let go of connections. Twice is once."""

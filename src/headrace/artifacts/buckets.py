@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from headrace.artifacts import stores, uri
-from headrace.artifacts.base import Entry, Pinned
+from headrace.artifacts.base import Entry, ObjectInfo, Pinned
 from headrace.artifacts.credentials import Credentials
 from headrace.artifacts.files import LocalObjects
-from headrace.artifacts.objects import ObjectInfo, StoreObjects
+from headrace.artifacts.objects import StoreObjects
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactNotFound
 

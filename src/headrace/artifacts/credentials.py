@@ -68,6 +68,11 @@ _GS_CONFIG: Final = MappingProxyType(
 _HF_CONFIG: Final = MappingProxyType({"token": "HF_TOKEN", "endpoint": "HF_ENDPOINT"})
 _HTTP_CONFIG: Final = MappingProxyType({"url": "HEADRACE_HTTP_URL", "headers": "HEADRACE_HTTP_HEADERS"})
 
+_TRUTHS: Final = MappingProxyType(
+    dict.fromkeys(("true", "yes", "on", "1", "t", "y"), True)
+    | dict.fromkeys(("false", "no", "off", "0", "f", "n"), False)
+)
+
 _KINDS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = MappingProxyType(
     {
         "s3": ("s3", _S3_CONFIG),
@@ -116,9 +121,13 @@ class Variables(Mapping[str, str]):
         return next((value for name in names if (value := self._values.get(name, ""))), "")
 
     def truth(self, *names: str) -> bool | None:
-        """The first of these that is set, as a yes or no; None if none is."""
-        value = self.first(*names).strip().lower()
-        return None if not value else value in {"1", "true", "yes", "on"}
+        """The first of these that is set, as a yes or no; None if none is.
+
+        Raises:
+            SettingsError: it is another word.
+        """
+        name = next((each for each in names if self._values.get(each, "").strip()), "")
+        return _truth(self._values[name], name) if name else None
 
     def over(self, values: Mapping[str, str], origin: str) -> Variables:
         """These with others over them."""
@@ -320,11 +329,18 @@ def _s3_words(document: Mapping[str, Any], values: dict[str, str]) -> None:
     """Those whose sense is turned round, and what a remote of its own must not take from the environment."""
     style = document.get("force_path_style", document.get("path_style"))
     if style is not None:
-        values["S3_USER_VIRTUAL_BUCKET"] = "false" if str(style).lower() in {"true", "1"} else "true"
+        values["S3_USER_VIRTUAL_BUCKET"] = "false" if _truth(str(style), "force_path_style") else "true"
     if "access_key_id" in document and "session_token" not in document:
         values["AWS_SESSION_TOKEN"] = ""
     if str(document.get("cabundle_configmap", "")):
         values["AWS_CA_BUNDLE"] = str(document["cabundle_configmap"])
+
+
+def _truth(value: str, name: str) -> bool:
+    known = _TRUTHS.get(value.strip().lower())
+    if known is None:  # what came is not repeated: it may be a secret that was put into the wrong place
+        raise SettingsError(f"{name}: expected one of {', '.join(_TRUTHS)}, came another word")
+    return known
 
 
 def _of_rclone_file(file: Path, remotes: dict[str, Remote]) -> None:

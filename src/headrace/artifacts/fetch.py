@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from headrace.artifacts import archives, failures, objects, registry
+from headrace.artifacts import archives, failures, registry
 from headrace.artifacts import cache as cache_
 from headrace.artifacts import credentials as credentials_
 from headrace.artifacts import uri as uri_
@@ -191,7 +191,7 @@ class _Fetch:
                 f"artifacts.ignore_patterns"
             )
         for entry in chosen:
-            objects.checked(self._shown, entry.path)
+            uri_.checked(self._shown, entry.path)
         return chosen
 
     def _check_size(self, count: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from headrace.artifacts import failures, uri
-from headrace.artifacts.objects import ObjectInfo, checked
+from headrace.artifacts.base import ObjectInfo
 from headrace.errors import ArtifactCorrupt, ArtifactNotFound
 
 _BUFFER: Final = 1 << 20
@@ -38,10 +38,10 @@ class LocalObjects:
         return f"<LocalObjects {self.uri}>"
 
     def list(self, pattern: str = "") -> Iterator[ObjectInfo]:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         glob = uri.is_glob(pattern)
         fits = uri.pattern(pattern) if glob else None
-        start = checked(self.uri, uri.static_part(pattern).rstrip("/"))
+        start = uri.checked(self.uri, uri.static_part(pattern).rstrip("/"))
         with failures.told(uri.join(self.uri, pattern), "listing"):
             root = self._folder / start
             if not glob and start and root.is_file():
@@ -56,7 +56,7 @@ class LocalObjects:
                     yield self._info(path, stat)
 
     def head(self, path: str) -> ObjectInfo:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         file, name = self._file(path)
         with failures.told(name):
             stat = file.stat()
@@ -65,12 +65,12 @@ class LocalObjects:
         return self._info(path, stat)
 
     def read(self, path: str) -> bytes:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         with self.open(path) as file:
             return file.read()
 
     def open(self, path: str) -> BinaryIO:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         file, name = self._file(path)
         self.head(path)
         with failures.told(name):
@@ -78,13 +78,13 @@ class LocalObjects:
 
     @contextlib.contextmanager
     def write(self, path: str) -> Iterator[BinaryIO]:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         file, name = self._file(path)
         with writing(file, name) as out:
             yield out
 
     def put(self, path: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str | None:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         file, name = self._file(path)
         with failures.told(name, "writing"):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ class LocalObjects:
         return etag
 
     def probe(self, path: str) -> None:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         file, name = self._file(path)
         with failures.told(name, "writing"):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,16 +116,16 @@ class LocalObjects:
             temporary.unlink()
 
     def delete(self, path: str) -> None:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         file, name = self._file(path)
         with failures.told(name, "deleting"):
             file.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
 
     def _file(self, path: str) -> tuple[Path, str]:
-        return self._folder / checked(self.uri, path), uri.join(self.uri, path)
+        return self._folder / uri.checked(self.uri, path), uri.join(self.uri, path)
 
     def _info(self, path: str, stat: os.stat_result) -> ObjectInfo:
         return ObjectInfo(

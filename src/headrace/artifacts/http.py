@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final
 
 from headrace.artifacts import rest, uri
-from headrace.artifacts.base import Entry, Pinned
+from headrace.artifacts.base import Entry, ObjectInfo, Pinned
 from headrace.artifacts.credentials import Credentials
-from headrace.artifacts.objects import ObjectInfo
 from headrace.artifacts.reader import open_reader
 from headrace.artifacts.secrets import Secret
 from headrace.artifacts.settings import ArtifactSettings
@@ -136,23 +135,23 @@ class WebObjects:
         return f"<WebObjects {self.uri}>"
 
     def list(self, pattern: str = "") -> Iterator[ObjectInfo]:
-        """See `objects.Objects`: the one there is."""
+        """See `base.Objects`: the one there is."""
         if not pattern:
             yield self.head("")
 
     def head(self, path: str) -> ObjectInfo:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         self._only(path)
         about = self._file.about()
         return ObjectInfo(uri=self.uri, path="", size=about.size, etag=self._file.etag, modified=self._file.modified)
 
     def read(self, path: str) -> bytes:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         with self.open(path) as file:
             return file.read()
 
     def open(self, path: str) -> BinaryIO:
-        """See `objects.Objects`: of a server that sends no parts, a temporary copy."""
+        """See `base.Objects`: of a server that sends no parts, a temporary copy."""
         self._only(path)
         entry = self._file.entries()[0]
         if self._file.ranges and entry.size >= 0:
@@ -169,23 +168,23 @@ class WebObjects:
         return copy  # type: ignore[return-value]  # it has every method of a BinaryIO
 
     def write(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """See `objects.Objects`: refused."""
+        """See `base.Objects`: refused."""
         raise self._read_only()
 
     def put(self, path: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str | None:
-        """See `objects.Objects`: refused."""
+        """See `base.Objects`: refused."""
         raise self._read_only()
 
     def probe(self, path: str) -> None:
-        """See `objects.Objects`: refused."""
+        """See `base.Objects`: refused."""
         raise self._read_only()
 
     def delete(self, path: str) -> None:
-        """See `objects.Objects`: refused."""
+        """See `base.Objects`: refused."""
         raise self._read_only()
 
     def close(self) -> None:
-        """See `objects.Objects`."""
+        """See `base.Objects`."""
         self._file.close()
 
     def _only(self, path: str) -> None:

@@ -15,18 +15,20 @@ import io
 import queue
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import msgspec
 
 from headrace.artifacts import credentials as credentials_
-from headrace.artifacts import failures, uri
+from headrace.artifacts import failures, registry, uri
+from headrace.artifacts.base import ObjectInfo, Objects
 from headrace.artifacts.credentials import Credentials
+from headrace.artifacts.files import LocalObjects
+from headrace.artifacts.http import WebObjects
 from headrace.artifacts.reader import open_reader
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import (
     ArtifactCorrupt,
-    ArtifactDenied,
     ArtifactFailed,
     ArtifactNotFound,
     ArtifactUnreachable,
@@ -43,86 +45,6 @@ _PART: Final = 16 << 20  # of an upload; ten thousand of them are the largest ob
 _UPLOADS: Final = 3  # parts under way
 _SCHEMES: Final = ("file", "s3", "gs", "az", "http", "https")
 _EMPTY: Final = frozenset({"", "d41d8cd98f00b204e9800998ecf8427e"})  # etags of nothing
-
-
-class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """An object, as its store tells it."""
-
-    uri: str
-    path: str
-    """Below the `Objects` it is of."""
-    size: int
-    """Bytes; -1: not known before it is read."""
-    etag: str
-    """Changes when the bytes do, without quotes; empty: the store has none."""
-    modified: float
-    """Seconds since the epoch; 0: not known."""
-
-
-class Objects(Protocol):
-    """A folder, bucket or prefix. Methods block, and may be called from several threads."""
-
-    @property
-    def uri(self) -> str:
-        """As it may be shown."""
-
-    def list(self, pattern: str = "") -> Iterator[ObjectInfo]:
-        """Objects that fit a glob (`*`, `?`, `[...]`, and `**` across folders), or that are below a prefix of whole
-        path segments. Nothing there is no error.
-
-        Raises:
-            ArtifactFailed: one of its causes.
-        """
-
-    def head(self, path: str) -> ObjectInfo:
-        """What is known of one.
-
-        Raises:
-            ArtifactNotFound: it is not there.
-            ArtifactFailed: one of its other causes.
-        """
-
-    def read(self, path: str) -> bytes:
-        """All of one. Raises as `head`; ArtifactCorrupt where less came than was announced."""
-
-    def open(self, path: str) -> BinaryIO:
-        """One to be read from anywhere; a connection that breaks is made again. Raises as `head`, and ArtifactCorrupt
-        from its own methods once the object is not the one that was opened.
-        """
-
-    def write(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """One to be written, in one go. It is there, whole, when the body ended well, and not at all otherwise.
-
-        Raises:
-            ArtifactFailed: one of its causes, at the end or while it is written.
-        """
-
-    def put(self, path: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str | None:
-        """Write a small one at once.
-
-        Args:
-            path: Its name.
-            data: Its bytes.
-            if_absent: Only where none is there.
-            if_match: Only over the one of this etag.
-
-        Returns:
-            Its etag (empty: the store has none); None: the condition did not hold.
-
-        Raises:
-            ArtifactFailed: one of its causes.
-        """
-
-    def probe(self, path: str) -> None:
-        """Find out whether one could be written, and leave nothing there. Raises ArtifactFailed: it could not; Azure's
-        stores say so only when it is written.
-        """
-
-    def delete(self, path: str) -> None:
-        """Take one away; one that is not there is no error."""
-
-    def close(self) -> None:
-        """Let go of connections. Twice is once."""
 
 
 def open_objects(
@@ -147,8 +69,6 @@ def open_objects(
     if (remote := known.remotes.get(uri.scheme_of(name))) is not None:
         place = msgspec.structs.replace(place, scheme=remote.scheme)
     if place.scheme == "file":
-        from headrace.artifacts.files import LocalObjects
-
         return LocalObjects(name, place.path)
     if place.scheme in {"s3", "gs", "az"}:
         from headrace.artifacts import stores
@@ -161,12 +81,8 @@ def open_objects(
             settings,
         )
     if place.scheme in {"http", "https"}:
-        from headrace.artifacts.http import WebObjects
-
         return WebObjects(name, settings=settings, credentials=known)
-    from headrace.artifacts import registry
-
-    raise registry.no_objects(name, _SCHEMES)
+    raise registry.unknown(name, _SCHEMES, what="files of rows")
 
 
 def _known(name: str, settings: ArtifactSettings) -> Credentials:
@@ -204,17 +120,6 @@ def expand(
     return found
 
 
-def checked(name: str, path: str) -> str:
-    """A path below a uri, as it is.
-
-    Raises:
-        ArtifactDenied: it would lead out.
-    """
-    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
-        raise ArtifactDenied(f"{uri.shown(name)}: {path!r} leads out of it")
-    return path
-
-
 class StoreObjects:
     """A bucket or a prefix of it, through `obstore`.
 
@@ -235,12 +140,12 @@ class StoreObjects:
         return f"<StoreObjects {self.uri}>"
 
     def list(self, pattern: str = "") -> Iterator[ObjectInfo]:
-        """See `Objects`."""
+        """See `base.Objects`."""
         import obstore
 
         glob = uri.is_glob(pattern)
         fits = uri.pattern(pattern) if glob else None
-        start = checked(self.uri, uri.static_part(pattern).rstrip("/"))
+        start = uri.checked(self.uri, uri.static_part(pattern).rstrip("/"))
         below = (self._prefix + start).rstrip("/")
         seen = False
         with self._told(pattern, "listing"):
@@ -255,26 +160,26 @@ class StoreObjects:
                 yield self.head(start)
 
     def head(self, path: str) -> ObjectInfo:
-        """See `Objects`."""
+        """See `base.Objects`."""
         import obstore
 
         with self._told(path):
             return self._info(path, obstore.head(self._store.client, self._key(path)))
 
     def read(self, path: str) -> bytes:
-        """See `Objects`."""
+        """See `base.Objects`."""
         with self.open(path) as file:
             return file.read()
 
     def open(self, path: str) -> BinaryIO:
-        """See `Objects`."""
+        """See `base.Objects`."""
         info = self.head(path)
         retries = min(1, self._settings.retries)  # the client itself tries as often as is set
         return open_reader(info.uri, info.size, functools.partial(self.chunks, info), retries=retries)
 
     @contextlib.contextmanager
     def write(self, path: str) -> Iterator[BinaryIO]:
-        """See `Objects`. A process that is killed leaves parts which nobody sees; a lifecycle rule of the bucket
+        """See `base.Objects`. A process that is killed leaves parts which nobody sees; a lifecycle rule of the bucket
         (`AbortIncompleteMultipartUpload`) takes them away.
         """
         upload = _Upload(self, path)
@@ -291,7 +196,7 @@ class StoreObjects:
         upload.finish()
 
     def put(self, path: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str | None:
-        """See `Objects`."""
+        """See `base.Objects`."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -316,7 +221,7 @@ class StoreObjects:
         return _etag(done)
 
     def probe(self, path: str) -> None:
-        """See `Objects`: an upload in parts is begun, and taken back before the first."""
+        """See `base.Objects`: an upload in parts is begun, and taken back before the first."""
 
         def taken_back(_: bytes) -> bytes:
             raise _AbortedError
@@ -325,14 +230,14 @@ class StoreObjects:
             self.upload(path, map(taken_back, (b"",)))
 
     def delete(self, path: str) -> None:
-        """See `Objects`."""
+        """See `base.Objects`."""
         import obstore
 
         with self._told(path, "deleting"), contextlib.suppress(FileNotFoundError):
             obstore.delete(self._store.client, self._key(path))
 
     def close(self) -> None:
-        """See `Objects`."""
+        """See `base.Objects`."""
 
     def chunks(self, info: ObjectInfo, *, start: int, end: int) -> Iterator[memoryview]:
         """The bytes of a range of one, in one request.
@@ -390,7 +295,7 @@ class StoreObjects:
         return False
 
     def _key(self, path: str) -> str:
-        return self._prefix + checked(self.uri, path) if path else self._prefix.rstrip("/")
+        return self._prefix + uri.checked(self.uri, path) if path else self._prefix.rstrip("/")
 
     def _told(self, path: str, doing: str = "reading") -> contextlib.AbstractContextManager[None]:
         name = uri.join(self.uri, path)

@@ -1,4 +1,4 @@
-"""An object as a file that is read from anywhere: what `objects.Objects.open` gives for buckets and for URLs."""
+"""An object as a file that is read from anywhere: what `base.Objects.open` gives for buckets and for URLs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -59,36 +59,27 @@ def open_source(name: str, *, settings: ArtifactSettings, credentials: Credentia
     if remote is not None:
         scheme = remote.scheme
     if scheme not in SCHEMES:
-        raise unknown(name, (*SCHEMES, *uri_.SAME, *credentials.remotes))
+        raise unknown(name, SCHEMES, (*uri_.SAME, *credentials.remotes))
     module, _, function = SCHEMES[scheme].partition(":")
     make: Callable[..., Source] = getattr(importlib.import_module(module), function)
     return make(name, settings=settings, credentials=credentials)
 
 
-def unknown(name: str, known: tuple[str, ...]) -> SettingsError:
-    """The error for a scheme that is not spoken: what to do, or the nearest one, or all."""
+def unknown(name: str, known: Collection[str], others: Collection[str] = (), *, what: str = "models") -> SettingsError:
+    """The error for a scheme that does not lead to what is asked for: what to do, or the nearest one, and all.
+
+    Args:
+        name: The uri.
+        known: Schemes that do.
+        others: Words that do as well.
+        what: It is asked for.
+    """
     scheme = uri_.scheme_of(name)
     place = uri_.shown(name)
     if scheme in INSTEAD:
         return SettingsError(f"{place}: {scheme} is not supported: {INSTEAD[scheme]}")
+    near = difflib.get_close_matches(scheme, (*known, *others), n=1, cutoff=0.5)
     return SettingsError(
-        f"{place}: no store is known by {scheme!r}: {_nearest(scheme, known)}known are {', '.join(sorted(SCHEMES))}, "
-        f"and remotes of artifacts.credentials"
+        f"{place}: no {what} come by {scheme!r}: {f'did you mean {near[0]}? ' if near else ''}known are "
+        f"{', '.join(sorted(known))}, and remotes of artifacts.credentials"
     )
-
-
-def no_objects(name: str, known: tuple[str, ...]) -> SettingsError:
-    """The error for a scheme of which there are no objects to be listed and written, though models may come by it."""
-    scheme = uri_.scheme_of(name)
-    place = uri_.shown(name)
-    if scheme in INSTEAD:
-        return SettingsError(f"{place}: {scheme} is not supported: {INSTEAD[scheme]}")
-    return SettingsError(
-        f"{place}: no files of rows are on {scheme!r}: {_nearest(scheme, known)}they are on {', '.join(known)} (to be "
-        f"read), and remotes of artifacts.credentials"
-    )
-
-
-def _nearest(scheme: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(scheme, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}? " if near else ""

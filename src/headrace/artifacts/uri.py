@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from headrace.artifacts.secrets import Secret
-from headrace.errors import SettingsError
+from headrace.errors import ArtifactDenied, SettingsError
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+._-]+):(?=/)")  # one letter is a drive
 _BLOB: Final = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.(?:core\.[a-z0-9.]+|storage\.azure\.net)")
@@ -111,7 +111,7 @@ def parse(uri: str) -> Place:
 
 def _web(scheme: str, rest: str) -> Place:
     parts = urllib.parse.urlsplit(f"{scheme}:{rest}")
-    user, at, host = parts.netloc.rpartition("@")
+    user, _, host = parts.netloc.rpartition("@")
     shown = f"{scheme}://{host}{parts.path}"
     if not host:
         raise SettingsError(f"{shown!r}: a uri of {scheme} is {scheme}://HOST/PATH")
@@ -134,7 +134,7 @@ def _web(scheme: str, rest: str) -> Place:
         scheme=scheme,
         host=host,
         path=parts.path.lstrip("/"),
-        user=Secret(user if at else ""),
+        user=Secret(user),
         query=Secret(parts.query),
         shown=shown,
     )
@@ -248,3 +248,14 @@ def pattern(glob: str) -> re.Pattern[str]:
             out.append(re.escape(char))
             at += 1
     return re.compile("".join(out), re.DOTALL)
+
+
+def checked(uri: str, path: str) -> str:
+    """A path below a uri, as it is.
+
+    Raises:
+        ArtifactDenied: it would lead out.
+    """
+    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ArtifactDenied(f"{shown(uri)}: {path!r} leads out of it")
+    return path

@@ -27,7 +27,7 @@ import pyarrow as pa
 from headrace import __version__
 from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
-from headrace.artifacts.objects import ObjectInfo, Objects
+from headrace.artifacts.base import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactNotFound, Conflict, InvalidRequest
 from headrace.lifecycle.batch import manifest, rows, source

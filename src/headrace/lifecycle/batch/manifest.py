@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from headrace.artifacts import uri
-from headrace.artifacts.objects import ObjectInfo, Objects
+from headrace.artifacts.base import ObjectInfo, Objects
 from headrace.errors import ArtifactNotFound
 from headrace.lifecycle.batch.base import Job, Predictor
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import msgspec
 import pyarrow as pa
 
-from headrace.artifacts.objects import Objects
+from headrace.artifacts.base import Objects
 from headrace.lifecycle.batch import manifest, rows
 from headrace.lifecycle.batch.base import Format, Reject
 from headrace.lifecycle.batch.formats import registry

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
-from headrace.artifacts.objects import ObjectInfo, Objects
+from headrace.artifacts.base import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactCorrupt, InvalidRequest
 from headrace.lifecycle.batch import columns

@@ -10,7 +10,7 @@ import msgspec
 
 from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
-from headrace.artifacts.objects import ObjectInfo
+from headrace.artifacts.base import ObjectInfo
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactDenied, Conflict
 from headrace.lifecycle.batch import manifest

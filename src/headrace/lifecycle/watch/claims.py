@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from headrace.artifacts.objects import Objects
+from headrace.artifacts.base import Objects
 from headrace.errors import ArtifactNotFound
 from headrace.lifecycle.batch.base import Outcome
 from headrace.lifecycle.watch.places import OWN

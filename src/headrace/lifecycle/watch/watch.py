@@ -22,7 +22,7 @@ import msgspec
 
 from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri as uri_
-from headrace.artifacts.objects import ObjectInfo, Objects
+from headrace.artifacts.base import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import (
     ArtifactFailed,

@@ -31,7 +31,7 @@ import pyarrow.parquet
 
 from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
-from headrace.artifacts.objects import Objects
+from headrace.artifacts.base import Objects
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import ArtifactNotFound, Conflict, SettingsError, Temporary
 from headrace.lifecycle.batch import manifest, source

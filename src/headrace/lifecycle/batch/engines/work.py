@@ -23,7 +23,7 @@ from headrace import __version__
 from headrace import errors as errors_
 from headrace.artifacts import objects as objects_
 from headrace.artifacts import uri
-from headrace.artifacts.objects import ObjectInfo, Objects
+from headrace.artifacts.base import ObjectInfo, Objects
 from headrace.artifacts.settings import ArtifactSettings
 from headrace.errors import Conflict, HeadraceError
 from headrace.lifecycle.batch import manifest, source
