@@ -26,11 +26,14 @@
     │   └── ArtifactUnreachable the store does not answer, or broke off (also Temporary)
     ├── SettingsError           start: a setting, file or flag is wrong; names the key and the nearest known one
     └── Temporary               trying again later may succeed
+        ├── Unreachable         ask: no server answers at an address, or it broke off
         ├── ModelNotReady       route: known, but loading, unloaded or failed
         ├── Overloaded          batch: a bounded queue is full; carries retry_after_seconds
         │   └── Throttled       guard: this caller asks too much; others do not
         ├── DeadlineExceeded    anywhere: the request's deadline has passed
         └── WorkerDied          predict: the process that ran the model ended or hung
+
+A room may have leaves of its own, which it alone tells apart: to all others they are the class above them.
 
 Each protocol owns a table from these classes to its own codes, looked up along the MRO (`protocols.status`).
 """
@@ -163,6 +166,10 @@ class SettingsError(HeadraceError):
 
 class Temporary(HeadraceError):
     """The same request may succeed later."""
+
+
+class Unreachable(Temporary):
+    """No server answers at the address, or the connection broke before an answer came."""
 
 
 class ArtifactUnreachable(ArtifactFailed, Temporary):

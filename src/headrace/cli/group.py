@@ -21,6 +21,8 @@ from headrace.errors import (
     ModelNotFound,
     ModelNotReady,
     SettingsError,
+    Temporary,
+    Unreachable,
 )
 
 COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
@@ -80,9 +82,6 @@ EXIT_CODES: Final[Mapping[int, str]] = MappingProxyType(
 
 def exit_code(error: HeadraceError) -> int:
     """The exit status for an error that reached the command line."""
-    from headrace.client import Unreachable
-    from headrace.errors import Temporary
-
     if isinstance(error, SettingsError):
         return 2
     if isinstance(error, Unreachable):

@@ -5,6 +5,7 @@ that protocol; `batch` asks such a server for a whole file of requests; `remote`
 `Infer`. May import: payload, errors, and `remote` the protocols. Never: anything of the server.
 """
 
-from headrace.client.http import Client, IndexEntry, ModelMetadata, Unreachable
+from headrace.client.http import Client, IndexEntry, ModelMetadata
+from headrace.errors import Unreachable
 
 __all__ = ["Client", "IndexEntry", "ModelMetadata", "Unreachable"]

@@ -14,8 +14,8 @@ from urllib.parse import quote
 import httptools
 import msgspec
 
-from headrace.client.http import Unreachable, address_of
-from headrace.errors import DeadlineExceeded, InvalidRequest
+from headrace.client.http import address_of
+from headrace.errors import DeadlineExceeded, InvalidRequest, Unreachable
 
 _PRINTED: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 """What a header's value may hold as it is; `quote` takes care of the rest."""

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from headrace.client.http import Unreachable, address_of, error_text
+from headrace.client.http import address_of, error_text
 from headrace.errors import (
     Conflict,
     DeadlineExceeded,
@@ -31,6 +31,7 @@ from headrace.errors import (
     SettingsError,
     Temporary,
     TooLarge,
+    Unreachable,
 )
 from headrace.payload import EMPTY
 

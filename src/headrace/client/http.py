@@ -31,6 +31,7 @@ from headrace.errors import (
     RuntimeFailed,
     Temporary,
     TooLarge,
+    Unreachable,
     UnsupportedEncoding,
 )
 from headrace.payload import EMPTY, InferenceRequest, InferenceResponse, Parameters, RequestedOutput, TensorSpec
@@ -41,10 +42,6 @@ _IDLE_KEPT: Final = 16
 
 _FIRST_LOOK_SECONDS: Final = 0.1  # at a job; later ones are rarer
 _LAST_LOOK_SECONDS: Final = 1.0
-
-
-class Unreachable(Temporary):
-    """No server answers at the address, or the connection broke before an answer came."""
 
 
 class IndexEntry(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from headrace.errors import (
     RuntimeFailed,
     Temporary,
     TooLarge,
+    Unreachable,
     located,
 )
 from headrace.payload import (
@@ -436,7 +437,7 @@ class _Grpc:
 
 def _of_status(code: int, text: str) -> HeadraceError:
     if code == v2_grpc.UNAVAILABLE and any(each in text.lower() for each in _AWAY):
-        return http.Unreachable(text)
+        return Unreachable(text)
     if code == v2_grpc.RESOURCE_EXHAUSTED:
         return TooLarge(text) if "larger than" in text.lower() else Overloaded(text)
     return _OF_CODE.get(code, RuntimeFailed)(text)
