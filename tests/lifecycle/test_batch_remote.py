@@ -1,5 +1,7 @@
 """Batch jobs on a running server, over REST and gRPC, against the same job in this process; and servers that go away."""
 
+import http.server
+import json
 import os
 import re
 import shutil
@@ -20,6 +22,7 @@ from headrace.lifecycle.batch.base import Job
 from headrace.lifecycle.batch.remote import open_remote
 from headrace.lifecycle.batch.run import run
 from headrace.offline import open_model
+from headrace.payload import Tensor
 from headrace.serving.digest import digest
 
 ROWS = 3000
@@ -102,6 +105,45 @@ def test_what_the_server_does_not_have_is_said_at_once(files, server, tmp_path):
     with pytest.raises(Temporary, match=r"127\.0\.0\.1:1"):
         run(job(files, tmp_path / "x.csv", model="sums", url="http://127.0.0.1:1"), open_predictor=open_remote)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_is_told_when_the_server_goes_away_with_it():
+    """Rows that a server refuses, which then does not say which model it has, are asked again, and both are told."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.answer(503 if server.refused else 200, {"name": "m", "platform": "x", "inputs": [], "outputs": []})
+
+        def do_POST(self):
+            server.refused = True
+            self.rfile.read(int(self.headers["content-length"]))
+            self.answer(400, {"error": "expected other columns"})
+
+        def answer(self, status, body):
+            text = json.dumps(body if status < 500 else {"error": "the server is stopping"}).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.refused = False
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        predictor = open_remote(
+            Job(model="m", inputs=(), output="", url=f"http://127.0.0.1:{server.server_address[1]}")
+        )
+        with pytest.raises(Temporary, match=r"expected other columns; which model .* the server is stopping"):
+            predictor.predict([Tensor("x", "FP64", np.zeros((1, 1)))])
+        predictor.close()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_a_model_that_is_changed_in_the_middle_ends_the_job(files, server, tmp_path):

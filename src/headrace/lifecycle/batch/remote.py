@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 from headrace.client.remote import VERSIONS, Remote
-from headrace.errors import InvalidRequest, ModelNotFound, ModelNotReady
+from headrace.errors import HeadraceError, InvalidRequest, ModelNotFound, ModelNotReady, Temporary, located
 from headrace.lifecycle.batch.base import Job
 from headrace.payload import DIGEST, EMPTY, InferenceRequest, RequestedOutput, Signature, Tensor
 
@@ -125,9 +125,17 @@ class RemotePredictor:
 
     async def _asked(self, request: InferenceRequest) -> Sequence[Tensor]:
         try:
-            return (await self._remote.infer(request)).outputs
-        finally:
-            await self._look()  # a request that failed may have met another model
+            response = await self._remote.infer(request)
+        except (Temporary, ModelNotFound):  # it is asked again
+            raise
+        except HeadraceError as error:  # which another model may have raised
+            try:
+                await self._look()
+            except HeadraceError as unseen:
+                raise located(unseen, f"{error}; which model says so cannot be seen") from error
+            raise
+        await self._look()
+        return response.outputs
 
     async def _look(self) -> Signature:
         """See which model is there; one look at a time, so that the last is the latest."""
