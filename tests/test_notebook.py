@@ -21,6 +21,7 @@ import headrace
 import headrace.client
 from headrace import app, errors, notebook
 from headrace.client import Unreachable
+from headrace.testing.brokers import free_port
 
 X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 3.0], [3.0, 2.0]])
 Y = np.array([0, 0, 1, 1])
@@ -116,9 +117,7 @@ def test_own_class():
 
 def test_chosen_port(estimator):
     """The port asked for is the one that answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with headrace.serve(estimator, port=port, settings=OFF) as server:
         assert server.url == f"http://127.0.0.1:{port}"
         assert server.client.ready()
@@ -229,9 +228,7 @@ def test_block():
         "settings=", "block=True, port=PORT, settings="
     )
     script = script.partition("print(server")[0] + "print('out')\n"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", script.replace("PORT", str(port))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 import headrace
-from headrace.client.http import Unreachable
 from headrace.client.remote import Remote
 from headrace.errors import (
     DeadlineExceeded,
@@ -20,9 +18,11 @@ from headrace.errors import (
     ModelNotReady,
     Overloaded,
     RuntimeFailed,
+    Unreachable,
 )
 from headrace.payload import DTYPES, InferenceRequest, RequestedOutput, Tensor
 from headrace.server.eager import start
+from headrace.testing.brokers import free_port
 
 NUMBERS = ["BOOL", "UINT8", "INT32", "INT64", "FP16", "FP32", "FP64"]
 
@@ -211,10 +211,7 @@ async def test_closing_does_not_wait_for_ever(url):
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 async def test_a_server_that_is_away(scheme):
     """Where nobody listens the request is Unreachable, which is Temporary, and the model is not ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    remote = Remote(f"{scheme}://127.0.0.1:{port}", model="m")
+    remote = Remote(f"{scheme}://127.0.0.1:{free_port()}", model="m")
     with pytest.raises(Unreachable):
         await remote.infer(asked(tensor([1.0], "FP64")))
     assert await remote.ready() is False

@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,8 @@ import tritonclient.grpc
 import tritonclient.http
 from sklearn.linear_model import LogisticRegression
 from tritonclient.utils import InferenceServerException
+
+from headrace.testing.brokers import free_port
 
 HEAD = """
 import asyncio, json, os, pathlib
@@ -689,19 +690,12 @@ class TestNothingOfAnotherCaller:
 # -- settings and variables --
 
 
-def free_ports(many):
-    sockets = [socket.socket() for _ in range(many)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def test_mlserver_start_takes_the_folders_settings_and_the_environment(serve, tmp_path, iris):
     """Ports and name are the file's, which stands over MLSERVER_ variables; these fill in what it leaves out."""
-    rest, grpc_port, metrics = free_ports(3)
+    ports = set()
+    while len(ports) < 3:
+        ports.add(free_port())
+    rest, grpc_port, metrics = ports
     (tmp_path / "settings.json").write_text(
         json.dumps(
             {

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from headrace.testing.brokers import free_port, wait_for_port
+
 
 def test_every_route_of_the_document_answers(server):
     """Each path and method of the OpenAPI document leads to a handler: no 404 for a route, no 405 for a method."""
@@ -260,7 +262,6 @@ def test_a_signal_lets_requests_end_and_the_server_exits_well(serve, tmp_path, n
 
 def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path):
     """SIGTERM during a long load ends the process with 0, whatever the load is doing."""
-    import socket
     import subprocess
     import sys
 
@@ -268,17 +269,9 @@ def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path):
     (tmp_path / "m" / "model.py").write_text(
         "import time\n\n\nclass Model:\n    def load(self):\n        time.sleep(60)\n\n    def predict(self, x):\n        return x\n"
     )
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "headrace", "serve", str(tmp_path / "m"), "--port", str(port), "--grpc-port", "0"]
     process = subprocess.Popen([*command, "--metrics-port", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:  # health answers while the model loads
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-        except OSError:
-            time.sleep(0.05)
+    wait_for_port(port, 60, process=process)  # health answers while the model loads
     process.terminate()
     assert process.wait(timeout=60) == 0
