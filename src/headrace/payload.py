@@ -220,5 +220,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     """Shown in metadata as they are: engine by number of rows, parity figures, reasons of a refusal."""
     objects: bool = False
     """Over JSON, elements of BYTES may be any JSON value but a list: the model's own code looks at them."""
+    missing_texts: bool = False
+    """An element of a BYTES input may be None: no value. Only a model that says so is given any."""
     declared: Mapping[str, Any] = EMPTY
     """Members of V2 metadata in the words of the model's own code, which hold over what its settings declare."""

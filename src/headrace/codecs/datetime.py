@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from headrace.codecs.base import Codec
@@ -18,12 +19,15 @@ class DatetimeCodec(Codec):
 
     content_type = "datetime"
 
-    def decode(self, tensor: Tensor) -> list[datetime]:
-        """The elements as dates with times."""
-        dates = []
+    def decode(self, tensor: Tensor) -> list[datetime | None]:
+        """The elements as dates with times; None, which is no value, stays."""
+        missing = [each is None for each in tensor.data.ravel().tolist()]
+        if any(missing):
+            tensor = msgspec.structs.replace(tensor, data=np.where(missing, b"", tensor.data.ravel()))
+        dates: list[datetime | None] = []
         for index, text in enumerate(texts_of(tensor, self.content_type)):
             try:
-                dates.append(datetime.fromisoformat(text))
+                dates.append(None if missing[index] else datetime.fromisoformat(text))
             except ValueError:
                 raise InvalidRequest(
                     f"input '{tensor.name}': element {index} is not an ISO 8601 date: {text[:40]!r}"

@@ -48,7 +48,6 @@ LINES: Final = "application/jsonlines"
 NPY: Final = "application/x-npy"
 PARQUET: Final = "application/vnd.apache.parquet"
 _KINDS: Final[Mapping[str, str]] = {
-    "": JSON,
     JSON: JSON,
     CSV: CSV,
     LINES: LINES,
@@ -56,8 +55,10 @@ _KINDS: Final[Mapping[str, str]] = {
     "application/x-ndjson": LINES,
     NPY: NPY,
 }
-_TAKEN: Final = {**_KINDS, PARQUET: PARQUET}
+_TAKEN: Final = {**_KINDS, "": JSON, PARQUET: PARQUET}
 """Content types of bodies; those above are of answers too."""
+_ACCEPTED: Final = {**_KINDS, "*/*": JSON, "application/*": JSON, "text/*": CSV}
+"""What a header `Accept` may name."""
 _ONE_ARRAY: Final = frozenset({"predict", "output-0", "output-1"})
 """What a runtime calls an answer that has no name."""
 _CODES: Final[Mapping[int, str]] = {
@@ -101,6 +102,8 @@ class _Inputs(msgspec.Struct, frozen=True):
     """As of `Signature`: otherwise a table's columns are found by name even where the model takes a matrix."""
     binary: frozenset[str] = frozenset()
     """Columns that come as base64."""
+    missing_texts: bool = False
+    """As of `Signature`."""
 
     @property
     def required(self) -> list[TensorSpec]:
@@ -156,6 +159,7 @@ def parse(
             signature.inputs,
             strict=signature.strict,
             binary=frozenset(binary.split(",")) if binary else frozenset(),
+            missing_texts=signature.missing_texts,
         )
     parameters: Mapping[str, Any] = EMPTY
     kind, told = _media(content_type)
@@ -255,15 +259,7 @@ def _accepted(accept: str) -> tuple[str, Mapping[str, str]]:
     best, chosen = 0.0, (JSON, EMPTY)
     for part in accept.split(","):
         kind, parameters = _media(part)
-        form = (
-            JSON
-            if kind in {"*/*", "application/*"}
-            else CSV
-            if kind == "text/*"
-            else _KINDS.get(kind, "")
-            if kind
-            else ""
-        )
+        form = _ACCEPTED.get(kind, "")
         try:
             quality = float(parameters.get("q", "1"))
         except ValueError:
@@ -463,7 +459,7 @@ def _of_matrix(matrix: Array, names: Sequence[str] | None, inputs: _Inputs) -> t
     for name, column in zip(table, columns, strict=True):
         spec = known.get(name)
         if spec is not None:
-            if spec.optional and np.isnan(column).all():
+            if _is_left_out(spec, inputs) and np.isnan(column).all():
                 continue
             tensors.append(Tensor(name, spec.datatype, _ranked(_exactly(column, spec.datatype), spec)))
     return tuple(tensors)
@@ -587,10 +583,16 @@ def _of_table(table: Table, named: bool, inputs: _Inputs) -> tuple[Tensor, ...]:
     tensors = []
     for name, values in chosen.items():
         spec = known.get(name)
-        if spec is not None and spec.optional and all(value is None for value in values):
+        if spec is not None and _is_left_out(spec, inputs) and all(value is None for value in values):
             continue
         tensors.append(_tensor(spec or name, list(values), inputs))
     return tuple(tensors)
+
+
+def _is_left_out(spec: TensorSpec, inputs: _Inputs) -> bool:
+    """Whether an input that has no value in any row is as good as none: nothing else says so in its datatype."""
+    says = inputs.missing_texts if spec.datatype == "BYTES" else DTYPES[spec.datatype].kind == "f"
+    return spec.optional and not says
 
 
 def _of_values(values: list[Any], inputs: _Inputs) -> tuple[Tensor, ...]:
@@ -620,7 +622,7 @@ def _tensor(spec: TensorSpec | str, values: list[Any], inputs: _Inputs) -> Tenso
     datatype = datatype or _guess(flat)
     if name in inputs.binary:
         flat = [_unbased(each, index, what) for index, each in enumerate(flat)]
-    data = _typed(flat, datatype, what)
+    data = _typed(flat, datatype, what, missing_texts=inputs.missing_texts)
     if wanted == len(dimensions) - 1 and dimensions[-1] == 1:
         dimensions = dimensions[:-1]
     elif wanted == len(dimensions) + 1:
@@ -648,10 +650,12 @@ def _guess(flat: list[Any]) -> str:
     return "FP64" if kinds <= {int, float, type(None)} else "BYTES"
 
 
-def _typed(flat: list[Any], datatype: str, what: str) -> Array:
+def _typed(flat: list[Any], datatype: str, what: str, *, missing_texts: bool) -> Array:
     if datatype == "BYTES":
         array: Array = np.empty(len(flat), np.object_)
-        array[:] = [_text(each, index, what) for index, each in enumerate(flat)]
+        array[:] = [
+            None if each is None and missing_texts else _text(each, index, what) for index, each in enumerate(flat)
+        ]
         return array
     if datatype in {"FP16", "BF16"}:
         raise InvalidRequest(f"{what} is {datatype}, which this protocol does not carry; ask by the V2 protocol")

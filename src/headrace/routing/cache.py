@@ -230,7 +230,8 @@ def key_of(request: InferenceRequest, *, model: str, version: str) -> Key:
     """What two requests share exactly when they ask the same of the same version: 32 bytes of BLAKE2b (RFC 7693).
 
     What is hashed can be read back in one way only: a self-delimiting head (msgpack, parameters in the order of their
-    names) says how many bytes or elements each tensor has; then the tensors follow, BYTES elements after their lengths.
+    names) says how many bytes or elements each tensor has; then the tensors follow, BYTES elements after their lengths,
+    which is -1 where there is no value.
 
     Raises:
         TypeError, ValueError, OverflowError: parameters or elements that are no JSON values, bytes or 64-bit integers.
@@ -248,8 +249,9 @@ def key_of(request: InferenceRequest, *, model: str, version: str) -> Key:
         data = each.data
         if data.dtype.hasobject:
             elements = data.ravel().tolist()
-            content = b"".join(elements)  # raises for what is not bytes
-            hashed.update(np.fromiter(map(len, elements), np.uint64, len(elements)).data)
+            content = b"".join([each for each in elements if each is not None])  # raises for what is not bytes
+            lengths = [-1 if each is None else len(each) for each in elements]
+            hashed.update(np.fromiter(lengths, np.int64, len(lengths)).data)
             hashed.update(content)
         else:
             hashed.update(np.ascontiguousarray(data).data)
@@ -306,7 +308,9 @@ def _size(tensors: Iterable[Tensor]) -> int:
         data = each.data
         total += _TENSOR_BYTES + data.nbytes
         if data.dtype.hasobject:
-            total += sum(map(len, data.ravel().tolist())) + (_ELEMENT_BYTES - 8) * data.size
+            total += (
+                sum(len(each) for each in data.ravel().tolist() if each is not None) + (_ELEMENT_BYTES - 8) * data.size
+            )
     return total
 
 

@@ -23,7 +23,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -171,6 +171,7 @@ class MlflowRuntime(Runtime):
             outputs=tuple(each.spec() for each in self._outputs),
             strict=False,
             batchable=batchable and rows_first,
+            missing_texts=self._form not in {"tensor", "tensors"},
             libraries={"mlflow": mlflow.__version__},
             warnings=(*dict.fromkeys(heard), *unread, *unsaid),
             properties={
@@ -193,7 +194,7 @@ class MlflowRuntime(Runtime):
         self._check_outputs(outputs)
         data = self._data(inputs)
         params = self._checked(parameters)
-        with self._faulted():
+        with self._faulted(inputs):
             answer = self._model.predict(data, params=params) if params else self._model.predict(data)
         return self._named(answer, outputs)
 
@@ -204,7 +205,7 @@ class MlflowRuntime(Runtime):
         self._check_outputs(outputs)
         data = self._data(inputs)
         params = self._checked(parameters)
-        with self._faulted():
+        with self._faulted(inputs):
             for part in self._model.predict_stream(data, params=params or None):
                 yield self._named(part, outputs)
 
@@ -310,6 +311,11 @@ class MlflowRuntime(Runtime):
         Raises:
             LoadFailed: they differ.
         """
+        if isinstance(example, self._pandas.DataFrame):
+            texts = [each.name for each in self._columns if each.kind == "string" and each.name in example]
+            example = example.assign(
+                **{name: self._texts(example[name], example.index) for name in texts if example[name].isna().any()}
+            )
         try:
             native = self._named(self._model.predict(example), ())
             difference = _difference(native, self._named(answer, ()))
@@ -406,7 +412,9 @@ class MlflowRuntime(Runtime):
             return list(next(iter(columns.values())))
         if self._form == "records":
             return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        frame = self._pandas.DataFrame(columns)
+        frame = self._frame(
+            columns, [each.name for each in self._columns if each.kind == "string" and each.name in columns]
+        )
         if self._form == "frame":
             frame.columns = range(len(columns))
         return frame
@@ -478,9 +486,23 @@ class MlflowRuntime(Runtime):
             column = Column(name=name, kind="string", datatype="BYTES") if value.dtype.kind in "OSU" else None
             columns[name] = self._column(column, value) if column else value.reshape(-1)
         try:
-            return self._pandas.DataFrame(columns)
+            return self._frame(columns, [name for name, value in inputs.items() if value.dtype.kind in "OSU"])
         except ValueError as error:
             raise InvalidRequest(f"inputs make no table: {_line(error)}") from error
+
+    def _frame(self, columns: dict[str, Any], texts: Iterable[str]) -> Any:
+        """A DataFrame. A text that is missing is NaN, as in a file that pandas reads, whether other rows have texts or
+        not: pandas alone would keep None where none has.
+        """
+        for name in texts:
+            if None in columns[name]:
+                columns[name] = self._texts(columns[name])
+        return self._pandas.DataFrame(columns)
+
+    def _texts(self, values: Iterable[Any], index: Any = None) -> Any:
+        dtype = self._pandas.Series([""]).dtype
+        found = [each if isinstance(each, str) else np.nan for each in values]
+        return self._pandas.Series(found, index, dtype)
 
     def _check_names(self, inputs: Values) -> None:
         known = {column.name for column in self._columns}
@@ -504,18 +526,37 @@ class MlflowRuntime(Runtime):
         return dict(parameters)
 
     @contextlib.contextmanager
-    def _faulted(self) -> Iterator[None]:
-        """What MLflow says of inputs and params is for the caller; so is a library's ValueError about values."""
+    def _faulted(self, inputs: Values) -> Iterator[None]:
+        """What MLflow says of inputs and params is for the caller; so is a library's ValueError about values, and what
+        any model makes of values that are not there.
+        """
         try:
             yield
         except self._faults as error:
             if getattr(error, "error_code", "") in _CALLERS_FAULT:
                 raise InvalidRequest(_line(error)) from error
             raise
-        except ValueError as error:
-            if self._in_code:
-                raise
-            raise InvalidRequest(_line(error)) from error
+        except Exception as error:
+            if isinstance(error, ValueError) and not self._in_code:
+                raise InvalidRequest(_line(error)) from error
+            if missing := self._missing(inputs, error):
+                said = f"{type(error).__name__}: {_line(error)}"
+                raise InvalidRequest(f"the model fails where {missing} has no value: {said}") from error
+            raise
+
+    def _missing(self, inputs: Values, error: Exception) -> str:
+        """Inputs whose values the model fails for want of, as a message names them; empty: it fails for another reason.
+
+        One that was left out is to be looked for in vain, and to be named in the error; of one without a value in some
+        row, code may make anything that comes of None or NaN in place of text, and a library has errors of its own.
+        """
+        lacks = isinstance(error, LookupError | AttributeError)
+        fails = lacks or not self._in_code or isinstance(error, TypeError | ValueError)
+        return ", ".join(
+            repr(each.name)
+            for each in self._columns
+            if (lacks and each.name in str(error) if each.name not in inputs else fails and _lacks(inputs[each.name]))
+        )
 
     # -- outputs --
 
@@ -706,6 +747,11 @@ def _text(name: str, value: Any) -> str | None:
         return bytes(value).decode()
     except (UnicodeDecodeError, TypeError) as error:
         raise InvalidRequest(f"input {name!r} holds something that is no UTF-8 text: {error}") from error
+
+
+def _lacks(value: Any) -> bool:
+    """Whether some row of an input of texts has none."""
+    return np.asarray(value).dtype.kind == "O" and None in np.asarray(value).reshape(-1).tolist()
 
 
 def _document(name: str, value: Any) -> Any:

@@ -191,6 +191,9 @@ def digest_of(tensors: Sequence[Tensor]) -> str:
         digest.update(orjson.dumps([each.name, each.datatype, list(each.shape)]))
         if each.datatype == "BYTES":
             for item in each.data.ravel():
+                if item is None:  # a length that no value has
+                    digest.update(b"\xff" * 8)
+                    continue
                 value = item if isinstance(item, bytes) else str(item).encode()
                 digest.update(len(value).to_bytes(8, "little") + value)
         else:

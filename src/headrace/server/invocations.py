@@ -197,11 +197,8 @@ class Invocations:
 
     async def _tell_version(self, request: HttpRequest, target: Target) -> HttpReply:
         """MLflow's while there is a model of its, which is what its clients look for."""
-        version = self._version
-        for name in self._flows():
-            signature = self._models.route(name).signature
-            version = signature.libraries.get("mlflow", "") if signature is not None else version
-            break
+        signature = next((self._models.route(name).signature for name in self._flows()), None)
+        version = self._version if signature is None else signature.libraries.get("mlflow", "")
         return HttpReply(msgspec.json.encode(version)) if self._as_mlserver else HttpReply(version.encode(), 200, TEXT)
 
     def _flows(self) -> list[str]:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from headrace.errors import InvalidRequest, NotSupported
 from headrace.lifecycle.batch.base import Job
 from headrace.payload import DTYPES, Array, Signature, Tensor, TensorSpec
+from headrace.protocols import csv_table
 
 Faults = dict[int, str]
 """Number of a row in its batch to what was expected and what came."""
@@ -39,8 +40,8 @@ _ARROW: Final[Mapping[str, Any]] = {
 }
 """Datatype to what text is read as."""
 
-MISSING: Final = ("", "NA", "N/A", "#N/A", "NULL", "null", "None", "NaN", "nan", "-NaN", "-nan")
-"""Texts of a number that is not there."""
+_MISSING: Final = tuple(sorted(csv_table.MISSING))
+"""Texts of a number that is not there; in CSV, which has no null, of a text that is not there too."""
 _TRUE: Final = ("true", "True", "TRUE", "1")
 _FALSE: Final = ("false", "False", "FALSE", "0")
 _SHOWN: Final = 60
@@ -56,6 +57,10 @@ class Feed(msgspec.Struct, frozen=True):
     tail: tuple[int, ...] = ()
     """Of its shape, behind the rows; -1: as the values have it. Of a column that holds lists: the lists' own."""
     content_type: str = ""
+    missing: bool = False
+    """The model takes None for a text that is not there; otherwise that makes its row bad."""
+    words: bool = False
+    """Of CSV: what stands for nothing in numbers does in texts too, where the model takes that."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -75,7 +80,7 @@ class Plan(msgspec.Struct, frozen=True):
 # -- deciding --
 
 
-def plan(job: Job, signature: Signature, schema: pa.Schema) -> Plan:
+def plan(job: Job, signature: Signature, schema: pa.Schema, *, is_csv: bool = False) -> Plan:
     """What each column of a file is for.
 
     By `job.columns` where it says so. Else each input that the model declares is the column of its name; else a model's
@@ -99,6 +104,11 @@ def plan(job: Job, signature: Signature, schema: pa.Schema) -> Plan:
     for feed in feeds:
         if feed.datatype == "BF16":
             raise NotSupported(f"input '{feed.tensor}' is BF16, which batch jobs cannot fill; serve the model in FP32")
+    if signature.missing_texts:
+        feeds = tuple(
+            msgspec.structs.replace(feed, missing=True, words=is_csv) if feed.datatype == "BYTES" else feed
+            for feed in feeds
+        )
     return Plan(feeds=feeds, keep=tuple(dict.fromkeys(keep)), id_column=job.id_column)
 
 
@@ -367,7 +377,7 @@ def _parsed(column: Any, datatype: str, fault: _Fault) -> Any:
         except pa.ArrowInvalid:
             pass
     trimmed = pc.utf8_trim_whitespace(texts)
-    missing = pc.is_in(trimmed, value_set=pa.array(MISSING, trimmed.type))
+    missing = pc.is_in(trimmed, value_set=pa.array(_MISSING, trimmed.type))
     if pc.any(missing).as_py():
         trimmed = pc.if_else(missing, pa.scalar(None, trimmed.type), trimmed)
     if pa.types.is_boolean(target):
@@ -427,8 +437,11 @@ def _texts(column: Any, fault: _Fault) -> Any:
 
 
 def _bytes(feed: Feed, name: str, column: Any, fault: _Fault) -> Array:
-    """`[n]` objects of bytes."""
+    """`[n]` objects of bytes; None, where the model takes that, is no value."""
     kind = column.type
+    if feed.words and pa.types.is_string(kind):
+        is_nothing = pc.is_in(column, value_set=pa.array(_MISSING, kind))
+        column = pc.if_else(is_nothing, pa.scalar(None, kind), column)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         column = pc.strftime(column, format="%Y-%m-%d" if pa.types.is_date(kind) else "%Y-%m-%dT%H:%M:%S")
     elif _is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind):
@@ -436,7 +449,7 @@ def _bytes(feed: Feed, name: str, column: Any, fault: _Fault) -> Array:
     elif not _is_text(kind):
         column = column.cast(pa.string())
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    if column.null_count:
+    if column.null_count and not feed.missing:
         for at in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
             fault(at, "text", None)
         column = column.fill_null(b"" if is_bytes else "")
@@ -445,7 +458,7 @@ def _bytes(feed: Feed, name: str, column: Any, fault: _Fault) -> Array:
     if is_bytes and feed.content_type == "base64":
         import base64
 
-        found = _objects([base64.b64encode(each) for each in found])
+        found = _objects([each if each is None else base64.b64encode(each) for each in found])
     return found
 
 

@@ -41,7 +41,7 @@ class Source(msgspec.Struct, frozen=True):
     def plan(self, job: Job, predictor: Predictor) -> Plan:
         """What the columns are for; the reader reads those from here on. Raises InvalidRequest: they do not fit."""
         try:
-            plan = columns.plan(job, predictor.signature, self.reader.schema)
+            plan = columns.plan(job, predictor.signature, self.reader.schema, is_csv=self.reader.format == "csv")
         except InvalidRequest as exc:
             raise InvalidRequest(f"{self.info.uri}: {exc}{_of_no_header(job, predictor, self.reader)}") from exc
         texts = frozenset(name for feed in plan.feeds if feed.datatype == "BYTES" for name in feed.columns)
