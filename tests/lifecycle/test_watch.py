@@ -17,6 +17,7 @@ from headrace.artifacts import uri
 from headrace.errors import ArtifactCorrupt, ArtifactDenied, ArtifactUnreachable, InvalidRequest, SettingsError
 from headrace.lifecycle.batch.base import Outcome
 from headrace.lifecycle.watch import places
+from headrace.lifecycle.watch import watch as watch_
 from headrace.lifecycle.watch.claims import Busy, Claim, Claims, Held
 from headrace.lifecycle.watch.ledger import Ledger
 from headrace.lifecycle.watch.watch import Options, Stopped, Watch
@@ -292,6 +293,40 @@ def test_store_away(folders, ledger, running):
     running(Watch(options(source, target, retries=1), ledger=ledger, answer=answer, job="job"))
     until(lambda: states(ledger) == {"a.csv": "done"}, "it was given up")
     assert answer.asked["a.csv"] == 6
+
+
+class Away(Watch):
+    """A watcher whose store is away for its first looks."""
+
+    def __init__(self, *args, away, **options):
+        super().__init__(*args, **options)
+        self.away = list(away)
+
+    def check(self):
+        if self.away:
+            raise ArtifactUnreachable(self.away.pop(0))
+        super().check()
+
+
+def test_store_away_at_the_start(folders, ledger, running, caplog):
+    """A watcher that is begun again waits for a store that is away, and says why only when that changes."""
+    source, target = folders
+    ledger.begin()
+    (source / "a.csv").write_text("a")
+    given = options(source, target, first_pause_seconds=0.001)
+    running(Away(given, ledger=ledger, answer=Copier(), job="job", away=["refused", "refused", "too slow", "refused"]))
+    until(lambda: states(ledger) == {"a.csv": "done"}, "it waited for ever")
+    said = [each.getMessage().partition(";")[0] for each in caplog.records if "it is asked again" in each.getMessage()]
+    assert said == ["refused", "too slow", "refused"]
+
+
+def test_stop_while_the_store_is_away(folders, ledger, running, monkeypatch):
+    """However long a watcher waits for its store by now, it stops when it is told to."""
+    monkeypatch.setattr(watch_, "_LONGEST_AWAY_SECONDS", 3600)
+    ledger.begin()
+    given = options(*folders, first_pause_seconds=3600)
+    watch, _, _ = running(Away(given, ledger=ledger, answer=Copier(), job="job", away=["refused"] * 9))
+    until(lambda: len(watch.away) == 8, "it did not look")  # the fixture stops it, and waits for its end
 
 
 def test_store_away_once(folders, ledger):

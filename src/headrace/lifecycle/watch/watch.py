@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import random
 import threading
 import time
@@ -50,6 +51,8 @@ or not at all, and finds by itself that it has been written already. Raises `Sto
 
 _CHUNK: Final = 1000
 _LONGEST_BACK_OFF_SECONDS: Final = 300.0
+_LONGEST_AWAY_SECONDS: Final = 30.0
+"""Before another look at a store that is away when the watcher begins."""
 _IDLE_SECONDS: Final = 1.0
 """How often an idle watcher looks into its ledger: another process may have added to it."""
 _TICK_SECONDS: Final = 0.1
@@ -326,7 +329,7 @@ class Watch:
 
     def _checked(self) -> bool:
         """`check`; a watcher that is begun again waits for a store that is away. False: it was told to stop."""
-        tried = 0
+        tried, told = 0, ""
         while not self._asked:
             try:
                 self.check()
@@ -334,11 +337,20 @@ class Watch:
                 if self._once or not self._ledger.has_begun():
                     raise
                 tried += 1
-                log.warning("%s; it is asked again", error)
-                self._over.wait(min(self._back_off(tried), _TICK_SECONDS * 10))
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("%s; it is asked again", told)
+                self._pause(min(self._back_off(tried), _LONGEST_AWAY_SECONDS))
             else:
                 return True
         return False
+
+    def _pause(self, seconds: float) -> None:
+        """So long, unless told to stop: by a signal handler, which wakes nobody."""
+        for _ in range(math.ceil(seconds / _TICK_SECONDS)):
+            if self._asked:
+                return
+            time.sleep(_TICK_SECONDS)
 
     def _heed(self) -> None:
         """Do what a signal asked for."""
