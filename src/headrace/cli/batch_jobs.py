@@ -1,8 +1,10 @@
-"""What `batch run`, `batch watch` and `batch aws-lambda` take of a batch job, and who answers it."""
+"""What `batch run`, `batch watch` and `batch aws-lambda` take of a batch job, who answers it, and what stops it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -133,6 +135,18 @@ def open_predictor(job: Job, *, headers: Mapping[str, str], timeout_seconds: flo
 
     with output.progress("loading the model"):
         return open_model(job.model, settings=job.model_settings)
+
+
+@contextlib.contextmanager
+def signals(heed: Callable[[int], None]) -> Iterator[None]:
+    """While the body runs, SIGTERM and SIGINT call this with their number, at any place: it must lock nothing."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda number, _: heed(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def mapping_of(text: str) -> tuple[str, tuple[str, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output as screen
-from headrace.cli.batch_jobs import job_of, job_options, open_predictor, server_options
+from headrace.cli.batch_jobs import job_of, job_options, open_predictor, server_options, signals
 
 if TYPE_CHECKING:
     from headrace.lifecycle.batch.base import Job, Outcome, Predictor
@@ -94,7 +93,14 @@ def command(**given: Any) -> None:
         _sketch(job, opened, as_json=given["as_json"])
         return
     cancel = threading.Event()
-    with _heeding(cancel), _display() as report:
+
+    def heed(_: int) -> None:
+        """Stop at a block; a second time: at once."""
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    with signals(heed), _display() as report:
         options: dict[str, Any] = {"report": report, "cancel": cancel, "overwrite": given["overwrite"]}
         if given["engine"] == "local":
             outcome = run(job, open_predictor=opened, settings=_settings(), state=given["state"], **options)
@@ -111,23 +117,6 @@ def _settings() -> Any:
     from headrace import settings
 
     return settings.load(settings.Settings(), "", os.environ, {}).artifacts
-
-
-@contextlib.contextmanager
-def _heeding(cancel: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM stop at a block; a second one ends at once."""
-
-    def heed(*_: object) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
-        cancel.set()
-
-    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ import hmac
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output
-from headrace.cli.batch_jobs import job_of, job_options, open_predictor, server_options
+from headrace.cli.batch_jobs import job_of, job_options, open_predictor, server_options, signals
 
 if TYPE_CHECKING:
     from headrace.lifecycle.batch.base import Job, Outcome, Predictor
@@ -195,7 +194,13 @@ def _watch(given: Mapping[str, Any], ledger: Ledger) -> tuple[Tally, bool]:
         if not given["as_json"]:
             also = "".join(f", {source.name}" for source in sources)
             click.echo(f"watching {', '.join(options.inputs)} (poll every {poll_seconds:g} s{also})", err=True)
-        with _signals(watch.stop) as seen:
+        seen: list[int] = []
+
+        def heed(number: int) -> None:
+            seen.append(number)
+            watch.stop()
+
+        with signals(heed):
             return watch.run(once=given["once"]), signal.SIGINT in seen
 
 
@@ -216,23 +221,6 @@ def _predictor(
                 raise
             click.echo(f"{error}; it is asked again in {_AGAIN_SECONDS:g} s", err=True)
             time.sleep(_AGAIN_SECONDS)
-
-
-@contextmanager
-def _signals(stop: Any) -> Iterator[list[int]]:
-    """While the body runs, SIGTERM and SIGINT call `stop`, which must lock nothing; which came."""
-    seen: list[int] = []
-
-    def heed(number: int, _: Any) -> None:
-        seen.append(number)
-        stop()
-
-    before = {number: signal.signal(number, heed) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _sources(given: Mapping[str, Any], settings: Settings) -> list[Source]:
