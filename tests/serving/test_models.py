@@ -197,19 +197,22 @@ def test_what_is_declared_to_explain_a_name_is_asked_why():
     """The model that was declared to explain at a name is asked in place of what stands there, and its state tells;
     what has a split's name for its requests is asked itself.
     """
-    models = table(("a", "1", READY), ("a-explainer", "1", LOADING))
-    plain, declared = models.find("a"), models.find("a-explainer")
+    models = table(("a", "1", READY))
+    plain = models.find("a")
     plain.explain = infer
     split = Served(name="a", kind="experiment", state=READY, infer=infer)
     models.put(split)
     models.divert("a", "a.experiment")
     assert models.route("a") is split
     assert models.explaining(split) is plain
-    declared.explains_at = "a"
+    declared = Served(name="a-explainer", version="1", state=LOADING, infer=infer, explains_at="a")
+    models.put(declared)
     with pytest.raises(ModelNotReady, match="a-explainer"):
         models.explaining(split)
     models.changed(declared, READY)
     assert models.explaining(split) is models.explaining(plain) is declared
+    models.forget(declared)
+    assert models.explaining(split) is plain
 
 
 def test_a_model_that_nothing_explains_says_what_to_do():

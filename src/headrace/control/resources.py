@@ -17,6 +17,8 @@ from headrace.payload import EMPTY
 API_VERSION: Final = "headrace.io/v1"
 EXPLAINER: Final = "explainer"
 """The runtime of a model that explains another."""
+EXPLAINER_NAME: Final = "-explainer"
+"""How the name of one ends that was made of Seldon's or KServe's, as of their services."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from headrace.control.resources import EXPLAINER_NAME
 from headrace.errors import ModelNotFound, NotFound, NotSupported
 from headrace.payload import EMPTY, InferenceRequest, InferenceResponse
 from headrace.protocols import explain, seldon_v1
@@ -31,8 +32,6 @@ Call = Callable[[HttpRequest, "Target"], Awaitable[HttpReply]]
 Found = tuple[dict[str, Any], str, str, str]
 ROUTING: Final = "headrace-routing"
 """Header of an answer: which branches routers chose."""
-EXPLAINER: Final = "-explainer"
-"""How the name of a deployment's explainer ends."""
 _PUID: Final = b"seldon-puid"
 _VERSIONS: Final = frozenset({"v0.1", "v1.0"})
 
@@ -74,7 +73,7 @@ class Deployments:
                 return self._match(rest, "/api/v1.0", "")
             case ["seldon", _, name, "api", version, *rest] if version in _VERSIONS and name:
                 return self._match(rest, "/seldon/{namespace}/{deployment}/api/v1.0", name)
-            case ["seldon", _, name, predictor, *rest] if name.endswith(EXPLAINER) and name != EXPLAINER:
+            case ["seldon", _, name, predictor, *rest] if name.endswith(EXPLAINER_NAME) and name != EXPLAINER_NAME:
                 found = self._match_explainer(rest, name, predictor)
                 return found or self._match_others([predictor, *rest], "/seldon/{namespace}/{deployment}", name)
             case ["seldon", _, name, *rest] if name:
@@ -98,8 +97,8 @@ class Deployments:
 
     def _match_explainer(self, rest: list[str], name: str, predictor: str) -> Found | None:
         """What a predictor's explainer answers, by each protocol of a deployment."""
-        base = f"/seldon/{{namespace}}/{{deployment}}{EXPLAINER}/{{predictor}}"
-        of_predictor = f"{name.removesuffix(EXPLAINER)}-{predictor}{EXPLAINER}"
+        base = f"/seldon/{{namespace}}/{{deployment}}{EXPLAINER_NAME}/{{predictor}}"
+        of_predictor = f"{name.removesuffix(EXPLAINER_NAME)}-{predictor}{EXPLAINER_NAME}"
         key = of_predictor if self._models.versions(of_predictor) else name
         match rest:
             case ["api", version, "explain"] if version in _VERSIONS:

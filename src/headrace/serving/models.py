@@ -177,6 +177,7 @@ class Models:
         self._routed: dict[
             str, set[tuple[str, str]]
         ] = {}  # a model's keys in _ready: a change costs its own versions only
+        self._explainers: dict[str, str] = {}  # keys of models that explain others, and at which name
         self._diverted: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Served]:
@@ -271,10 +272,9 @@ class Models:
         Raises:
             ModelNotReady: that model is loading, unloaded or failed.
         """
-        for versions in self._by_key.values():
-            for each in versions.values():
-                if each.explains_at and each.explains_at in {served.name, served.key}:
-                    return self.route(each.key)
+        for key, explained in self._explainers.items():
+            if explained in {served.name, served.key}:
+                return self.route(key)
         return served if served.explain is not None else self.direct(served.name)
 
     def explain(self, name: str, version: str = "") -> Explain:
@@ -339,6 +339,11 @@ class Models:
 
     def _route(self, key: str) -> None:
         """Write what `route` answers for a key, for the bare name that may mean it, and for what is diverted to it."""
+        explained = next((each.explains_at for each in self._by_key.get(key, {}).values() if each.explains_at), "")
+        if explained:
+            self._explainers[key] = explained
+        else:
+            self._explainers.pop(key, None)
         name, _, kind = key.rpartition(".")
         names = {key, name} if kind in KINDS and name else {key}
         names |= {each for each, to in self._diverted.items() if to in names}

@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.control.manifests import base, explainers, pods
 from headrace.control.manifests.base import Field, Reader, group, idle, text, whole
-from headrace.control.resources import Batching, Model, Resource
+from headrace.control.resources import EXPLAINER_NAME, Batching, Model, Resource
 from headrace.graph.spec import Output, Pipeline, Step
 from headrace.payload import EMPTY
 
@@ -329,7 +329,7 @@ def _explained(
     model = _scaled(reader, explainers.model(reader, asked, explains=answers, endpoint=at), explainer, path)
     if stopped:
         model = _stopped(reader, model)
-    return [reader.resource("Model", f"{at}{explainers.NAME}", model, metadata=_about(metadata, explainer))]
+    return [reader.resource("Model", f"{at}{EXPLAINER_NAME}", model, metadata=_about(metadata, explainer))]
 
 
 def containers_of(component: Mapping[str, Any]) -> list[Any]:

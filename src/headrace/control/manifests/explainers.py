@@ -16,8 +16,6 @@ from headrace.control.manifests import base, pods
 from headrace.control.manifests.base import Field, Reader, group, idle, several, text
 from headrace.control.resources import EXPLAINER, Model
 
-NAME: Final = "-explainer"
-"""How the name of a model that explains another ends, as of Seldon's and KServe's services."""
 FIT: Final = "headrace trust fit MODEL --data TRAINING_DATA"
 STORAGE_URI: Final = "STORAGE_URI"
 

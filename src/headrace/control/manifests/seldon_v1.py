@@ -28,7 +28,7 @@ from headrace.control.manifests.base import (
     text,
     whole,
 )
-from headrace.control.resources import Candidate, Experiment, Mirror, Model, Resource
+from headrace.control.resources import EXPLAINER_NAME, Candidate, Experiment, Mirror, Model, Resource
 from headrace.graph.spec import Branch, Combine, Join, Output, Pipeline, Route, Step
 from headrace.payload import EMPTY
 
@@ -192,7 +192,7 @@ def _deployment(content: Document, where: str, folder: str) -> list[Resource]:
         ]
         if predictor.get("explainer"):
             explained = _explained(reader, predictor["explainer"], f"{path}.explainer", title, pipeline)
-            resources.append(reader.resource("Model", f"{title}{explainers.NAME}", explained, metadata=about))
+            resources.append(reader.resource("Model", f"{title}{EXPLAINER_NAME}", explained, metadata=about))
         if one:
             _alone(reader, predictor, path)
         resources.append(
