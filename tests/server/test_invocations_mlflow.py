@@ -10,9 +10,12 @@ import asyncio
 import importlib
 import io
 import json
+import runpy
 import urllib.error
 import urllib.request
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -34,6 +37,8 @@ with warnings.catch_warnings():
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+census = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "lifecycle" / "census.py")))
+
 
 def answer(frame, params):
     """What the model in Python gives, by what it is asked for."""
@@ -54,7 +59,7 @@ def answer(frame, params):
 
 
 def save_models(folder):
-    """`mixed`, in Python with columns and params; `tensor` and `named`, of scikit-learn."""
+    """`mixed`, in Python with columns and params; `tensor`, `named` and `census`, of scikit-learn."""
 
     class Mixed(pyfunc.PythonModel):
         def predict(self, context, model_input, params=None):
@@ -72,6 +77,7 @@ def save_models(folder):
     for name, x, y in (("tensor", rows, labels), ("named", frame, named)):
         fitted = LogisticRegression().fit(x, y)
         flavor.save_model(fitted, str(folder / name), signature=infer_signature(x, y), pip_requirements=[])
+    census.save(folder / "census")
 
 
 def parquet(frame):
@@ -85,6 +91,9 @@ CSV = "text/csv"
 PARQUET = "application/vnd.apache.parquet"
 ROWS = {"columns": ["d", "l", "s"], "data": [[1.5, 2, "x"], [2.5, 3, "\u00e9"]]}
 ONE = {"d": 1.5, "l": 2, "s": "a"}
+
+
+PERSON = {"age": 30, "hours": 40.0, "workclass": "Private", "occupation": "Sales", "country": "Mexico"}
 
 
 def shown(what):
@@ -147,6 +156,13 @@ ALIKE = [
     ("named", CSV, b"a,b,c,d\n1,2,3,4\n"),
     ("named", CSV, b"d,c,b,a\n" + b"".join(b"%d,1.5,2,%d\n" % (index, index - 250) for index in range(500))),
     ("named", CSV, b"0,1,2,3\n1,2,3,4\n"),
+    ("mixed", JSON, {"dataframe_records": [{**ONE, "s": None}, ONE], "params": {"what": "types"}}),
+    ("census", JSON, {"dataframe_records": [{**PERSON, "workclass": None}, {**PERSON, "occupation": None}, PERSON]}),
+    ("census", JSON, {"dataframe_records": [PERSON, {"age": 30, "hours": 40.0}]}),
+    ("census", JSON, {"dataframe_records": [{"age": 30, "hours": 40.0}]}),
+    ("census", JSON, {"dataframe_records": [{**PERSON, "hours": None}]}),
+    ("census", JSON, {"dataframe_records": [{**PERSON, "age": None}]}),
+    ("census", CSV, b"age,hours,workclass,occupation,country\n30,,,n/a,Mexico\n40,1,NULL,n/a?,\n"),
 ]  # fmt: skip
 
 BETTER = [
@@ -160,6 +176,10 @@ BETTER = [
     pytest.param("tensor", CSV, b"a,b,c,d\n1,2,3,4\n", 400, 200, [1], id="CSV for a tensor"),
     pytest.param("tensor", CSV, b"1,2,3,4\n-5,2,3,4\n", 400, 200, [1, 0], id="CSV without a header"),
     pytest.param("named", JSON, {"instances": [[1, 2, 3, 4]]}, 400, 200, [1], id="rows in the order of the columns"),
+    pytest.param(
+        *("mixed", JSON, {"dataframe_records": [{**ONE, "s": None}], "params": {"what": "list"}}, 200, 200, ["nan"]),
+        id="a text that is missing in all rows",
+    ),
 ]
 
 
@@ -202,7 +222,7 @@ def ask_app(app, path, body, content_type):
 def sides(tmp_path_factory):
     """What asks MLflow's application and what asks our server: each takes a model, a path, a body, its content type."""
     folder = tmp_path_factory.mktemp("mlflow")
-    names = ("mixed", "tensor", "named")
+    names = ("mixed", "tensor", "named", "census")
     with (
         pytest.MonkeyPatch.context() as patch,
         warnings.catch_warnings(record=True),
@@ -221,6 +241,7 @@ def sides(tmp_path_factory):
                 at = f"/v2/models/{model}/{path}" if path == "invocations" else f"/{path}"
                 return ask_url(f"{server.url}{at}", body, content_type)
 
+            ours.predict = pyfunc.load_model(str(folder / "census")).predict
             yield theirs, ours
 
 
@@ -247,6 +268,38 @@ def test_what_differs_from_mlflows_server_is_meant_to(sides, model, content_type
         assert json.loads(replies[1][1]) == {"predictions": predictions}
     else:
         assert "secret" not in json.loads(replies[1][1])["error_code"]
+
+
+def bodies(frame):
+    """A table in each form that a body has."""
+    nulls = frame.astype(object).where(frame.notna(), None)
+    records, columns = nulls.to_dict("records"), nulls.to_dict("list")
+    yield JSON, {"dataframe_records": records}
+    yield JSON, {"instances": records}
+    yield JSON, {"dataframe_split": {"columns": list(frame), "data": nulls.to_numpy().tolist()}}
+    yield JSON, {"inputs": columns}
+    yield JSON, {"inputs": records}
+    yield CSV, frame.to_csv(index=False).encode()
+    yield CSV, frame.to_csv(index=False, na_rep="n/a").encode()
+    yield PARQUET, parquet(frame)
+    yield PARQUET, parquet(nulls)
+    yield "application/jsonlines", "\n".join(map(json.dumps, records)).encode()
+
+
+@pytest.mark.parametrize("missing", [[], ["workclass"], ["hours"], ["workclass", "occupation", "country", "hours"]])
+@pytest.mark.parametrize("count", [1, 60])
+def test_what_is_missing_is_answered_as_the_model_answers_a_frame(sides, count, missing):
+    """In each form of a body, texts and numbers that are missing, in some rows or in all, are the NaN of the DataFrame."""
+    _, ours = sides
+    frame = census.frame(count, seed=count)
+    for name in missing:
+        frame[name] = pd.Series([np.nan] * count, dtype=frame[name].dtype)
+    expected = ours.predict(frame)
+    for content_type, body in bodies(frame):
+        status, found = ours("census", "invocations", body, content_type)
+        told = (content_type, str(body)[:200], found[:300])
+        assert status == 200, told
+        np.testing.assert_allclose(json.loads(found)["predictions"], expected, rtol=1e-9, err_msg=str(told))
 
 
 def test_the_health_of_both_is_asked_alike(sides):
