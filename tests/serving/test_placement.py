@@ -144,6 +144,15 @@ def test_a_made_up_sample_may_be_refused():
     assert placement.warm_up(loaded("Exits")).predict_seconds is None
 
 
+def test_a_failure_is_told_of_callers_rows_only(caplog):
+    """What a model makes of rows that nobody sent is not logged; the same failure for a caller is."""
+    execution = loaded("Exits")
+    placement.warm_up(execution)
+    assert "failed" not in caplog.text
+    execution.attempt(placement.call_of({"x": np.zeros((1, 4), np.float32)}, execution.signature))
+    assert "model 'm' failed" in caplog.text
+
+
 def test_a_given_sample_may_not():
     """A model that refuses what somebody gave for it cannot be served."""
     with pytest.raises(LoadFailed, match="model 'm' fails on its own warm-up sample: model 'm': SystemExit: 3"):

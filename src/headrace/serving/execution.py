@@ -83,6 +83,8 @@ class Execution:
         self.takes_arrays = not self._takes and not signature.content_type
         """What the model takes are the arrays as they come: `values` has nothing to do."""
         self._shown: set[tuple[type, str, int]] = set()
+        self.is_trying = False
+        """What it is asked was made up here: a model that fails on it is not to blame, and nothing of it is logged."""
 
     def attempt(self, call: Call) -> Outcome:
         """Predict, or visit where the call is of a route, and never raise."""
@@ -182,7 +184,7 @@ class Execution:
         """What a predict that raised amounts to."""
         error = failed(self.model, exc)
         blames_input = isinstance(error, ModelError) and error.status < _LEAST_OWN_FAULT
-        if isinstance(error, RuntimeFailed) and not blames_input and error.__cause__ is not None:
+        if isinstance(error, RuntimeFailed) and not (blames_input or self.is_trying) and error.__cause__ is not None:
             self._show(error.__cause__)
         separable = blames_input or isinstance(exc, _SEPARABLE)
         return Outcome((), predict_ns, error, separable, logged=tuple(self.runtime.logged()))

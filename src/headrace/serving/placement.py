@@ -188,7 +188,9 @@ def warm_up(execution: Execution, given: Sequence[Sequence[Tensor]] = (), *, mov
         if signature.batchable:  # one row is what an interactive caller sends, and what the thresholds are about
             sample = {name: array[:1] if array.ndim else array for name, array in sample.items()}
         call = call_of(sample, signature)
+        execution.is_trying = not given
         seconds = _predict_seconds(execution, call)
+        execution.is_trying = False
         if seconds is not None and seconds >= INLINE_LOCKED_SECONDS and not releases:
             releases = _lets_others_run(execution, call)
     return Measurement(
