@@ -334,7 +334,9 @@ def test_conda(folder):
 
 
 def test_start_script(folder, tmp_path):
-    """The entry point activates an environment packed beside the models, and starts the folder with it."""
+    """What the image runs, as `serve` too, activates an environment packed beside the models, and starts the folder with
+    it, on the port that SageMaker says, if it says one.
+    """
     packed = tmp_path / "environment"
     (packed / "bin").mkdir(parents=True)
     (packed / "bin" / "activate").write_text("export ACTIVATED=yes\n")
@@ -344,16 +346,20 @@ def test_start_script(folder, tmp_path):
     script = text.partition("<<'END' /opt/headrace/start\n")[2].partition("\nEND\n")[0]
     command = '/usr/local/bin/headrace mlserver start "$MLSERVER_MODELS_DIR"'
     assert command in script
-    show = 'printf "%s|%s|%s" "$MLSERVER_MODELS_DIR" "$ACTIVATED" "$MLSERVER_MODEL_ENVIRONMENT_PATH"'
+    assert "ln --symbolic /opt/headrace/start /usr/local/bin/serve" in text.partition("\nEND\n")[2]
+    show = 'printf "%s|%s|%s|%s" "$MLSERVER_MODELS_DIR" "$ACTIVATED" "$MLSERVER_HTTP_PORT" "$MLSERVER_MODEL_ENVIRONMENT_PATH"'
     (tmp_path / "start").write_text(script.replace(f"exec {command}", show))
     environ = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "MLSERVER_MODELS_DIR": "/models"}
-    for tarball, activated in (("none", ""), ("environment.tar.gz", "yes")):
-        more = {"MLSERVER_ENV_TARBALL": str(tmp_path / tarball)}
+    for tarball, activated, said in (
+        ("none", "", {}),
+        ("environment.tar.gz", "yes", {"SAGEMAKER_BIND_TO_PORT": "9123"}),
+    ):
+        more = {"MLSERVER_ENV_TARBALL": str(tmp_path / tarball), **said}
         result = subprocess.run(
             ["bash", str(tmp_path / "start")], env={**environ, **more}, capture_output=True, text=True, check=True
         )
-        models, was, environment = result.stdout.split("|")
-        assert (models, was) == ("/models", activated)
+        models, was, port, environment = result.stdout.split("|")
+        assert (models, was, port) == ("/models", activated, said.get("SAGEMAKER_BIND_TO_PORT", ""))
         assert bool(environment) is bool(activated)
         assert not environment or (Path(environment) / "bin" / "activate").exists()
 

@@ -138,6 +138,9 @@ def dockerfile(found: Found) -> str:
         "COPY --chmod=755 <<'END' /opt/headrace/start",
         _START.rstrip("\n"),
         "END",
+        "# SageMaker runs an image as `docker run IMAGE serve`.",
+        "RUN ln --symbolic /opt/headrace/start /usr/local/bin/serve",
+        "LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true",
     ]
     if found.conda_file:
         blocks += ["COPY --from=environment --chown=1000:0 /environment.tar.gz /opt/headrace/environment.tar.gz"]
@@ -205,6 +208,8 @@ done
 if [ -n "$environment" ]; then
     export MLSERVER_MODEL_ENVIRONMENT_PATH="${MLSERVER_MODEL_ENVIRONMENT_PATH:-$environment}"
 fi
+# Where SageMaker runs several containers, it says which port this one has.
+if [ -n "$SAGEMAKER_BIND_TO_PORT" ]; then export MLSERVER_HTTP_PORT="$SAGEMAKER_BIND_TO_PORT"; fi
 exec /usr/local/bin/headrace mlserver start "$MLSERVER_MODELS_DIR"
 """
 
