@@ -115,6 +115,19 @@ def test_text_that_does_not_fit_makes_its_own_row_bad(datatype, values, bad, goo
             np.testing.assert_equal(found[at], value)
 
 
+@pytest.mark.parametrize("is_csv", [True, False])
+@pytest.mark.parametrize("missing_texts", [True, False])
+def test_a_text_may_be_missing_where_the_model_takes_that(missing_texts, is_csv):
+    """Nulls are None, and so is in CSV what pandas reads as nothing; for other models these are texts, and nulls bad."""
+    city = TensorSpec(name="v", datatype="BYTES", shape=(-1,))
+    model = Signature(platform="test", inputs=(city,), missing_texts=missing_texts)
+    batch = pa.RecordBatch.from_arrays([pa.array(["Oslo", "", "n/a", " ", None])], names=["v"])
+    (tensor,), faults = columns.read(columns.plan(job(), model, batch.schema, is_csv=is_csv), batch)
+    found = [None if at in faults else each for at, each in enumerate(tensor.data.tolist())]
+    assert set(faults) == (set() if missing_texts else {4})
+    assert found == [b"Oslo", *([None, None] if is_csv and missing_texts else [b"", b"n/a"]), b" ", None]
+
+
 @pytest.mark.parametrize(
     ("datatype", "column", "bad", "good"),
     [

@@ -129,6 +129,24 @@ def test_nested_values_of_a_text_column_are_its_json():
     assert [json.loads(each) for each in found["c"][1]] == [[1, 2], {"k": None}]
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        ({"dataframe_records": [{"a": 1, "b": 1, "c": None}]}, "application/json"),
+        ({"dataframe_split": {"columns": ["a", "b", "c"], "data": [[1, 1, None]]}}, "application/json"),
+        ({"inputs": {"a": [1], "b": [1], "c": [None]}}, "application/json"),
+        (b"a,b,c\n1,1,\n", "text/csv"),
+        (b"a,b,c\n1,1,n/a\n", "text/csv"),
+        (b'{"a": 1, "b": 1, "c": null}', "application/jsonlines"),
+    ],
+)
+def test_a_text_may_be_missing_where_the_model_takes_that(body, content_type):
+    """None stands for it, in a column of nothing else too; for another model an optional column of nothing is left out."""
+    model = msgspec.structs.replace(TABLE, missing_texts=True)
+    assert columns(parse(body, model, content_type))["c"] == ("BYTES", [None])
+    assert "c" not in columns(parse(body, TABLE, content_type))
+
+
 def test_columns_of_different_lengths_are_refused():
     """A table whose columns have different numbers of rows is refused, with the numbers."""
     with pytest.raises(InvalidRequest, match="as many rows as each other, got: 'a' 1, 'b' 0"):

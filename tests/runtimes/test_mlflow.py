@@ -463,6 +463,46 @@ def test_what_code_raises_passes_through(tmp_path):
         runtime.predict({"a": np.zeros(1)})
 
 
+@pytest.mark.parametrize("texts", [[None], [None, None], [b"x", None]])
+def test_a_missing_text_is_nan_whatever_stands_beside_it(texts, tmp_path):
+    """None among the texts of a column, or alone, is the NaN that pandas reads from a file, in the dtype of texts."""
+
+    def predict(frame, _):
+        return [f"{frame['word'].dtype} {each!r}" for each in frame["word"]]
+
+    runtime, signature = loaded(save_code(tmp_path / "m", predict, columns_of(("word", "string", True))))
+    assert signature.missing_texts
+    dtype = pandas.Series(["x"]).dtype
+    answer = runtime.predict({"word": np.array(texts, object)})["predict"]
+    assert list(answer) == [f"{dtype} nan" if each is None else f"{dtype} 'x'" for each in texts]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        pytest.param({"a": np.ones(1)}, "fails where 'word' has no value: KeyError", id="left out"),
+        pytest.param(
+            {"a": np.ones(1), "word": [None]}, "fails where 'word' has no value: AttributeError", id="missing"
+        ),
+        pytest.param({"a": np.zeros(1), "word": [None]}, None, id="another reason"),
+        pytest.param({"a": np.full(1, 2.0), "word": [b"x"]}, None, id="nothing is missing"),
+    ],
+)
+def test_what_a_model_fails_of_for_want_of_a_value_is_the_callers(inputs, expected, tmp_path):
+    """An error of code that comes of a column without a value names it, and is the caller's; another stays its own."""
+
+    def predict(frame, _):
+        if frame["a"][0] == 0.0:
+            raise RuntimeError("mine")
+        return [each.upper() if frame["a"][0] == 1.0 else frame["nope"] for each in frame["word"]]
+
+    signature = columns_of(("a", "double", True), ("word", "string", False))
+    runtime, _ = loaded(save_code(tmp_path / "m", predict, signature))
+    given = {name: np.array(value, object) if name == "word" else value for name, value in inputs.items()}
+    with pytest.raises(InvalidRequest if expected else (RuntimeError, KeyError), match=expected or "mine|nope"):
+        runtime.predict(given)
+
+
 def test_a_streamable_model_streams(tmp_path):
     """A model with predict_stream answers in parts by name."""
 

@@ -137,7 +137,7 @@ def test_nothing_is_answered_that_cannot_be_written(tmp_path):
 
 
 def test_the_digest_tells_tensors_apart():
-    """Name, shape and each value count; bytes and text of the same letters are the same."""
+    """Name, shape, each value and its want count; bytes and text of the same letters are the same."""
     one = Tensor("x", "FP64", np.array([1.0, 2.0]))
     others = [
         Tensor("y", "FP64", np.array([1.0, 2.0])),
@@ -145,9 +145,11 @@ def test_the_digest_tells_tensors_apart():
         Tensor("x", "FP64", np.array([1.0, 2.5])),
         Tensor("x", "BYTES", np.array([b"1", b"2"], object)),
         Tensor("x", "BYTES", np.array([b"12", b""], object)),
+        Tensor("x", "BYTES", np.array([b"12", None], object)),
+        Tensor("x", "BYTES", np.array([b"12", b"None"], object)),
     ]
     digests = {digest_of([each]) for each in [one, *others]}
-    assert len(digests) == 6
+    assert len(digests) == 8
     assert digest_of([Tensor("x", "BYTES", np.array(["a"], object))]) == digest_of(
         [Tensor("x", "BYTES", np.array([b"a"], object))]
     )

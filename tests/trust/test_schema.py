@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,6 +53,13 @@ class TestTaken:
         assert found.inputs[2] == Input(name="sex", datatype="BYTES", columns=(2,))
         expected = [[20, 1.5, 0, 1, 1], [30, np.nan, 1, 2, 0], [40, 2.5, np.nan, 1, 1], [50, 9, 1, 3, 1]]
         assert np.array_equal(found.x, expected, equal_nan=True)
+
+    def test_takes_optional_inputs_that_the_data_has(self):
+        """An input that may be left out is a feature where the data has a column for it, and none where it has not."""
+        optional = tuple(msgspec.structs.replace(each, optional=each.name != "age") for each in COLUMNS.inputs)
+        model = msgspec.structs.replace(COLUMNS, inputs=optional)
+        found = schema.taken(of(FRAME[["age", "sex", "ok"]]), model, Hints())
+        assert [each.name for each in found.features.columns] == ["age", "sex", "ok"]
 
     def test_takes_a_persons_word_for_categories(self):
         """A column of numbers is a category where a person says so, or compares groups by its values."""

@@ -61,7 +61,7 @@ def taken(table: Table, signature: Signature, hints: Hints) -> Taken:
         InvalidRequest: the data does not fit the model: other columns, another width, something that is no value;
             names the column, and the row where there is one.
     """
-    specs = [each for each in signature.inputs if not each.optional]
+    specs = [each for each in signature.inputs if not each.optional or each.name in table.columns]
     if hints.data == "text" or (not hints.data and _is_text(table, specs)):
         return _text(table, specs)
     if table.block is not None:
