@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,6 +54,14 @@ def table(age=(30, 40), sex=(b"f", b"m"), zone=(1.0, 5.0)):
 
 
 class TestMatrix:
+    def test_takes_an_optional_input_that_was_left_out_as_missing(self):
+        """Its columns are NaN; a request without one that is required is refused, by name."""
+        inputs = tuple(msgspec.structs.replace(each, optional=each.name != "age") for each in TABLE.inputs)
+        rows = Rows(msgspec.structs.replace(TABLE, inputs=inputs))
+        assert np.array_equal(rows.matrix(table()[:2]), [[30, 0, np.nan], [40, 1, np.nan]], equal_nan=True)
+        with pytest.raises(InvalidRequest, match="missing"):
+            rows.matrix(table()[1:])
+
     def test_passes_a_matrix_on_uncopied(self):
         """One tensor of doubles becomes the rows without a copy, whatever it is called."""
         data = np.arange(6.0).reshape(2, 3)

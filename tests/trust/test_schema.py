@@ -59,7 +59,7 @@ class TestTaken:
         optional = tuple(msgspec.structs.replace(each, optional=each.name != "age") for each in COLUMNS.inputs)
         model = msgspec.structs.replace(COLUMNS, inputs=optional)
         found = schema.taken(of(FRAME[["age", "sex", "ok"]]), model, Hints())
-        assert [each.name for each in found.features.columns] == ["age", "sex", "ok"]
+        assert [(each.name, each.optional) for each in found.inputs] == [("age", False), ("sex", True), ("ok", True)]
 
     def test_takes_a_persons_word_for_categories(self):
         """A column of numbers is a category where a person says so, or compares groups by its values."""

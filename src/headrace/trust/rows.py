@@ -55,7 +55,7 @@ class Rows:
                 return whole if self._in_order else whole[:, np.argsort(self._order)]
         plan = self._plan(inputs)
         rows = _rows_of(plan[0][0])
-        x: Array = np.empty((rows, width))
+        x: Array = np.full((rows, width), np.nan)  # where an optional input is left out
         for tensor, columns in plan:
             if _rows_of(tensor) != rows:
                 raise InvalidRequest(
@@ -201,8 +201,12 @@ class Rows:
         declared = self._inputs
         if len(declared) == 1 and (not declared[0].name or len(inputs) == 1) and len(inputs) == 1:
             return [(inputs[0], np.array(declared[0].columns, dtype=np.intp))]
-        if all(each.name in by_name for each in declared):
-            return [(by_name[each.name], np.array(each.columns, dtype=np.intp)) for each in declared]
+        if by_name.keys() & {each.name for each in declared} and all(
+            each.name in by_name or each.optional for each in declared
+        ):
+            return [
+                (by_name[each.name], np.array(each.columns, dtype=np.intp)) for each in declared if each.name in by_name
+            ]
         names = self.schema.features.names
         missing = [name for name in names if name not in by_name]
         if missing:

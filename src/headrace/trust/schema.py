@@ -356,7 +356,8 @@ def _columns(table: Table, specs: Sequence[TensorSpec], signature: Signature, hi
     inputs: tuple[Input, ...]
     if specs and not single:
         inputs = tuple(
-            Input(name=name, datatype=by_name[name].datatype, columns=(at,)) for at, name in enumerate(columns)
+            Input(name=name, datatype=by_name[name].datatype, columns=(at,), optional=by_name[name].optional)
+            for at, name in enumerate(columns)
         )
     elif not specs and signature.content_type == "pd":
         inputs = tuple(

@@ -45,6 +45,8 @@ class Input(_Part, frozen=True, kw_only=True):
     """Positions in `Schema.features`, in the order of the tensor's last axes."""
     flat: bool = False
     """Its rows are vectors, though the features have a shape: an image whose model takes a list of pixels."""
+    optional: bool = False
+    """A request may leave it out: its columns are missing then."""
 
 
 class Output(_Part, frozen=True, kw_only=True):
