@@ -88,7 +88,8 @@ def told(aws):
     """A bucket that tells a queue of what comes into `in/`: its name, the queue's url, a client."""
     import boto3
 
-    s3, sqs = boto3.client("s3", endpoint_url=aws), boto3.client("sqs", endpoint_url=aws)
+    session = boto3.Session()  # the default one would keep these credentials for whoever asks in this process later
+    s3, sqs = session.client("s3", endpoint_url=aws), session.client("sqs", endpoint_url=aws)
     bucket = f"b-{dt.datetime.now(dt.UTC).timestamp():.6f}".replace(".", "-")
     s3.create_bucket(Bucket=bucket)
     url = sqs.create_queue(QueueName=bucket)["QueueUrl"]
