@@ -503,6 +503,13 @@ def test_what_a_model_fails_of_for_want_of_a_value_is_the_callers(inputs, expect
         runtime.predict(given)
 
 
+def test_a_model_that_says_nothing_fails_of_a_missing_text_by_the_callers_fault(tmp_path):
+    """What code without a signature makes of None is the caller's too, and names the column that came without a value."""
+    runtime, _ = loaded(save_code(tmp_path / "m", lambda x, _: [each.upper() for each in x["word"]]))
+    with pytest.raises(InvalidRequest, match="fails where 'word' has no value: AttributeError"):
+        runtime.predict({"word": np.array([b"x", None], object)})
+
+
 def test_a_streamable_model_streams(tmp_path):
     """A model with predict_stream answers in parts by name."""
 

@@ -553,9 +553,9 @@ class MlflowRuntime(Runtime):
         lacks = isinstance(error, LookupError | AttributeError)
         fails = lacks or not self._in_code or isinstance(error, TypeError | ValueError)
         return ", ".join(
-            repr(each.name)
-            for each in self._columns
-            if (lacks and each.name in str(error) if each.name not in inputs else fails and _lacks(inputs[each.name]))
+            repr(name)
+            for name in dict.fromkeys([*(each.name for each in self._columns), *inputs])
+            if (fails and _lacks(inputs[name]) if name in inputs else lacks and name in str(error))
         )
 
     # -- outputs --
