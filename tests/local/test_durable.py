@@ -529,7 +529,7 @@ class TestBrokers:
             while durable.reason:
                 await asyncio.sleep(0.02)
             assert values(await place.ask([1], identity="before")) == [2.0]
-            broker.kill()
+            broker.stop()
             with pytest.raises(ModelNotReady, match="could not store the request"):
                 await place.ask([2], identity="during", seconds=1.0)
             await asyncio.to_thread(broker.start)
