@@ -43,6 +43,11 @@ class Broker:
         """`host:port`."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def unrelayed(self) -> str:
+        """The same past the relay, which takes a part of a core where much is sent: for measurements."""
+        return f"127.0.0.1:{self._behind}"
+
     def start(self) -> None:
         """Start it, and return when it takes connections."""
         import noida_db
