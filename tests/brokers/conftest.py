@@ -114,8 +114,8 @@ class Topics:
             first_pause_seconds=0.01,
             **options,
         )
-        await pump.start()
         try:
+            await pump.start()
             yield pump
         finally:
             await pump.stop(drain)
