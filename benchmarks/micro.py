@@ -2,7 +2,8 @@
 
 Usage: benchmarks/.work/headrace/bin/python benchmarks/micro.py
 
-Each figure is the best of several repeats, in microseconds: what the step costs when nothing disturbs it.
+Each figure is the best of several repeats, in microseconds: what the step costs when nothing disturbs it. Requests are
+not merged here, so that a step ends where it began; merging waits for the end of the loop's turn.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from headrace.app import App
 from headrace.protocols import v2_rest
 from headrace.server.http import HttpRequest, _Connection
 from headrace.serving import discovery
+from headrace.serving.batching import Batching
 from headrace.settings import GrpcSettings, HttpSettings, MetricsSettings, Settings
 
 WORK = Path(__file__).parent / ".work"
@@ -56,7 +58,10 @@ def finish(coroutine) -> object:
 async def main() -> None:
     body = (WORK / "bodies" / "iris.json").read_bytes()
     settings = Settings(http=HttpSettings(port=0), grpc=GrpcSettings(port=0), metrics=MetricsSettings(port=0))
-    app = App(settings, discovery.discover([str(WORK / "models" / "iris")]))
+    app = App(
+        settings,
+        discovery.discover([str(WORK / "models" / "iris")], overrides={"batching": Batching(max_batch_size=1)}),
+    )
     await app.start()
     served = app.models.route("iris")
     request = v2_rest.parse(body, model_name="iris", deadline=time.monotonic() + 3600)

@@ -191,11 +191,8 @@ class Deployments:
         query = request.target.partition(b"?")[2].decode("latin-1")
         return seldon_v1.body_of(self._body(request), content_type=request.headers.get("content-type", ""), query=query)
 
-    # -- calls --
-
-    async def _predict(self, request: HttpRequest, target: Target) -> HttpReply:
-        served = self._models.route(self._asked(request, target).key)
-        inference = seldon_v1.parse(
+    def _parse(self, request: HttpRequest, served: Served) -> seldon_v1.SeldonRequest:
+        return seldon_v1.parse(
             self._message(request),
             model_name=served.name,
             model_version=served.version,
@@ -203,6 +200,12 @@ class Deployments:
             headers=request.headers,
             deadline=request.deadline,
         )
+
+    # -- calls --
+
+    async def _predict(self, request: HttpRequest, target: Target) -> HttpReply:
+        served = self._models.route(self._asked(request, target).key)
+        inference = self._parse(request, served)
         response = await served.infer(inference)  # type: ignore[misc]  # set while READY
         body = seldon_v1.render(
             inference, response, path=_path(served, response), routing=response.headers.get(ROUTING, "")
@@ -212,14 +215,7 @@ class Deployments:
 
     async def _explain(self, request: HttpRequest, target: Target) -> HttpReply:
         served = self._models.route(target.name)
-        inference = seldon_v1.parse(
-            self._message(request),
-            model_name=served.name,
-            model_version=served.version,
-            signature=served.signature,
-            headers=request.headers,
-            deadline=request.deadline,
-        )
+        inference = self._parse(request, served)
         return HttpReply(explain.render_v1(await served.explained()(explain.parse(inference, strict=False))))
 
     async def _feedback(self, request: HttpRequest, target: Target) -> HttpReply:
