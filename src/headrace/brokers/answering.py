@@ -108,6 +108,7 @@ class Answering:
         except RuntimeError:
             if not self._flight.closed.is_set():  # the loop was closed under a pump that nobody stopped
                 self._flight.close()
+                # The error says nothing more than that.
                 log.error("group %s: the event loop is gone; nothing more is read", self._group)  # noqa: TRY400
 
     # -- on the loop --

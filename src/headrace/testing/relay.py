@@ -40,7 +40,7 @@ class Relay:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fetches: set[bytes] = set()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # one of the two ended: the other is closed below
             behind, to_broker = await asyncio.open_connection("127.0.0.1", self._behind, limit=1 << 20)
             ways = {
                 asyncio.create_task(self._ask(reader, to_broker, fetches)),
@@ -53,7 +53,7 @@ class Relay:
         writer.close()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fetches: set[bytes]) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # the connection ended
             while True:
                 size = await reader.readexactly(4)
                 frame = await reader.readexactly(int.from_bytes(size))
@@ -63,7 +63,7 @@ class Relay:
                 await writer.drain()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fetches: set[bytes]) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # the connection ended
             while True:
                 size = await reader.readexactly(4)
                 frame = await reader.readexactly(int.from_bytes(size))
@@ -78,5 +78,5 @@ class Relay:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):  # of a terminal, with the tests
         asyncio.run(Relay(int(sys.argv[1]), int(sys.argv[2])).serve())
